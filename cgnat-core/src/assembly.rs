@@ -1,0 +1,162 @@
+//! Putting the parts of a box together: one shard and channel pair per worker, one
+//! housekeeping, everything they share.
+//!
+//! The program and the tests assemble the same way; they differ in the memory and in the
+//! packets they give.
+
+use std::sync::Arc;
+
+use crossbeam_channel::bounded;
+
+use crate::config::Config;
+use crate::control::counters::WorkerCounters;
+use crate::control::neighbours::NeighbourTable;
+use crate::control::{COMMAND_QUEUE, EVENT_QUEUE};
+use crate::housekeeping::{Housekeeping, HousekeepingParts, WorkerLink};
+use crate::layout::{Layout, MemoryError};
+use crate::packet::ethernet::Mac;
+use crate::shard::{Shard, ShardParts};
+use crate::space::{ExternalSpace, OwnerMap};
+use crate::table::due::DueArray;
+use crate::worker::forwarding::Forwarding;
+use crate::worker::io::PacketIo;
+use crate::worker::steering::Steering;
+use crate::worker::{TimeSource, Worker, WorkerParts};
+
+/// Zeroed memory, aligned to 64, as sizes of [`Layout`].
+pub struct Memory {
+    /// [`Layout::shard_bytes`] for each worker.
+    pub shards: Vec<&'static mut [u8]>,
+    /// [`Layout::block_bytes`].
+    pub blocks: &'static mut [u8],
+}
+
+/// Everything of a worker but its packets. `Send`, so that it can be built on one thread
+/// and become a worker on another.
+pub struct Seat {
+    parts: SeatParts,
+}
+
+struct SeatParts {
+    shard: Shard,
+    forwarding: Arc<Forwarding>,
+    steering: Steering,
+    owners: OwnerMap,
+    neighbours: Arc<NeighbourTable>,
+    commands: crossbeam_channel::Receiver<crate::control::Command>,
+    events: crossbeam_channel::Sender<crate::control::Event>,
+    counters: Arc<WorkerCounters>,
+    time: TimeSource,
+}
+
+impl Seat {
+    /// The worker, with its packets.
+    pub fn worker<I: PacketIo>(self, io: I) -> Worker<I> {
+        let SeatParts {
+            shard,
+            forwarding,
+            steering,
+            owners,
+            neighbours,
+            commands,
+            events,
+            counters,
+            time,
+        } = self.parts;
+        Worker::new(WorkerParts {
+            shard,
+            io,
+            forwarding,
+            steering,
+            owners,
+            neighbours,
+            commands,
+            events,
+            counters,
+            time,
+        })
+    }
+}
+
+/// A box before its workers have packets.
+pub struct Assembly {
+    /// One per worker, in order.
+    pub seats: Vec<Seat>,
+    /// Housekeeping, with all blocks lent.
+    pub housekeeping: Housekeeping,
+    /// Counters of the workers, in order.
+    pub counters: Vec<Arc<WorkerCounters>>,
+    /// External space.
+    pub space: Arc<ExternalSpace>,
+    /// Owners of blocks.
+    pub owners: OwnerMap,
+    /// Ports and routes.
+    pub forwarding: Arc<Forwarding>,
+}
+
+/// Assembles a box.
+///
+/// `macs` are those of the ports, in order; `entropy` fills its argument with
+/// unpredictable bytes (or, for a replay, with chosen ones).
+///
+/// # Errors
+/// If the memory does not fit `layout`.
+pub fn assemble(
+    config: &Config,
+    layout: &Layout,
+    memory: Memory,
+    macs: &[Mac],
+    time: TimeSource,
+    mut entropy: impl FnMut(&mut [u8]),
+) -> Result<Assembly, MemoryError> {
+    let space = Arc::new(ExternalSpace::new(config));
+    let owners = OwnerMap::new(space.blocks());
+    let block_due = DueArray::new(space.blocks() as usize);
+    let forwarding = Forwarding::new(config, &space, macs);
+    let neighbours = Arc::new(NeighbourTable::default());
+    let leases = layout.leases(&space, memory.blocks)?;
+    let (mut seats, mut links, mut all_counters) = (Vec::new(), Vec::new(), Vec::new());
+    for (id, shard_memory) in memory.shards.into_iter().enumerate() {
+        let mut secret = [0; 48];
+        entropy(&mut secret);
+        let shard = Shard::new(
+            config,
+            ShardParts {
+                id: id as u16,
+                shards: layout.workers,
+                space: space.clone(),
+                memory: layout.shard_memory(shard_memory)?,
+                block_due: block_due.clone(),
+                entropy: secret,
+            },
+        );
+        let (to_worker, commands) = bounded(COMMAND_QUEUE);
+        let (events, from_worker) = bounded(EVENT_QUEUE);
+        let counters = Arc::new(WorkerCounters::new(config.ports().len()));
+        links.push(WorkerLink { commands: to_worker, events: from_worker, due: shard.due() });
+        all_counters.push(counters.clone());
+        seats.push(Seat {
+            parts: SeatParts {
+                shard,
+                forwarding: forwarding.clone(),
+                steering: Steering::new(layout.workers),
+                owners: owners.clone(),
+                neighbours: neighbours.clone(),
+                commands,
+                events,
+                counters,
+                time,
+            },
+        });
+    }
+    let housekeeping = Housekeeping::new(HousekeepingParts {
+        links,
+        space: space.clone(),
+        owners: owners.clone(),
+        block_due,
+        leases,
+        forwarding: forwarding.clone(),
+        neighbours,
+    });
+    Ok(Assembly { seats, housekeeping, counters: all_counters, space, owners, forwarding })
+}

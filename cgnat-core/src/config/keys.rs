@@ -1,0 +1,153 @@
+//! Every key of the configuration, in one place.
+//!
+//! The reader accepts exactly these keys, and `docs/configuration.md` must have a row for
+//! each: a test compares the two. `<name>` and `<port>` stand for names the operator chooses,
+//! `[]` for each item of a list.
+
+/// Keys that are read.
+pub const KEYS: &[&str] = &[
+    "version",
+    "system",
+    "system.name",
+    "system.workers",
+    "system.control-cpus",
+    "system.memory",
+    "system.max-mappings",
+    "system.huge-pages",
+    "ports",
+    "ports.<name>",
+    "ports.<name>.side",
+    "ports.<name>.device",
+    "ports.<name>.vlan",
+    "ports.<name>.addresses",
+    "ports.<name>.next-hop",
+    "ports.<name>.mtu",
+    "ports.<name>.neighbours",
+    "ports.<name>.neighbours[].address",
+    "ports.<name>.neighbours[].mac",
+    "routes",
+    "routes[].to",
+    "routes[].via",
+    "routes[].port",
+    "pools",
+    "pools.<name>",
+    "pools.<name>.addresses",
+    "pools.<name>.exclude",
+    "pools.<name>.ports",
+    "pools.<name>.allocation",
+    "pools.<name>.allocation.mode",
+    "pools.<name>.allocation.block-size",
+    "pools.<name>.allocation.max-blocks",
+    "pools.<name>.allocation.hold",
+    "pools.<name>.pooling",
+    "subscribers",
+    "subscribers[].name",
+    "subscribers[].match",
+    "subscribers[].pool",
+    "nat44",
+    "nat44.mapping",
+    "nat44.filtering",
+    "nat44.hairpinning",
+    "timeouts",
+    "timeouts.tcp",
+    "timeouts.tcp.established",
+    "timeouts.tcp.opening",
+    "timeouts.tcp.closing",
+    "timeouts.tcp.reset",
+    "timeouts.udp",
+    "timeouts.udp.default",
+    "timeouts.udp.<port>",
+    "timeouts.icmp",
+    "lab",
+    "lab.allow-short-timers",
+];
+
+/// Keys that are planned; each is refused by name, never ignored.
+pub const NOT_YET: &[&str] = &[
+    "system.state",
+    "pools.<name>.allocation.ports-per-subscriber",
+    "pools.<name>.allocation.max-held",
+    "pools.<name>.alarm",
+    "subscribers[].limits",
+    "nat44.bypass",
+    "nat44.tcp-mss-clamp",
+    "nat44.fragments",
+    "nat44.on-refusal",
+    "static",
+    "logging",
+    "metrics",
+];
+
+/// The keys that stand directly below `pattern`, without it; `""` is the top of the file.
+pub(super) fn below(pattern: &str) -> impl Iterator<Item = &'static str> {
+    KEYS.iter().filter_map(move |key| child(pattern, key))
+}
+
+/// Whether `name` below `pattern` is planned.
+pub(super) fn is_planned(pattern: &str, name: &str) -> bool {
+    NOT_YET.iter().any(|key| child(pattern, key) == Some(name))
+}
+
+fn child(pattern: &str, key: &'static str) -> Option<&'static str> {
+    let rest = match pattern {
+        "" => key,
+        _ => key.strip_prefix(pattern)?.strip_prefix('.')?,
+    };
+    (!rest.contains(['.', '['])).then_some(rest)
+}
+
+/// The candidate that is most like `name`, if any is close enough to be meant.
+pub(super) fn nearest<'a>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let word: Vec<char> = name.to_lowercase().chars().take(64).collect();
+    let allowed = (word.len() / 3).max(1);
+    // A name cut short is meant too.
+    let is_start = |of: &str| word.len() >= 3 && of.starts_with(name);
+    candidates
+        .into_iter()
+        .map(|candidate| (distance(&word, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= allowed || is_start(candidate))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Insertions, deletions, replacements and swaps of neighbours between two words.
+fn distance(a: &[char], b: &str) -> usize {
+    let b: Vec<char> = b.to_lowercase().chars().collect();
+    let mut before: Vec<usize> = Vec::new();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut next = vec![i; b.len() + 1];
+        for j in 1..=b.len() {
+            let replaced = row[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            next[j] = replaced.min(row[j] + 1).min(next[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                next[j] = next[j].min(before[j - 2] + 1);
+            }
+        }
+        before = std::mem::replace(&mut row, next);
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_finds_a_slip_and_leaves_another_word_alone() {
+        let names = ["residential", "business", "block-size"];
+        assert_eq!(nearest("resident", names), Some("residential"));
+        assert_eq!(nearest("residental", names), Some("residential"));
+        assert_eq!(nearest("busniess", names), Some("business"));
+        assert_eq!(nearest("block_size", names), Some("block-size"));
+        assert_eq!(nearest("frobnicate", names), None);
+    }
+
+    #[test]
+    fn no_key_is_both_read_and_planned() {
+        assert!(NOT_YET.iter().all(|key| !KEYS.contains(key)));
+    }
+}

@@ -1,0 +1,418 @@
+//! The configuration in use: validated, with private fields.
+//!
+//! Text becomes a [`Config`] only through [`Config::from_yaml`], which reports every problem
+//! with its place. Whoever holds a `Config` may rely on these invariants:
+//!
+//! 1. at least one internal and one external port, each with an address;
+//! 2. at least one pool and one subscriber group; a group's pool exists;
+//! 3. pool addresses are sorted, unique, disjoint between pools, and outside every
+//!    subscriber range and port address;
+//! 4. a pool's block size is a power of two that divides its port range;
+//! 5. timeouts respect RFC 4787, 5382, 5508 and 7857 minimums; with `lab.allow-short-timers`
+//!    they are at least 1 s, and there is a warning.
+//!
+//! It does not look at devices, files or memory: the program does that when it starts.
+
+mod keys;
+mod problem;
+mod raw;
+mod read;
+mod scalar;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+pub use keys::{KEYS, NOT_YET};
+pub use problem::{Problem, Problems, Severity};
+
+/// A whole validated configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub(crate) system: System,
+    pub(crate) ports: Vec<Port>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) pools: Vec<Pool>,
+    pub(crate) groups: Vec<SubscriberGroup>,
+    pub(crate) hairpinning: bool,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) warnings: Vec<Problem>,
+}
+
+/// `system`: the box as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct System {
+    pub(crate) name: String,
+    pub(crate) workers: Workers,
+    pub(crate) control_cpus: Vec<u16>,
+    pub(crate) memory_bytes: u64,
+    pub(crate) max_mappings: u32,
+    pub(crate) huge_pages: HugePages,
+}
+
+/// `system.workers`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Workers {
+    /// One per receive queue that the devices offer.
+    Auto,
+    /// This many, placed round-robin on the CPUs that are not control CPUs.
+    Count(u16),
+    /// One per listed CPU; a CPU listed twice carries two workers.
+    Cpus(Vec<u16>),
+}
+
+/// `system.huge-pages`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HugePages {
+    /// Use them where there are any, warn where there are none.
+    Auto,
+    /// Refuse to start without.
+    Required,
+    /// Never use them.
+    Off,
+}
+
+/// Which side of the NAT a port is on (RFC 4787 words).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// Towards subscribers.
+    Internal,
+    /// Towards the Internet.
+    External,
+}
+
+/// One DPDK port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    pub(crate) name: String,
+    pub(crate) side: Side,
+    pub(crate) device: Device,
+    pub(crate) vlan: Option<u16>,
+    pub(crate) addresses: Vec<Ipv4Net>,
+    pub(crate) next_hop: Option<Ipv4Addr>,
+    pub(crate) mtu: u16,
+    pub(crate) neighbours: Vec<(Ipv4Addr, [u8; 6])>,
+}
+
+/// `ports.<name>.device`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Device {
+    /// A PCI address in full form, `0000:3b:00.0`.
+    Pci(String),
+    /// A DPDK virtual device.
+    Virtual {
+        /// Device name with its number: `net_pcap0`.
+        name: String,
+        /// `net_pcap`, `net_af_packet`, `net_null`, `net_ring`, `net_tap`.
+        driver: String,
+        /// `key=value` arguments in their order.
+        arguments: Vec<(String, String)>,
+    },
+}
+
+/// A static route; more specific wins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    pub(crate) to: Ipv4Net,
+    pub(crate) via: Ipv4Addr,
+    pub(crate) port: usize,
+}
+
+/// A set of external addresses and how their ports are lent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<Ipv4Addr>,
+    pub(crate) first_port: u16,
+    pub(crate) last_port: u16,
+    pub(crate) block_size: u16,
+    pub(crate) max_blocks: u8,
+    pub(crate) hold_s: u32,
+}
+
+/// A group of subscribers; the first whose ranges hold the address wins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubscriberGroup {
+    pub(crate) name: String,
+    pub(crate) ranges: Vec<Ipv4Net>,
+    pub(crate) pool: usize,
+}
+
+/// Idle timeouts, all in seconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    pub(crate) tcp_established_s: u32,
+    pub(crate) tcp_opening_s: u32,
+    pub(crate) tcp_closing_s: u32,
+    pub(crate) tcp_reset_s: u32,
+    pub(crate) udp_s: u32,
+    pub(crate) udp_by_port_s: Vec<(u16, u32)>,
+    pub(crate) icmp_s: u32,
+}
+
+impl Config {
+    /// Reads and validates `text`. `file` is the name that problems are reported under.
+    ///
+    /// # Errors
+    /// Every problem of the file, in order of line and column; never only the first.
+    pub fn from_yaml(file: &str, text: &str) -> Result<Config, Problems> {
+        let document = raw::Document::parse(file, text)?;
+        validate::config(file, text, &document)
+    }
+
+    /// The `system` section.
+    pub fn system(&self) -> &System {
+        &self.system
+    }
+
+    /// Ports in the order of the file.
+    pub fn ports(&self) -> &[Port] {
+        &self.ports
+    }
+
+    /// Static routes in the order of the file.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// Pools in the order of the file.
+    pub fn pools(&self) -> &[Pool] {
+        &self.pools
+    }
+
+    /// Subscriber groups in the order of the file.
+    pub fn groups(&self) -> &[SubscriberGroup] {
+        &self.groups
+    }
+
+    /// Whether subscribers may reach each other by external endpoints (RFC 4787 REQ-9).
+    pub fn hairpinning(&self) -> bool {
+        self.hairpinning
+    }
+
+    /// Idle timeouts.
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    /// What the operator should know although the configuration is used.
+    pub fn warnings(&self) -> &[Problem] {
+        &self.warnings
+    }
+
+    /// How many internal addresses fall to the pool with this index; first match wins.
+    pub fn possible_subscribers(&self, pool: usize) -> u64 {
+        let mut taken: Vec<Ipv4Net> = Vec::new();
+        let mut count = 0;
+        for group in &self.groups {
+            for range in &group.ranges {
+                if taken.iter().any(|earlier| earlier.contains(range)) {
+                    continue;
+                }
+                let inside = |earlier: &Ipv4Net| range.contains(earlier);
+                if group.pool == pool {
+                    let earlier = taken.iter().filter(|earlier| inside(earlier));
+                    count += hosts(range) - earlier.map(hosts).sum::<u64>();
+                }
+                taken.retain(|earlier| !inside(earlier));
+                taken.push(*range);
+            }
+        }
+        count
+    }
+}
+
+/// Addresses of a prefix, first and last included.
+fn hosts(prefix: &Ipv4Net) -> u64 {
+    1 << (32 - u32::from(prefix.prefix_len()))
+}
+
+impl System {
+    /// Name of the instance; also the DPDK file prefix, so two of one name cannot run.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many workers and where.
+    pub fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    /// CPUs for housekeeping and control; empty means "any".
+    pub fn control_cpus(&self) -> &[u16] {
+        &self.control_cpus
+    }
+
+    /// Memory for tables and packet buffers, bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    /// Mappings that all shards together hold.
+    pub fn max_mappings(&self) -> u32 {
+        self.max_mappings
+    }
+
+    /// Whether huge pages are wanted.
+    pub fn huge_pages(&self) -> HugePages {
+        self.huge_pages
+    }
+}
+
+impl Port {
+    /// Name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Side of the NAT.
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    /// The DPDK device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// 802.1Q id that frames carry, if any.
+    pub fn vlan(&self) -> Option<u16> {
+        self.vlan
+    }
+
+    /// Own addresses with their prefix lengths.
+    pub fn addresses(&self) -> &[Ipv4Net] {
+        &self.addresses
+    }
+
+    /// Default next hop of this side.
+    pub fn next_hop(&self) -> Option<Ipv4Addr> {
+        self.next_hop
+    }
+
+    /// Largest IPv4 packet, bytes.
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// Static neighbours: address and MAC. They are never asked for nor overwritten.
+    pub fn neighbours(&self) -> &[(Ipv4Addr, [u8; 6])] {
+        &self.neighbours
+    }
+}
+
+impl Route {
+    /// Destination prefix.
+    pub fn to(&self) -> Ipv4Net {
+        self.to
+    }
+
+    /// Next hop; on-link on `port`.
+    pub fn via(&self) -> Ipv4Addr {
+        self.via
+    }
+
+    /// Index into [`Config::ports`].
+    pub fn port(&self) -> usize {
+        self.port
+    }
+}
+
+impl Pool {
+    /// Name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// External addresses after exclusions, sorted and unique.
+    pub fn addresses(&self) -> &[Ipv4Addr] {
+        &self.addresses
+    }
+
+    /// First port that is lent.
+    pub fn first_port(&self) -> u16 {
+        self.first_port
+    }
+
+    /// Last port that is lent.
+    pub fn last_port(&self) -> u16 {
+        self.last_port
+    }
+
+    /// Ports per block; a power of two, 64 to 4096.
+    pub fn block_size(&self) -> u16 {
+        self.block_size
+    }
+
+    /// Blocks of one external address.
+    pub fn blocks_per_address(&self) -> u32 {
+        (u32::from(self.last_port) - u32::from(self.first_port) + 1) / u32::from(self.block_size)
+    }
+
+    /// Blocks that one subscriber may hold, 1 to 8.
+    pub fn max_blocks(&self) -> u8 {
+        self.max_blocks
+    }
+
+    /// Seconds that a freed port rests (RFC 6888 REQ-8).
+    pub fn hold_s(&self) -> u32 {
+        self.hold_s
+    }
+}
+
+impl SubscriberGroup {
+    /// Name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Internal ranges.
+    pub fn ranges(&self) -> &[Ipv4Net] {
+        &self.ranges
+    }
+
+    /// Index into [`Config::pools`].
+    pub fn pool(&self) -> usize {
+        self.pool
+    }
+}
+
+impl Timeouts {
+    /// TCP established idle, seconds (RFC 5382 REQ-5).
+    pub fn tcp_established_s(&self) -> u32 {
+        self.tcp_established_s
+    }
+
+    /// TCP partially open, seconds (RFC 7857 section 2.1).
+    pub fn tcp_opening_s(&self) -> u32 {
+        self.tcp_opening_s
+    }
+
+    /// TCP after FIN from both sides, seconds.
+    pub fn tcp_closing_s(&self) -> u32 {
+        self.tcp_closing_s
+    }
+
+    /// TCP after a RST, seconds (RFC 7857 section 2.2).
+    pub fn tcp_reset_s(&self) -> u32 {
+        self.tcp_reset_s
+    }
+
+    /// UDP idle, seconds (RFC 4787 REQ-5).
+    pub fn udp_s(&self) -> u32 {
+        self.udp_s
+    }
+
+    /// UDP idle by destination port (RFC 4787 REQ-5a), sorted by port.
+    pub fn udp_by_port_s(&self) -> &[(u16, u32)] {
+        &self.udp_by_port_s
+    }
+
+    /// ICMP query idle, seconds (RFC 5508 REQ-2).
+    pub fn icmp_s(&self) -> u32 {
+        self.icmp_s
+    }
+}

@@ -1,0 +1,300 @@
+//! The configuration as a whole: defaults, every key, and texts that nobody meant.
+
+use proptest::prelude::*;
+
+use super::raw::{Document, Node, Value};
+use super::*;
+
+/// Every key of [`KEYS`] is in here.
+const FULL: &str = r#"
+version: 1
+system:
+  name: cgn1.ams
+  workers: "2-4,2"
+  control-cpus: 0
+  memory: 4GiB
+  max-mappings: 4_000_000
+  huge-pages: off
+ports:
+  internal0:
+    side: internal
+    device: "0000:3B:00.0"
+    vlan: 100
+    addresses: [10.255.0.2/29]
+    next-hop: 10.255.0.1
+    mtu: 9000
+    neighbours: [{ address: 10.255.0.1, mac: "02:00:00:00:00:01" }]
+  external0:
+    side: external
+    device: net_pcap0,rx_pcap=in.pcap,tx_pcap=out.pcap
+    addresses: [192.0.2.2/30]
+    next-hop: 192.0.2.1
+routes:
+  - { to: 100.96.0.0/11, via: 10.255.0.5, port: internal0 }
+pools:
+  a:
+    addresses: [203.0.113.8-203.0.113.9, 203.0.113.0/29, 203.0.113.20]
+    exclude: [203.0.113.1, 203.0.113.3-203.0.113.4]
+    ports: 1024-2047
+    allocation: { mode: port-block, block-size: 256, max-blocks: 2, hold: 90s }
+    pooling: paired
+subscribers:
+  - name: few
+    match: [100.64.1.0/24]
+    pool: a
+  - name: many
+    match: [100.64.0.0/16]
+    pool: a
+nat44:
+  mapping: endpoint-independent
+  filtering: endpoint-independent
+  hairpinning: false
+timeouts:
+  tcp: { established: 3h, opening: 30s, closing: 5m, reset: 6m }
+  udp: { default: 2m, 123: 30s, "53": 10s, "5000": 3m }
+  icmp: 90s
+lab:
+  allow-short-timers: false
+"#;
+
+const SMALLEST: &str = "
+version: 1
+ports:
+  in: { side: internal, device: net_null0, addresses: [10.0.0.2/30], next-hop: 10.0.0.1 }
+  out: { side: external, device: net_null1, addresses: [192.0.2.2/30], next-hop: 192.0.2.1 }
+pools:
+  main: { addresses: [203.0.113.7] }
+subscribers:
+  - { name: all, match: [100.64.0.0/10], pool: main }
+";
+
+fn config(text: &str) -> Config {
+    Config::from_yaml("t.yaml", text).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+fn problems(text: &str) -> String {
+    match Config::from_yaml("t.yaml", text) {
+        Ok(_) => panic!("accepted: {text}"),
+        Err(problems) => problems.to_string(),
+    }
+}
+
+#[test]
+fn the_smallest_file_gets_the_defaults_that_are_documented() {
+    let config = config(SMALLEST);
+    let system = config.system();
+    assert_eq!((system.name(), system.workers()), ("cgnat", &Workers::Auto));
+    assert_eq!((system.memory_bytes(), system.max_mappings()), (1 << 30, 1_000_000));
+    assert_eq!(system.huge_pages(), HugePages::Auto);
+    let pool = &config.pools()[0];
+    assert_eq!((pool.first_port(), pool.last_port()), (1024, 65535));
+    assert_eq!((pool.block_size(), pool.max_blocks(), pool.hold_s()), (512, 4, 120));
+    assert_eq!(pool.blocks_per_address(), 126);
+    assert!(config.hairpinning());
+    let t = config.timeouts();
+    assert_eq!((t.tcp_established_s(), t.tcp_opening_s()), (7440, 240));
+    assert_eq!((t.tcp_closing_s(), t.tcp_reset_s(), t.udp_s(), t.icmp_s()), (240, 240, 300, 60));
+    assert_eq!((config.ports()[0].mtu(), config.ports()[0].vlan()), (1500, None));
+    assert!(config.warnings().is_empty());
+}
+
+#[test]
+fn every_value_of_a_full_file_arrives() {
+    let config = config(FULL);
+    assert_eq!(config.system().workers(), &Workers::Cpus(vec![2, 3, 4, 2]));
+    assert_eq!(config.system().control_cpus(), [0]);
+    assert_eq!(config.system().huge_pages(), HugePages::Off);
+    let port = &config.ports()[0];
+    assert_eq!(port.device(), &Device::Pci("0000:3b:00.0".into()));
+    assert_eq!(port.neighbours(), [(Ipv4Addr::new(10, 255, 0, 1), [2, 0, 0, 0, 0, 1])]);
+    assert_eq!((port.vlan(), port.mtu()), (Some(100), 9000));
+    assert_eq!((config.routes()[0].port(), config.routes()[0].to().prefix_len()), (0, 11));
+    let last: Vec<u8> = config.pools()[0].addresses().iter().map(|a| a.octets()[3]).collect();
+    assert_eq!(last, [0, 2, 5, 6, 7, 8, 9, 20]);
+    assert_eq!(config.pools()[0].hold_s(), 90);
+    assert_eq!(config.timeouts().udp_by_port_s(), [(53, 10), (123, 30), (5000, 180)]);
+    assert!(!config.hairpinning());
+    assert_eq!(config.possible_subscribers(0), 65_536);
+}
+
+#[test]
+fn a_number_of_workers_is_not_a_list_of_cpus() {
+    let workers =
+        |value: &str| config(&format!("{SMALLEST}system: {{ workers: {value} }}\n")).system.workers;
+    assert_eq!(workers("4"), Workers::Count(4));
+    assert_eq!(workers("\"4\""), Workers::Cpus(vec![4]));
+    assert_eq!(workers("1-2"), Workers::Cpus(vec![1, 2]));
+    assert_eq!(workers("auto"), Workers::Auto);
+}
+
+#[test]
+fn anchors_and_aliases_keep_the_place_where_they_are_used() {
+    let text = SMALLEST.replace("[10.0.0.2/30]", "&net [10.0.0.2/30]");
+    let said = problems(&text.replace("[192.0.2.2/30]", "*net"));
+    assert!(said.contains("t.yaml:5:"), "{said}");
+}
+
+#[test]
+fn laboratories_may_have_short_timers_and_are_warned() {
+    let text = format!(
+        "{SMALLEST}lab: {{ allow-short-timers: true }}\ntimeouts:\n  tcp: {{ established: 2s, \
+         closing: 1s, reset: 1s, opening: 1s }}\n  udp: {{ default: 1s, 5000: 1s }}\n  icmp: 1s\n"
+    );
+    let config = config(&text);
+    assert_eq!(config.timeouts().tcp_established_s(), 2);
+    assert_eq!(config.warnings().len(), 1);
+    assert!(config.warnings()[0].to_string().contains("lab.allow-short-timers"));
+}
+
+#[test]
+fn integer_keys_given_twice_are_found() {
+    let said = problems(&format!("{SMALLEST}timeouts: {{ udp: {{ 53: 10s, 53: 8s }} }}"));
+    assert!(said.contains("timeouts.udp.53: this key was already given"), "{said}");
+    // The same number in other words.
+    let said = problems(&format!("{SMALLEST}timeouts: {{ udp: {{ 53: 10s, 0x35: 9s }} }}"));
+    assert!(said.contains("timeouts.udp.0x35: unknown key"), "{said}");
+}
+
+#[test]
+fn a_large_file_is_refused_before_it_is_parsed() {
+    let said = problems(&format!("{SMALLEST}# {}", "x".repeat(1 << 20)));
+    assert!(said.contains("expected at most 1048576"), "{said}");
+    let said = problems(&format!("{SMALLEST}a: [{}]", "1,".repeat(30_000)));
+    assert!(said.contains("too much for one file"), "{said}");
+}
+
+#[test]
+fn a_long_list_of_ranges_is_checked_in_reasonable_time() {
+    use std::fmt::Write;
+    let mut ranges = String::new();
+    for i in 0..9000u32 {
+        let _ = write!(ranges, "10.{}.{}.0/24, ", i / 256 % 256, i % 256);
+    }
+    let text = SMALLEST.replace("10.0.0.", "172.16.0.");
+    let text = text.replace("[100.64.0.0/10]", &format!("[{ranges}]"));
+    assert_eq!(config(&text).possible_subscribers(0), 9000 * 256);
+}
+
+/// Calls `visit` with the pattern of each key and its value.
+fn walk(node: &mut Node, pattern: &str, visit: &mut dyn FnMut(&str, &mut Node)) {
+    match &mut node.value {
+        Value::Map(pairs) => {
+            for (key, value) in pairs {
+                let chosen = match pattern {
+                    "ports" | "pools" => "<name>",
+                    "timeouts.udp" if key.text != "default" => "<port>",
+                    _ => key.text.as_str(),
+                };
+                let child = match pattern {
+                    "" => chosen.to_owned(),
+                    _ => format!("{pattern}.{chosen}"),
+                };
+                walk(value, &child, visit);
+                visit(&child, value);
+            }
+        }
+        Value::List(list) => {
+            for item in list {
+                walk(item, &format!("{pattern}[]"), visit);
+            }
+        }
+        Value::Empty | Value::Scalar(_) => {}
+    }
+}
+
+#[test]
+fn every_key_is_read_and_a_wrong_value_is_reported_under_its_path() {
+    let document = Document::parse("t.yaml", FULL).expect("YAML");
+    let mut seen: Vec<String> = Vec::new();
+    walk(&mut document.root.clone(), "", &mut |pattern, _| seen.push(pattern.to_owned()));
+    for key in KEYS {
+        assert!(seen.iter().any(|pattern| pattern == key), "{key} is not in the full file");
+        let mut broken = document.clone();
+        walk(&mut broken.root, "", &mut |pattern, node| {
+            if pattern == *key {
+                node.value = Value::List(vec![Node { place: node.place, value: Value::Empty }]);
+            }
+        });
+        let Err(problems) = validate::config("t.yaml", FULL, &broken) else {
+            panic!("{key}: a list of nothing is accepted");
+        };
+        let last = key.rsplit(['.', ']']).next().unwrap_or_default().replace('<', "");
+        let last = if key.ends_with('>') { String::new() } else { last };
+        let found = problems.iter().any(|problem| problem.path().contains(&last));
+        assert!(found, "{key}: {problems}");
+    }
+}
+
+#[test]
+fn every_planned_key_is_refused_by_name() {
+    let document = Document::parse("t.yaml", FULL).expect("YAML");
+    for key in NOT_YET {
+        let (parent, name) = key.rsplit_once('.').unwrap_or(("", key));
+        let mut with = document.clone();
+        let mut add = |pattern: &str, node: &mut Node| {
+            let wanted = parent.trim_end_matches("[]");
+            let target = match &mut node.value {
+                Value::List(items) if parent.ends_with("[]") => items.first_mut(),
+                _ => Some(&mut *node),
+            };
+            if pattern != wanted {
+                return;
+            }
+            if let Some(Node { place, value: Value::Map(pairs) }) = target {
+                let key = raw::Key { text: name.to_owned(), place: *place };
+                pairs.push((key, Node { place: *place, value: Value::Empty }));
+            }
+        };
+        walk(&mut with.root, "", &mut add);
+        add("", &mut with.root);
+        let Err(problems) = validate::config("t.yaml", FULL, &with) else {
+            panic!("{key} is accepted");
+        };
+        let said = problems.to_string();
+        assert!(said.contains(&format!("{name}: this key is not supported in this")), "{said}");
+    }
+}
+
+/// Characters that mean something to YAML or to us.
+fn token() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => "[-:#\\[\\]{},&*!|>'\"%@`?\t\n .~<0-9a-z/]{1,3}",
+        1 => "\\PC{0,4}",
+        1 => proptest::sample::select(vec![
+            "\n  ", "null", "true", "off", "<<: *a", "&a ", "*a", "---\n", "...\n", "!!binary ",
+            "!x ", "? ", "| \n", "\r", "\u{feff}", "\u{0}", "0.0.0.0/0", "255.255.255.255",
+            "0-65535", "1d", "99999999999999999999", "4294967296", ".nan", "1e999", "0x1f", "é",
+            "0000:00:00.0", "net_pcap0,", "128.0.0.0/1", "1.0.0.0-223.255.255.255", "65535",
+        ]).prop_map(str::to_owned),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_makes_the_reader_panic(
+        full in any::<bool>(),
+        edits in proptest::collection::vec((any::<proptest::sample::Index>(), 0usize..8, token()), 1..4),
+    ) {
+        let mut text: Vec<char> = if full { FULL } else { SMALLEST }.chars().collect();
+        for (at, removed, token) in edits {
+            let at = at.index(text.len() + 1);
+            let end = (at + removed).min(text.len());
+            text.splice(at..end, token.chars());
+        }
+        let text: String = text.into_iter().collect();
+        match Config::from_yaml("t.yaml", &text) {
+            Ok(config) => for (i, pool) in config.pools().iter().enumerate() {
+                prop_assert!(!pool.addresses().is_empty());
+                prop_assert!(pool.addresses().is_sorted_by(|a, b| a < b));
+                prop_assert!(pool.first_port() > 0 && pool.blocks_per_address() > 0);
+                let _ = config.possible_subscribers(i);
+            },
+            Err(problems) => {
+                prop_assert!(problems.errors() > 0);
+                prop_assert!(!problems.to_string().is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! From the tree to a [`Config`]: each section alone, then the sections against each other.
+//!
+//! A draft holds what could be read of a section, with its places. Checks look only at values
+//! that were read well, so one mistake is reported once. Drafts become a [`Config`] when no
+//! error was reported.
+
+mod cross;
+mod device;
+mod pools;
+mod ports;
+mod subscribers;
+mod system;
+mod timeouts;
+
+use std::net::Ipv4Addr;
+
+use super::problem::{At, Problems, Report};
+use super::raw::Document;
+use super::read::{Cursor, Fields};
+use super::scalar::shown;
+use super::{Config, keys};
+
+/// Reads the whole document.
+///
+/// # Errors
+/// Every problem, in order of line and column; warnings among them.
+pub(super) fn config(file: &str, text: &str, document: &Document) -> Result<Config, Problems> {
+    let mut report = Report::new(file, text);
+    match read(&mut report, &Cursor::root(&document.root)) {
+        Some(config) if !report.has_errors() => {
+            Ok(Config { warnings: report.into_warnings(), ..config })
+        }
+        _ => Err(report.into_problems()),
+    }
+}
+
+/// Answers `None` only if an error was reported.
+fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
+    let top = root.fields(report)?;
+    version(report, &top);
+    let allows_short_timers = lab(report, &top);
+    let system = system::read(report, top.get("system"));
+    let ports = top.required(report, "ports").map(|c| ports::read(report, c)).unwrap_or_default();
+    let problems_before = report.len();
+    let routes = top.get("routes").map(|c| ports::routes(report, c, &ports)).unwrap_or_default();
+    let has_all_routes = report.len() == problems_before;
+    let pools = top.required(report, "pools").map(|c| pools::read(report, c)).unwrap_or_default();
+    let groups = top.required(report, "subscribers");
+    let groups = groups.map(|c| subscribers::read(report, c, &pools)).unwrap_or_default();
+    let hairpinning = nat44(report, top.get("nat44"));
+    let timeouts = timeouts::read(report, top.get("timeouts"), allows_short_timers);
+
+    cross::ports(report, top.get("ports"), &ports);
+    if has_all_routes {
+        cross::ways(report, &ports, &routes, &groups);
+    }
+    cross::pools(report, &pools, &ports, &groups);
+    cross::subscribers(report, &ports, &groups);
+    cross::deterministic(report, &pools, &groups);
+    if report.has_errors() {
+        return None;
+    }
+    Some(Config {
+        system,
+        ports: ports.into_iter().map(ports::Draft::finish).collect::<Option<_>>()?,
+        routes: routes.into_iter().map(|route| route.value).collect(),
+        pools: pools.into_iter().map(pools::Draft::finish).collect(),
+        groups: groups.into_iter().map(subscribers::Draft::finish).collect::<Option<_>>()?,
+        hairpinning,
+        timeouts,
+        warnings: Vec::new(),
+    })
+}
+
+fn version(report: &mut Report<'_>, top: &Fields<'_>) {
+    if let Some(cursor) = top.required(report, "version") {
+        cursor.parse(report, "1", |text| match text {
+            "1" => Ok(()),
+            _ => Err(format!("version {} is not known; expected 1", shown(text))),
+        });
+    }
+}
+
+/// Whether timers below the RFC minimums are asked for.
+fn lab(report: &mut Report<'_>, top: &Fields<'_>) -> bool {
+    let Some(fields) = top.get("lab").and_then(|c| c.fields(report)) else { return false };
+    let Some(cursor) = fields.get("allow-short-timers") else { return false };
+    let allowed = cursor.flag(report) == Some(true);
+    if allowed {
+        report.warning(
+            cursor.at(),
+            "timers may be shorter than RFC 4787, 5382 and 5508 allow; for laboratories only",
+        );
+    }
+    allowed
+}
+
+/// `nat44`: what is a choice in the RFCs and is none here yet. Answers with hairpinning.
+fn nat44(report: &mut Report<'_>, cursor: Option<&Cursor<'_>>) -> bool {
+    const PLANNED: [&str; 2] = ["address-dependent", "address-and-port-dependent"];
+    let Some(fields) = cursor.and_then(|c| c.fields(report)) else { return true };
+    for key in ["mapping", "filtering"] {
+        if let Some(cursor) = fields.get(key) {
+            cursor.choice(report, &["endpoint-independent"], &PLANNED);
+        }
+    }
+    fields.get("hairpinning").and_then(|c| c.flag(report)).unwrap_or(true)
+}
+
+/// Reports a name that was given before, citing its line.
+fn refuse_repeated<'a>(
+    report: &mut Report<'_>,
+    at: &At,
+    what: &str,
+    earlier: impl IntoIterator<Item = &'a At>,
+) {
+    if let Some(first) = earlier.into_iter().next() {
+        report.error(at, format!("{what} is already given in line {}", first.place.line));
+    }
+}
+
+/// `no port named x`, with the nearest name or all there are.
+fn unknown_name<'a>(
+    kind: &str,
+    name: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> String {
+    let shown = shown(name);
+    match keys::nearest(name, known.clone()) {
+        Some(near) => format!("no {kind} named {shown}; did you mean `{near}`?"),
+        None => {
+            let names: Vec<&str> = known.take(8).collect();
+            match names.is_empty() {
+                true => format!("no {kind} named {shown}"),
+                false => format!("no {kind} named {shown}; there is {}", names.join(", ")),
+            }
+        }
+    }
+}
+
+/// First and last address of something, both included.
+type Range = (Ipv4Addr, Ipv4Addr);
+
+fn written(range: Range) -> String {
+    if range.0 == range.1 { range.0.to_string() } else { format!("{}-{}", range.0, range.1) }
+}

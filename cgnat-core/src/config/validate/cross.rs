@@ -1,0 +1,248 @@
+//! Sections against each other: nothing overlaps, everything that is named exists, and both
+//! sides have a way out.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::super::problem::{At, Report};
+use super::super::read::{Cursor, Located};
+use super::super::scalar::shown;
+use super::super::{Device, Route, Side};
+use super::{Range, pools, ports, subscribers, written};
+
+/// Ports among each other: both sides, one next hop per side, no shared device or prefix.
+pub(super) fn ports(report: &mut Report<'_>, section: Option<&Cursor<'_>>, all: &[ports::Draft]) {
+    for (side, word) in [(Side::Internal, "internal"), (Side::External, "external")] {
+        // A port whose side could not be read may be the one.
+        if all.iter().all(|port| port.side.is_some_and(|s| s != side))
+            && let Some(section) = section
+        {
+            let message = format!("no port has `side: {word}`; expected at least one");
+            report.error(&section.head(), message);
+        }
+        let mut hops =
+            all.iter().filter(|p| p.side == Some(side)).filter_map(|p| p.next_hop.as_ref());
+        if let (Some(first), Some(second)) = (hops.next(), hops.next()) {
+            let line = first.at.place.line;
+            let message = format!("the {word} side has its next hop in line {line}; use a route");
+            report.error(&second.at, message);
+        }
+    }
+    for (i, port) in all.iter().enumerate() {
+        for earlier in &all[..i] {
+            same_device(report, earlier, port);
+            for address in &port.addresses {
+                let overlaps = |a: &&Located<Ipv4Net>| {
+                    a.value.contains(&address.value.trunc())
+                        || address.value.contains(&a.value.trunc())
+                };
+                if let Some(other) = earlier.addresses.iter().find(overlaps) {
+                    let message = format!(
+                        "{} overlaps {} of port {}; expected a prefix of its own",
+                        address.value.trunc(),
+                        other.value.trunc(),
+                        shown(&earlier.name.value)
+                    );
+                    report.error(&address.at, message);
+                }
+            }
+        }
+    }
+}
+
+fn same_device(report: &mut Report<'_>, earlier: &ports::Draft, port: &ports::Draft) {
+    let (Some(a), Some(b)) = (&earlier.device, &port.device) else { return };
+    let name = |device: &Device| match device {
+        Device::Pci(address) => address.clone(),
+        Device::Virtual { name, .. } => name.clone(),
+    };
+    if name(&a.value) == name(&b.value) {
+        let (device, other) = (name(&b.value), shown(&earlier.name.value));
+        let message = format!("`{device}` is the device of port {other} too; expected another");
+        report.error(&b.at, message);
+    }
+}
+
+/// Each side needs a way to where its packets go.
+pub(super) fn ways(
+    report: &mut Report<'_>,
+    all: &[ports::Draft],
+    routes: &[Located<Route>],
+    groups: &[subscribers::Draft],
+) {
+    let of = |side| all.iter().filter(move |p| p.side == Some(side));
+    let routes_of = |side| routes.iter().filter(move |r| all[r.value.port].side == Some(side));
+
+    if of(Side::External).all(|p| !p.has_next_hop)
+        && routes_of(Side::External).next().is_none()
+        && let Some(port) = of(Side::External).next()
+    {
+        let message = "the external side has neither a next hop nor a route; expected `next-hop`";
+        report.error(&port.name.at, message);
+    }
+    if of(Side::Internal).next().is_none() || of(Side::Internal).any(|p| p.has_next_hop) {
+        return;
+    }
+    let connected = of(Side::Internal).flat_map(|p| p.addresses.iter().map(|a| a.value.trunc()));
+    let reached: Vec<Ipv4Net> =
+        connected.chain(routes_of(Side::Internal).map(|r| r.value.to)).collect();
+    for range in groups.iter().flat_map(|group| &group.ranges) {
+        if !reached.iter().any(|net| net.contains(&range.value)) {
+            let range_is = range.value;
+            let message = format!(
+                "no way back to {range_is}: no internal port has a next hop, a route or a prefix \
+                 for it; expected `next-hop` or an entry in `routes`"
+            );
+            report.error(&range.at, message);
+        }
+    }
+}
+
+/// Pool addresses belong to one pool, and to no port and no subscriber.
+pub(super) fn pools(
+    report: &mut Report<'_>,
+    all: &[pools::Draft],
+    ports: &[ports::Draft],
+    groups: &[subscribers::Draft],
+) {
+    overlapping_pools(report, all);
+    for range in all.iter().flat_map(|pool| &pool.ranges) {
+        for (address, what) in ports.iter().flat_map(own_addresses) {
+            if (range.value.0..=range.value.1).contains(&address) {
+                let message = format!("{address} is {what}; exclude it or take another address");
+                report.error(&range.at, message);
+            }
+        }
+        for group in groups {
+            let inside = |net: &&Located<Ipv4Net>| common(range.value, span(net.value)).is_some();
+            if let Some(net) = group.ranges.iter().find(inside) {
+                let shared = common(range.value, span(net.value)).map(written).unwrap_or_default();
+                let subscribers = net.value;
+                let message = format!(
+                    "{shared} is inside the subscriber range {subscribers} (line {}); expected \
+                     addresses that no subscriber has",
+                    net.at.place.line
+                );
+                report.error(&range.at, message);
+            }
+        }
+    }
+}
+
+fn overlapping_pools(report: &mut Report<'_>, all: &[pools::Draft]) {
+    let mut ranges: Vec<(usize, &Located<Range>)> = Vec::new();
+    for (i, pool) in all.iter().enumerate() {
+        ranges.extend(pool.ranges.iter().map(|range| (i, range)));
+    }
+    ranges.sort_by_key(|(_, range)| range.value);
+    // The range that reaches furthest so far; what starts inside it overlaps.
+    let mut reach: Option<(usize, &Located<Range>)> = None;
+    for current in ranges {
+        let Some(before) = reach else {
+            reach = Some(current);
+            continue;
+        };
+        if let Some(shared) = common(before.1.value, current.1.value) {
+            let (first, second) = match before.1.at.place < current.1.at.place {
+                true => (before, current),
+                false => (current, before),
+            };
+            let line = first.1.at.place.line;
+            let shared = written(shared);
+            let message = match first.0 == second.0 {
+                true => format!("{shared} is in this pool already (line {line})"),
+                false => {
+                    let name = shown(&all[first.0].name.value);
+                    format!("{shared} is in pool {name} already (line {line})")
+                }
+            };
+            report.error(&second.1.at, message);
+        }
+        if current.1.value.1 > before.1.value.1 {
+            reach = Some(current);
+        }
+    }
+}
+
+/// Own addresses and next hop of a port, with the words for a message.
+fn own_addresses(port: &ports::Draft) -> Vec<(Ipv4Addr, String)> {
+    let name = shown(&port.name.value);
+    let own = port.addresses.iter().map(|a| (a.value.addr(), format!("port {name}'s own address")));
+    let hop = port.next_hop.iter().map(|h| (h.value, format!("the next hop of port {name}")));
+    own.chain(hop).collect()
+}
+
+/// Subscriber ranges can all match, and hold nothing of the external side.
+pub(super) fn subscribers(
+    report: &mut Report<'_>,
+    ports: &[ports::Draft],
+    groups: &[subscribers::Draft],
+) {
+    let external = ports.iter().filter(|port| port.side == Some(Side::External));
+    let foreign: Vec<(Ipv4Addr, String)> = external.flat_map(own_addresses).collect();
+    let mut earlier: Vec<(usize, &Located<Ipv4Net>)> = Vec::new();
+    for (i, group) in groups.iter().enumerate() {
+        for range in &group.ranges {
+            for (address, what) in &foreign {
+                if range.value.contains(address) {
+                    let net = range.value;
+                    let message =
+                        format!("{net} holds {address}, {what}; expected no external one");
+                    report.error(&range.at, message);
+                }
+            }
+            if let Some((owner, wider)) =
+                earlier.iter().find(|(_, wider)| wider.value.contains(&range.value))
+            {
+                let (net, line) = (range.value, wider.at.place.line);
+                let wider = wider.value;
+                if *owner == i {
+                    let message =
+                        format!("{net} is inside {wider} of line {line}; it adds nothing");
+                    report.warning(&range.at, message);
+                } else {
+                    let message = format!(
+                        "{net} never matches: {wider} in line {line} takes it first; put the \
+                         narrower range first"
+                    );
+                    report.error(&range.at, message);
+                }
+            }
+            earlier.push((i, range));
+        }
+    }
+}
+
+/// Deterministic ports: as many as subscribers need must be there (RFC 7422).
+pub(super) fn deterministic(
+    report: &mut Report<'_>,
+    pools: &[pools::Draft],
+    groups: &[subscribers::Draft],
+) {
+    for (i, pool) in pools.iter().enumerate() {
+        let Some(each) = &pool.ports_per_subscriber else { continue };
+        let ranges = groups.iter().filter(|g| g.pool == Some(i)).flat_map(|g| &g.ranges);
+        let hosts: u64 = ranges.map(|r| super::super::hosts(&r.value)).sum();
+        let room = pool.addresses() * (pool.ports() / each.value.max(1));
+        if hosts > room {
+            let at: &At = &each.at;
+            let message = format!(
+                "{hosts} subscribers with {} ports each need more than the {} addresses have: \
+                 room for {room}",
+                each.value,
+                pool.addresses()
+            );
+            report.error(at, message);
+        }
+    }
+}
+
+fn span(net: Ipv4Net) -> Range {
+    (net.network(), net.broadcast())
+}
+
+fn common(a: Range, b: Range) -> Option<Range> {
+    let shared = (a.0.max(b.0), a.1.min(b.1));
+    (shared.0 <= shared.1).then_some(shared)
+}

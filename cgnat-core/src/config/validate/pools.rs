@@ -1,0 +1,254 @@
+//! `pools`: external addresses and how their ports are lent.
+
+use std::net::Ipv4Addr;
+
+use super::super::Pool;
+use super::super::problem::Report;
+use super::super::read::{Cursor, Fields, Located};
+use super::super::scalar::{self, shown};
+use super::{Range, written};
+
+const MAX_ADDRESSES: u64 = 65_536;
+const MAX_BLOCKS: u64 = 4_194_304;
+const BLOCK_SIZES: [u16; 7] = [64, 128, 256, 512, 1024, 2048, 4096];
+const MAX_HOLD_S: u32 = 3600;
+
+/// What could be read of one pool.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) name: Located<String>,
+    /// What remains after exclusions, in pieces; each with the place of its entry.
+    pub(super) ranges: Vec<Located<Range>>,
+    first_port: u16,
+    last_port: u16,
+    block_size: u16,
+    max_blocks: u8,
+    hold_s: u32,
+    /// `ports-per-subscriber`, for a check although the mode is not supported yet.
+    pub(super) ports_per_subscriber: Option<Located<u64>>,
+}
+
+impl Draft {
+    /// The validated pool.
+    pub(super) fn finish(self) -> Pool {
+        let mut addresses: Vec<Ipv4Addr> = Vec::with_capacity(self.addresses() as usize);
+        for range in &self.ranges {
+            let (first, last) = range.value;
+            addresses.extend((u32::from(first)..=u32::from(last)).map(Ipv4Addr::from));
+        }
+        addresses.sort_unstable();
+        Pool {
+            name: self.name.value,
+            addresses,
+            first_port: self.first_port,
+            last_port: self.last_port,
+            block_size: self.block_size,
+            max_blocks: self.max_blocks,
+            hold_s: self.hold_s,
+        }
+    }
+
+    /// Addresses after exclusions.
+    pub(super) fn addresses(&self) -> u64 {
+        self.ranges.iter().map(|r| size(r.value)).sum()
+    }
+
+    /// Ports of one address that may be lent.
+    pub(super) fn ports(&self) -> u64 {
+        u64::from(self.last_port) - u64::from(self.first_port) + 1
+    }
+
+    fn blocks(&self) -> u64 {
+        self.addresses() * (self.ports() / u64::from(self.block_size))
+    }
+}
+
+fn size(range: Range) -> u64 {
+    u64::from(u32::from(range.1)) - u64::from(u32::from(range.0)) + 1
+}
+
+/// Reads all pools.
+pub(super) fn read(report: &mut Report<'_>, cursor: &Cursor<'_>) -> Vec<Draft> {
+    let entries = cursor.entries(report, "<name>").unwrap_or_default();
+    if entries.is_empty() {
+        report.error(&cursor.head(), "there is no pool; expected at least one");
+    }
+    let mut pools: Vec<Draft> = Vec::new();
+    for (key, cursor) in entries {
+        if let Err(message) = scalar::name(&key.text) {
+            report.error(&cursor.head(), message);
+        }
+        let name = Located { value: key.text.clone(), at: cursor.head() };
+        let Some(fields) = cursor.fields(report) else { continue };
+        pools.push(pool(report, name, &fields));
+    }
+    limit(report, &pools, "addresses", MAX_ADDRESSES, Draft::addresses);
+    limit(report, &pools, "port blocks", MAX_BLOCKS, Draft::blocks);
+    pools
+}
+
+/// Reports the pool with which the sum of all goes over `most`.
+fn limit(
+    report: &mut Report<'_>,
+    pools: &[Draft],
+    what: &str,
+    most: u64,
+    count: fn(&Draft) -> u64,
+) {
+    let mut sum = 0;
+    for pool in pools {
+        sum += count(pool);
+        if sum > most {
+            let message = format!("with this pool there are {sum} {what}; expected at most {most}");
+            return report.error(&pool.name.at, message);
+        }
+    }
+}
+
+fn pool(report: &mut Report<'_>, name: Located<String>, fields: &Fields<'_>) -> Draft {
+    let listed = fields.required(report, "addresses").map(|c| ranges(report, c));
+    let excluded = fields.get("exclude").map(|c| ranges(report, c)).unwrap_or_default();
+    let remaining = listed.map(|listed| {
+        check_excluded(report, &listed, &excluded);
+        let remaining = subtract(&listed, &excluded);
+        if remaining.is_empty() && !listed.is_empty() {
+            report
+                .error(&name.at, "every address of this pool is excluded; expected one to remain");
+        }
+        remaining
+    });
+    let range = fields.get("ports").map_or(Some((1024, 65535)), |c| {
+        c.parse(report, "ports as in 1024-65535", scalar::port_range)
+    });
+    if let Some(cursor) = fields.get("pooling") {
+        cursor.choice(report, &["paired"], &["arbitrary"]);
+    }
+    let (first_port, last_port) = range.unwrap_or((1024, 65535));
+    let mut draft = Draft {
+        name,
+        ranges: remaining.unwrap_or_default(),
+        first_port,
+        last_port,
+        block_size: 512,
+        max_blocks: 4,
+        hold_s: 120,
+        ports_per_subscriber: None,
+    };
+    let allocation = fields.get("allocation").and_then(|c| c.fields(report));
+    let block_size = allocation.as_ref().and_then(|f| f.get("block-size"));
+    if let Some(allocation) = &allocation {
+        read_allocation(report, allocation, &mut draft);
+    }
+    let size = block_size.map_or(Some(512), |c| c.whole(report, 1, 65_535).map(|n| n as u16));
+    if let (Some(size), Some(range)) = (size, range) {
+        let at = block_size.map_or_else(|| fields.at().clone(), |c| c.at().clone());
+        match check_block_size(size, range) {
+            Ok(()) => draft.block_size = size,
+            Err((message, hint)) => report.error_with_hint(&at, message, hint),
+        }
+    }
+    draft
+}
+
+fn read_allocation(report: &mut Report<'_>, fields: &Fields<'_>, draft: &mut Draft) {
+    let mode = fields.get("mode");
+    if let Some(cursor) = mode {
+        cursor.choice(report, &["port-block"], &["deterministic", "per-session"]);
+    }
+    if let Some(n) = fields.get("max-blocks").and_then(|c| c.whole(report, 1, 8)) {
+        draft.max_blocks = n as u8;
+    }
+    if let Some(cursor) = fields.get("hold") {
+        let hold = cursor.parse(report, "a duration as in 2m", |text| {
+            let seconds = scalar::duration(text)?;
+            if seconds > MAX_HOLD_S {
+                return Err(format!("{} is too long; expected 0s to 1h", shown(text)));
+            }
+            Ok(seconds)
+        });
+        draft.hold_s = hold.unwrap_or(draft.hold_s);
+    }
+    draft.ports_per_subscriber = fields.planned_number("ports-per-subscriber");
+}
+
+/// Whether blocks of `size` fill the range; the message, and what to write instead.
+fn check_block_size(size: u16, (first, last): (u16, u16)) -> Result<(), (String, String)> {
+    let ports = u32::from(last) - u32::from(first) + 1;
+    let fills = |size: u16| ports.is_multiple_of(u32::from(size));
+    let known = BLOCK_SIZES.contains(&size);
+    if known && fills(size) {
+        return Ok(());
+    }
+    let message = if !size.is_power_of_two() {
+        format!("{size} is not a power of two; expected 64, 128, 256, 512, 1024, 2048 or 4096")
+    } else if !known {
+        format!("{size} is out of range; expected 64 to 4096")
+    } else {
+        format!(
+            "{size} does not divide the {ports} ports of {first}-{last}; expected one that does"
+        )
+    };
+    let below = BLOCK_SIZES.into_iter().rev().find(|&s| s < size && fills(s));
+    let above = BLOCK_SIZES.into_iter().find(|&s| s > size && fills(s));
+    let hint = match (below, above) {
+        (Some(a), Some(b)) => format!("use {a} or {b}"),
+        (Some(a), None) | (None, Some(a)) => format!("use {a}"),
+        (None, None) => "no block size divides this range; use ports 1024-65535".to_owned(),
+    };
+    Err((message, hint))
+}
+
+fn ranges(report: &mut Report<'_>, cursor: &Cursor<'_>) -> Vec<Located<Range>> {
+    let Some(items) = cursor.items(report) else { return Vec::new() };
+    if items.is_empty() {
+        report.error(&cursor.head(), "the list is empty; expected at least one address");
+    }
+    let expected = "a prefix, a range or an address";
+    items.iter().filter_map(|c| c.located(report, expected, scalar::address_range)).collect()
+}
+
+fn check_excluded(report: &mut Report<'_>, listed: &[Located<Range>], excluded: &[Located<Range>]) {
+    if listed.is_empty() {
+        return;
+    }
+    for entry in excluded {
+        let outside = subtract(std::slice::from_ref(entry), listed);
+        if let Some(piece) = outside.first() {
+            let piece = written(piece.value);
+            let message = format!("{piece} is not in this pool; expected addresses of the pool");
+            report.error(&entry.at, message);
+        }
+    }
+}
+
+/// `from` without `away`, piece by piece.
+fn subtract(from: &[Located<Range>], away: &[Located<Range>]) -> Vec<Located<Range>> {
+    let mut cuts: Vec<(u64, u64)> = away.iter().map(|r| numbers(r.value)).collect();
+    cuts.sort_unstable();
+    let mut pieces = Vec::new();
+    for range in from {
+        let (mut first, last) = numbers(range.value);
+        for &(cut_first, cut_last) in &cuts {
+            if cut_last < first || cut_first > last {
+                continue;
+            }
+            if cut_first > first {
+                pieces.push(piece(range, first, cut_first - 1));
+            }
+            first = cut_last + 1;
+        }
+        if first <= last {
+            pieces.push(piece(range, first, last));
+        }
+    }
+    pieces
+}
+
+fn numbers(range: Range) -> (u64, u64) {
+    (u64::from(u32::from(range.0)), u64::from(u32::from(range.1)))
+}
+
+fn piece(of: &Located<Range>, first: u64, last: u64) -> Located<Range> {
+    let address = |n: u64| Ipv4Addr::from(n as u32);
+    Located { value: (address(first), address(last)), at: of.at.clone() }
+}

@@ -1,0 +1,225 @@
+//! `ports` and `routes`: devices, addresses, next hops, static neighbours.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::super::problem::{At, Report};
+use super::super::read::{Cursor, Located};
+use super::super::scalar::{self, shown};
+use super::super::{Device, Port, Route, Side};
+use super::{device, refuse_repeated, unknown_name};
+
+const MAX_PORTS: usize = 32;
+const MAX_ROUTES: usize = 256;
+
+/// What could be read of one port.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) name: Located<String>,
+    pub(super) side: Option<Side>,
+    pub(super) device: Option<Located<Device>>,
+    pub(super) addresses: Vec<Located<Ipv4Net>>,
+    /// Some address could not be read: what is on-link is not known.
+    has_bad_address: bool,
+    pub(super) next_hop: Option<Located<Ipv4Addr>>,
+    /// A next hop is given, well or badly.
+    pub(super) has_next_hop: bool,
+    vlan: Option<u16>,
+    mtu: u16,
+    neighbours: Vec<Located<(Ipv4Addr, [u8; 6])>>,
+}
+
+impl Draft {
+    /// The validated port; `None` if an error was reported for it.
+    pub(super) fn finish(self) -> Option<Port> {
+        Some(Port {
+            name: self.name.value,
+            side: self.side?,
+            device: self.device?.value,
+            vlan: self.vlan,
+            addresses: self.addresses.into_iter().map(|a| a.value).collect(),
+            next_hop: self.next_hop.map(|n| n.value),
+            mtu: self.mtu,
+            neighbours: self.neighbours.into_iter().map(|n| n.value).collect(),
+        })
+    }
+
+    /// Why `address` cannot be a neighbour on this port, if it cannot.
+    fn refusal(&self, address: Ipv4Addr) -> Option<String> {
+        let nets = || self.addresses.iter().map(|a| &a.value);
+        if nets().any(|net| net.addr() == address) {
+            return Some(format!("{address} is this port's own address; expected a neighbour"));
+        }
+        let edge = |net: &&Ipv4Net| {
+            net.prefix_len() < 31 && (net.network() == address || net.broadcast() == address)
+        };
+        if let Some(net) = nets().find(edge) {
+            let net = net.trunc();
+            return Some(format!("{address} is the first or last of {net}; expected a host"));
+        }
+        if self.has_bad_address || nets().any(|net| net.contains(&address)) {
+            return None;
+        }
+        let prefixes: Vec<String> = nets().map(|net| net.trunc().to_string()).collect();
+        let prefixes = prefixes.join(", ");
+        Some(format!("{address} is not on-link; expected an address inside {prefixes}"))
+    }
+}
+
+/// Reads all ports.
+pub(super) fn read(report: &mut Report<'_>, cursor: &Cursor<'_>) -> Vec<Draft> {
+    let entries = cursor.entries(report, "<name>").unwrap_or_default();
+    if entries.len() > MAX_PORTS {
+        report.error(&cursor.head(), format!("{} ports; expected at most 32", entries.len()));
+    }
+    let mut ports = Vec::new();
+    for (key, cursor) in entries {
+        if let Err(message) = scalar::name(&key.text) {
+            report.error(&cursor.head(), message);
+        }
+        let name = Located { value: key.text.clone(), at: cursor.head() };
+        ports.extend(port(report, name, &cursor));
+    }
+    ports
+}
+
+fn port(report: &mut Report<'_>, name: Located<String>, cursor: &Cursor<'_>) -> Option<Draft> {
+    let fields = cursor.fields(report)?;
+    let side = fields.required(report, "side");
+    let side = side.and_then(|c| c.choice(report, &["internal", "external"], &[]));
+    let side = side.map(|word| if word == "internal" { Side::Internal } else { Side::External });
+    let device = fields
+        .required(report, "device")
+        .and_then(|c| c.located(report, "a PCI address or a virtual device", device::device));
+    let vlan = fields.get("vlan").and_then(|c| c.whole(report, 1, 4094)).map(|n| n as u16);
+    let mtu = fields.get("mtu").and_then(|c| c.whole(report, 576, 9000)).unwrap_or(1500) as u16;
+
+    let mut draft = Draft {
+        name,
+        side,
+        device,
+        addresses: Vec::new(),
+        has_bad_address: false,
+        next_hop: None,
+        has_next_hop: fields.get("next-hop").is_some(),
+        vlan,
+        mtu,
+        neighbours: Vec::new(),
+    };
+    let listed = fields.required(report, "addresses");
+    addresses(report, listed, &mut draft);
+    if let Some(cursor) = fields.get("next-hop") {
+        let read = cursor.located(report, "one IPv4 address", scalar::address);
+        draft.next_hop = read.filter(|hop| is_neighbour(report, &draft, hop.value, &hop.at));
+    }
+    if let Some(cursor) = fields.get("neighbours") {
+        neighbours(report, cursor, &mut draft);
+    }
+    Some(draft)
+}
+
+fn addresses(report: &mut Report<'_>, cursor: Option<&Cursor<'_>>, draft: &mut Draft) {
+    let Some(cursor) = cursor else { return draft.has_bad_address = true };
+    let Some(items) = cursor.items(report) else { return draft.has_bad_address = true };
+    if items.is_empty() {
+        report.error(&cursor.head(), "the list is empty; expected at least one address");
+        draft.has_bad_address = true;
+    }
+    for item in items {
+        let read = item.located(report, "an address as in 10.255.0.2/30", |text| {
+            scalar::interface_address(text)
+        });
+        let Some(address) = read else {
+            draft.has_bad_address = true;
+            continue;
+        };
+        let same = draft.addresses.iter().filter(|a| a.value.addr() == address.value.addr());
+        let what = format!("address {}", address.value.addr());
+        refuse_repeated(report, &address.at, &what, same.map(|a| &a.at));
+        draft.addresses.push(address);
+    }
+}
+
+fn neighbours(report: &mut Report<'_>, cursor: &Cursor<'_>, draft: &mut Draft) {
+    for item in cursor.items(report).unwrap_or_default() {
+        let Some(fields) = item.fields(report) else { continue };
+        let address = fields
+            .required(report, "address")
+            .and_then(|c| c.located(report, "one IPv4 address", scalar::address));
+        let mac = fields
+            .required(report, "mac")
+            .and_then(|c| c.parse(report, "a MAC address", scalar::mac));
+        let (Some(Located { value, at }), Some(mac)) = (address, mac) else { continue };
+        if !is_neighbour(report, draft, value, &at) {
+            continue;
+        }
+        let same = draft.neighbours.iter().filter(|n| n.value.0 == value);
+        refuse_repeated(report, &at, &format!("neighbour {value}"), same.map(|n| &n.at));
+        draft.neighbours.push(Located { value: (value, mac), at });
+    }
+}
+
+fn is_neighbour(report: &mut Report<'_>, port: &Draft, address: Ipv4Addr, at: &At) -> bool {
+    let refusal = port.refusal(address);
+    if let Some(message) = &refusal {
+        report.error(at, message.as_str());
+    }
+    refusal.is_none()
+}
+
+/// Reads the routes; `ports` are all ports.
+pub(super) fn routes(
+    report: &mut Report<'_>,
+    cursor: &Cursor<'_>,
+    ports: &[Draft],
+) -> Vec<Located<Route>> {
+    let items = cursor.items(report).unwrap_or_default();
+    if items.len() > MAX_ROUTES {
+        let message = format!("{} routes; expected at most {MAX_ROUTES}", items.len());
+        report.error(&cursor.head(), message);
+    }
+    let mut routes: Vec<Located<Route>> = Vec::new();
+    for item in items {
+        let Some(route) = route(report, &item, ports) else { continue };
+        let same = routes.iter().filter(|earlier| {
+            let side = |r: &Route| ports[r.port].side;
+            earlier.value.to == route.value.to && side(&earlier.value) == side(&route.value)
+        });
+        let what = format!("a route to {} on this side", route.value.to);
+        refuse_repeated(report, &route.at, &what, same.map(|r| &r.at));
+        routes.push(route);
+    }
+    routes
+}
+
+fn route(report: &mut Report<'_>, item: &Cursor<'_>, ports: &[Draft]) -> Option<Located<Route>> {
+    let fields = item.fields(report)?;
+    let to = fields
+        .required(report, "to")
+        .and_then(|c| c.located(report, "a prefix as in 100.96.0.0/11", scalar::prefix));
+    let via = fields
+        .required(report, "via")
+        .and_then(|c| c.located(report, "one IPv4 address", scalar::address));
+    let port = fields
+        .required(report, "port")
+        .and_then(|c| c.located(report, "the name of a port", |text| Ok(text.to_owned())));
+    let port = port.and_then(|Located { value, at }| {
+        let found = ports.iter().position(|p| p.name.value == value);
+        // Without any port that is the problem, and it is reported there.
+        if found.is_none() && !ports.is_empty() {
+            let names = ports.iter().map(|p| p.name.value.as_str());
+            report.error(&at, unknown_name("port", &value, names));
+        }
+        found
+    });
+    let (to, via, port) = (to?, via?, port?);
+    if !is_neighbour(report, &ports[port], via.value, &via.at) {
+        return None;
+    }
+    if ports[port].has_next_hop && to.value.prefix_len() == 0 {
+        let name = shown(&ports[port].name.value);
+        report.error(&to.at, format!("port {name} has a next hop already; expected only one"));
+    }
+    Some(Located { value: Route { to: to.value, via: via.value, port }, at: to.at })
+}

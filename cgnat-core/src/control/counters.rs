@@ -1,0 +1,168 @@
+//! Counters of one worker: written by it alone, read by anyone.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::endpoint::Protocol;
+use crate::shard::ShardGauges;
+use crate::time::Instant;
+use crate::verdict::DropReason;
+
+/// A counter with one writer: adding is a load and a store, not a locked instruction.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owner calls this.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Sets a gauge. Only the owner calls this.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The value.
+    #[inline]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Packets and bytes of one port as one worker sees it.
+#[derive(Debug, Default)]
+pub struct PortCounters {
+    /// Frames received.
+    pub rx_packets: Counter,
+    /// Bytes of them.
+    pub rx_bytes: Counter,
+    /// Frames accepted for transmission.
+    pub tx_packets: Counter,
+    /// Bytes of them.
+    pub tx_bytes: Counter,
+    /// Frames from here that were dropped under a reason.
+    pub dropped: Counter,
+}
+
+/// All counters of one worker. On cache lines of their own.
+///
+/// Every frame received by a worker ends as exactly one of: a frame transmitted, a drop
+/// under one reason, a frame answered or consumed (`arp_received`, `echo_answered`), or it
+/// still waits (`parked`). Frames that the box makes itself are in `originated`.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct WorkerCounters {
+    /// By port.
+    pub ports: Vec<PortCounters>,
+    /// By [`DropReason`].
+    pub drops: [Counter; DropReason::COUNT],
+    /// ARP frames received and consumed (a request that is answered is consumed too).
+    pub arp_received: Counter,
+    /// Pings to own addresses, answered.
+    pub echo_answered: Counter,
+    /// Frames made by the box: ARP requests and replies, echo replies.
+    pub originated: Counter,
+    /// An ARP sender claimed one of our addresses.
+    pub arp_conflicts: Counter,
+    /// Packets handed to other workers.
+    pub handed_off: Counter,
+    /// Packets taken from other workers.
+    pub handed_in: Counter,
+    /// Packets hairpinned.
+    pub hairpinned: Counter,
+    /// Packets waiting for a block or a neighbour now.
+    pub parked: Counter,
+    /// Proposals of housekeeping that ended something.
+    pub ended: Counter,
+    /// Mappings by protocol, now.
+    pub mappings: [Counter; Protocol::COUNT],
+    /// TCP sessions, now.
+    pub sessions: Counter,
+    /// Subscribers with blocks, now.
+    pub subscribers: Counter,
+    /// Blocks that subscribers hold, now.
+    pub blocks_in_use: Counter,
+    /// Blocks lent to the worker and free, now.
+    pub blocks_free: Counter,
+    /// Mappings created since start.
+    pub mappings_created: Counter,
+    /// Blocks given to subscribers since start.
+    pub blocks_allocated: Counter,
+    /// Blocks given back since start.
+    pub blocks_released: Counter,
+    /// Requests of housekeeping that named a record of another generation or shard.
+    pub stale_requests: Counter,
+    /// The worker's NAT time, nanoseconds; grows as long as it polls.
+    pub now_ns: Counter,
+    /// Polls so far: a worker that does not poll is stalled.
+    pub polls: Counter,
+}
+
+impl WorkerCounters {
+    /// All zero, for a box with `ports` ports.
+    pub fn new(ports: usize) -> Self {
+        Self {
+            ports: (0..ports).map(|_| PortCounters::default()).collect(),
+            drops: std::array::from_fn(|_| Counter::default()),
+            arp_received: Counter::default(),
+            echo_answered: Counter::default(),
+            originated: Counter::default(),
+            arp_conflicts: Counter::default(),
+            handed_off: Counter::default(),
+            handed_in: Counter::default(),
+            hairpinned: Counter::default(),
+            parked: Counter::default(),
+            ended: Counter::default(),
+            mappings: std::array::from_fn(|_| Counter::default()),
+            sessions: Counter::default(),
+            subscribers: Counter::default(),
+            blocks_in_use: Counter::default(),
+            blocks_free: Counter::default(),
+            mappings_created: Counter::default(),
+            blocks_allocated: Counter::default(),
+            blocks_released: Counter::default(),
+            stale_requests: Counter::default(),
+            now_ns: Counter::default(),
+            polls: Counter::default(),
+        }
+    }
+
+    /// Drops under `reason`.
+    pub fn drops_of(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].value()
+    }
+
+    /// Publishes the shard's gauges. Only the owner calls this.
+    pub fn publish(&self, gauges: &ShardGauges) {
+        // Destructured so that a new gauge is not forgotten here.
+        let ShardGauges {
+            mappings,
+            sessions,
+            subscribers,
+            blocks_in_use,
+            blocks_free,
+            mappings_created,
+            blocks_allocated,
+            blocks_released,
+            stale_requests,
+        } = gauges;
+        for (counter, value) in self.mappings.iter().zip(mappings) {
+            counter.set(*value);
+        }
+        self.sessions.set(*sessions);
+        self.subscribers.set(*subscribers);
+        self.blocks_in_use.set(*blocks_in_use);
+        self.blocks_free.set(*blocks_free);
+        self.mappings_created.set(*mappings_created);
+        self.blocks_allocated.set(*blocks_allocated);
+        self.blocks_released.set(*blocks_released);
+        self.stale_requests.set(*stale_requests);
+    }
+
+    /// The worker's NAT time.
+    pub fn now(&self) -> Instant {
+        Instant::from_nanos(self.now_ns.value())
+    }
+}

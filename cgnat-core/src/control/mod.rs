@@ -1,0 +1,88 @@
+//! What may cross threads: commands, events, counters and published neighbours.
+//!
+//! Workers and housekeeping exchange messages over bounded channels; a message that finds a
+//! channel full is kept by its sender, never lost. Counters have a single writer each.
+
+pub mod counters;
+pub mod neighbours;
+
+use arrayvec::ArrayVec;
+
+use crate::packet::ethernet::Mac;
+use crate::shard::{BlockWish, SLICE};
+use crate::table::due::Kind;
+use crate::table::port_block::BlockLease;
+use crate::time::Instant;
+
+/// Proposals in one message.
+pub const PROPOSALS: usize = 32;
+
+/// Commands that may wait for one worker.
+pub const COMMAND_QUEUE: usize = 64;
+
+/// Events that may wait from one worker.
+pub const EVENT_QUEUE: usize = 256;
+
+/// A record that may be due: kind, slot, generation.
+pub type Due = (Kind, u32, u32);
+
+/// From housekeeping to a worker.
+#[allow(clippy::large_enum_variant)] // The worker that frees a box would be freeing memory.
+pub enum Command {
+    /// Look at these records and end those that are due.
+    Due(ArrayVec<Due, PROPOSALS>),
+    /// These blocks are yours.
+    Lend(ArrayVec<BlockLease, SLICE>),
+    /// There is no block for this wish.
+    Denied(BlockWish),
+    /// Give back up to `count` free blocks and answer with [`Event::Returned`].
+    Recall {
+        /// Which blocks.
+        wish: BlockWish,
+        /// How many at most.
+        count: usize,
+        /// To be repeated in the answer.
+        ticket: u64,
+    },
+    /// Ask for the MAC of `target`.
+    SendArp {
+        /// Index of the port.
+        port: u8,
+        /// Address asked for.
+        target: u32,
+        /// Broadcast, or the MAC known so far.
+        to: Mac,
+    },
+    /// Time has come to here although no packet says so (the end of a replay).
+    Advance(Instant),
+}
+
+/// From a worker to housekeeping.
+#[allow(clippy::large_enum_variant)] // A worker must not allocate, so nothing is boxed.
+pub enum Event {
+    /// The shard needs blocks.
+    Wish(BlockWish),
+    /// Answer to [`Command::Recall`]; may be empty.
+    Returned {
+        /// Ticket of the recall.
+        ticket: u64,
+        /// The blocks.
+        leases: ArrayVec<BlockLease, SLICE>,
+    },
+    /// A packet waits for the MAC of this neighbour.
+    Resolve {
+        /// Index of the port.
+        port: u8,
+        /// Its address.
+        address: u32,
+    },
+    /// A known neighbour showed its MAC.
+    NeighbourSeen {
+        /// Index of the port.
+        port: u8,
+        /// Its address.
+        address: u32,
+        /// Its MAC.
+        mac: Mac,
+    },
+}

@@ -1,0 +1,187 @@
+//! Lending port blocks, so that a subscriber's port budget does not depend on how many
+//! workers there are.
+//!
+//! At start every block is lent: whole addresses where there are at least as many as
+//! workers, else each address in even parts. A worker that runs short wishes for more. What
+//! housekeeping holds is lent at once; else the other workers are asked in turn to give back
+//! free blocks, and what comes is lent on. Only when nobody has any is the wish denied.
+
+use arrayvec::ArrayVec;
+
+use super::Link;
+use crate::control::Command;
+use crate::shard::{BlockWish, SLICE};
+use crate::space::{ExternalSpace, OwnerMap};
+use crate::table::port_block::{BlockLease, PortCensus};
+use crate::time::{Instant, Tick};
+
+/// How long a worker may take to answer a recall before the next one is asked.
+const ANSWER_MS: u64 = 1_000;
+
+/// Wishes that are looked after at a time; one per worker and address would be the most.
+const SEARCHES: usize = 4_096;
+
+/// A wish whose blocks are being recalled from other workers.
+struct Search {
+    ticket: u64,
+    requester: u16,
+    wish: BlockWish,
+    /// Workers not asked yet, next one last.
+    left: Vec<u16>,
+    asked_at: Instant,
+}
+
+pub(super) struct Lending {
+    owners: OwnerMap,
+    /// Blocks at housekeeping.
+    held: Vec<BlockLease>,
+    searches: Vec<Search>,
+    next_ticket: u64,
+}
+
+impl Lending {
+    pub(super) fn new(
+        links: &mut [Link],
+        space: &ExternalSpace,
+        owners: OwnerMap,
+        leases: Vec<BlockLease>,
+    ) -> Self {
+        let workers = links.len() as u32;
+        let mut lending = Self { owners, held: Vec::new(), searches: Vec::new(), next_ticket: 1 };
+        let mut slices: Vec<ArrayVec<BlockLease, SLICE>> =
+            links.iter().map(|_| ArrayVec::new()).collect();
+        for lease in leases {
+            let pool = &space.pools()[usize::from(lease.pool())];
+            let nth = (lease.id() - pool.first_block) % pool.blocks_per_address;
+            let worker = if pool.addresses.len() as u32 >= workers {
+                lease.address_index() % workers
+            } else {
+                nth * workers / pool.blocks_per_address
+            };
+            let slice = &mut slices[worker as usize];
+            slice.push(lease);
+            if slice.is_full() {
+                lending.lend(links, worker as u16, std::mem::take(slice));
+            }
+        }
+        for (worker, slice) in slices.into_iter().enumerate() {
+            if !slice.is_empty() {
+                lending.lend(links, worker as u16, slice);
+            }
+        }
+        lending
+    }
+
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    pub(super) fn port_census(&self, now: Tick) -> PortCensus {
+        let mut census = PortCensus::default();
+        for lease in &self.held {
+            census += lease.census(now);
+        }
+        census
+    }
+
+    fn lend(&mut self, links: &mut [Link], worker: u16, slice: ArrayVec<BlockLease, SLICE>) {
+        for lease in &slice {
+            self.owners.set(lease.id(), Some(worker));
+        }
+        links[usize::from(worker)].send(Command::Lend(slice));
+    }
+
+    /// Lends what housekeeping holds for `wish`; says whether there was any.
+    fn lend_held(&mut self, links: &mut [Link], worker: u16, wish: BlockWish) -> bool {
+        let mut slice = ArrayVec::new();
+        let mut place = 0;
+        while place < self.held.len() && !slice.is_full() {
+            let lease = &self.held[place];
+            let fits = lease.pool() == wish.pool
+                && wish.address.is_none_or(|address| address == lease.address_index());
+            if fits {
+                slice.push(self.held.swap_remove(place));
+            } else {
+                place += 1;
+            }
+        }
+        if slice.is_empty() {
+            return false;
+        }
+        self.lend(links, worker, slice);
+        true
+    }
+
+    pub(super) fn wish(
+        &mut self,
+        links: &mut [Link],
+        requester: u16,
+        wish: BlockWish,
+        clock: Instant,
+    ) {
+        if self.lend_held(links, requester, wish) {
+            return;
+        }
+        if self.searches.len() == SEARCHES {
+            return links[usize::from(requester)].send(Command::Denied(wish));
+        }
+        let workers = links.len() as u16;
+        // The next worker after the requester is asked first, so that not always the same
+        // one gives.
+        let left: Vec<u16> = (1..workers).rev().map(|n| (requester + n) % workers).collect();
+        self.searches.push(Search { ticket: 0, requester, wish, left, asked_at: clock });
+        self.ask_next(links, self.searches.len() - 1, clock);
+    }
+
+    /// Asks the next worker of a search, or ends it with a denial.
+    fn ask_next(&mut self, links: &mut [Link], place: usize, clock: Instant) {
+        let search = &mut self.searches[place];
+        let Some(worker) = search.left.pop() else {
+            let search = self.searches.swap_remove(place);
+            return links[usize::from(search.requester)].send(Command::Denied(search.wish));
+        };
+        search.ticket = self.next_ticket;
+        search.asked_at = clock;
+        self.next_ticket += 1;
+        let (wish, ticket) = (search.wish, search.ticket);
+        links[usize::from(worker)].send(Command::Recall { wish, count: SLICE, ticket });
+    }
+
+    pub(super) fn returned(
+        &mut self,
+        links: &mut [Link],
+        ticket: u64,
+        leases: ArrayVec<BlockLease, SLICE>,
+        clock: Instant,
+    ) {
+        for lease in leases {
+            self.owners.set(lease.id(), None);
+            self.held.push(lease);
+        }
+        // The answer may come after its search has given up; then the blocks stay here.
+        let Some(place) = self.searches.iter().position(|search| search.ticket == ticket) else {
+            return;
+        };
+        let (requester, wish) = (self.searches[place].requester, self.searches[place].wish);
+        if self.lend_held(links, requester, wish) {
+            self.searches.swap_remove(place);
+        } else {
+            self.ask_next(links, place, clock);
+        }
+    }
+
+    /// Goes on with searches whose worker does not answer.
+    pub(super) fn mind_searches(&mut self, links: &mut [Link], clock: Instant) {
+        let mut place = 0;
+        while place < self.searches.len() {
+            let count = self.searches.len();
+            if clock >= self.searches[place].asked_at.plus_millis(ANSWER_MS) {
+                self.ask_next(links, place, clock);
+            }
+            // A search that ended made room for another one at its place.
+            if self.searches.len() == count {
+                place += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Housekeeping: finds what is due, lends port blocks, resolves neighbours.
+//!
+//! One thread runs it. It never changes a shard: it reads deadline words and proposes; it
+//! owns the blocks that no worker holds, and lends and recalls them by message; it alone
+//! writes the owner map and the neighbour table. Files: `sweep`, `lending`, `resolve`.
+//!
+//! Always true:
+//! 1. a round is bounded in entries swept and messages handled;
+//! 2. a message that finds a worker's channel full waits here and is never lost;
+//! 3. each block is held by exactly one: a worker, a message, or housekeeping.
+
+mod lending;
+mod resolve;
+mod sweep;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+
+use crate::control::neighbours::NeighbourTable;
+use crate::control::{Command, Event};
+use crate::shard::ShardDue;
+use crate::space::{ExternalSpace, OwnerMap};
+use crate::table::due::DueArray;
+use crate::table::port_block::{BlockLease, PortCensus};
+use crate::time::{Instant, Tick};
+use crate::worker::forwarding::Forwarding;
+
+use lending::Lending;
+use resolve::Resolver;
+use sweep::Sweep;
+
+/// Events of one worker that one round handles at most.
+const EVENTS_PER_ROUND: usize = 256;
+
+/// Housekeeping's end of one worker.
+pub struct WorkerLink {
+    /// Commands to it.
+    pub commands: Sender<Command>,
+    /// Events from it.
+    pub events: Receiver<Event>,
+    /// Deadlines of its records.
+    pub due: ShardDue,
+}
+
+/// A worker with the commands that wait for room in its channel.
+struct Link {
+    commands: Sender<Command>,
+    events: Receiver<Event>,
+    due: ShardDue,
+    backlog: VecDeque<Command>,
+}
+
+impl Link {
+    fn send(&mut self, command: Command) {
+        self.backlog.push_back(command);
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        while let Some(command) = self.backlog.pop_front() {
+            match self.commands.try_send(command) {
+                Ok(()) => {}
+                Err(TrySendError::Full(command)) => {
+                    self.backlog.push_front(command);
+                    return;
+                }
+                // The worker has stopped; so does the program.
+                Err(TrySendError::Disconnected(_)) => return,
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.backlog.is_empty() && !self.commands.is_full()
+    }
+}
+
+/// The housekeeping of one box.
+pub struct Housekeeping {
+    links: Vec<Link>,
+    sweep: Sweep,
+    lending: Lending,
+    resolver: Resolver,
+}
+
+/// What [`Housekeeping`] is made of.
+pub struct HousekeepingParts {
+    /// Its ends of the workers, in order.
+    pub links: Vec<WorkerLink>,
+    /// External space.
+    pub space: Arc<ExternalSpace>,
+    /// Owners of blocks; written by housekeeping alone.
+    pub owners: OwnerMap,
+    /// Deadlines of blocks.
+    pub block_due: DueArray,
+    /// All blocks, in order of their numbers.
+    pub leases: Vec<BlockLease>,
+    /// Ports and next hops.
+    pub forwarding: Arc<Forwarding>,
+    /// MACs of neighbours; written by housekeeping alone.
+    pub neighbours: Arc<NeighbourTable>,
+}
+
+impl Housekeeping {
+    /// Housekeeping that has lent all blocks evenly (the messages are under way) and has
+    /// begun to resolve the configured next hops.
+    ///
+    /// # Panics
+    /// Without workers.
+    pub fn new(parts: HousekeepingParts) -> Self {
+        let HousekeepingParts { links, space, owners, block_due, leases, forwarding, neighbours } =
+            parts;
+        assert!(!links.is_empty(), "housekeeping needs a worker to keep house for");
+        let mut links: Vec<Link> = links
+            .into_iter()
+            .map(|WorkerLink { commands, events, due }| Link {
+                commands,
+                events,
+                due,
+                backlog: VecDeque::new(),
+            })
+            .collect();
+        let sweep = Sweep::new(links.len(), block_due, owners.clone());
+        let lending = Lending::new(&mut links, &space, owners, leases);
+        let resolver = Resolver::new(&forwarding, neighbours);
+        Self { links, sweep, lending, resolver }
+    }
+
+    /// One round. `now` is NAT time, `clock` loop time. Returns whether there was work.
+    pub fn run(&mut self, now: Instant, clock: Instant) -> bool {
+        let mut worked = false;
+        for worker in 0..self.links.len() {
+            self.links[worker].flush();
+            for _ in 0..EVENTS_PER_ROUND {
+                let Ok(event) = self.links[worker].events.try_recv() else {
+                    break;
+                };
+                worked = true;
+                self.take(worker as u16, event, clock);
+            }
+        }
+        self.lending.mind_searches(&mut self.links, clock);
+        self.resolver.run(&mut self.links, clock);
+        worked | self.sweep.run(&mut self.links, now.tick())
+    }
+
+    /// Starts a whole sweep at once and says whether one is still under way; for the end of
+    /// a replay, when time will not go on by itself.
+    pub fn sweep_now(&mut self, now: Instant) {
+        for link in &mut self.links {
+            link.send(Command::Advance(now));
+        }
+        self.sweep.restart(now.tick());
+    }
+
+    /// Whether a sweep is under way or commands wait to be sent.
+    pub fn is_busy(&self) -> bool {
+        self.sweep.is_running() || self.links.iter().any(|link| !link.backlog.is_empty())
+    }
+
+    /// Blocks at housekeeping itself.
+    pub fn blocks_held(&self) -> usize {
+        self.lending.held()
+    }
+
+    /// Ports of the blocks at housekeeping and in messages to workers that have not been
+    /// taken; to be called when the workers have stopped.
+    pub fn port_census(&self, now: Tick) -> PortCensus {
+        let mut census = self.lending.port_census(now);
+        for link in &self.links {
+            for command in &link.backlog {
+                if let Command::Lend(leases) = command {
+                    for lease in leases {
+                        census += lease.census(now);
+                    }
+                }
+            }
+        }
+        census
+    }
+
+    fn take(&mut self, worker: u16, event: Event, clock: Instant) {
+        match event {
+            Event::Wish(wish) => self.lending.wish(&mut self.links, worker, wish, clock),
+            Event::Returned { ticket, leases } => {
+                self.lending.returned(&mut self.links, ticket, leases, clock);
+            }
+            Event::Resolve { port, address } => {
+                self.resolver.resolve(&mut self.links, worker, port, address, clock);
+            }
+            Event::NeighbourSeen { port, address, mac } => {
+                self.resolver.seen(port, address, mac, clock);
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Neighbour resolution: ARP requests, refresh, failure (RFC 826, RFC 1122 section 2.3.2).
+//!
+//! Configured next hops are asked for from the start and never given up. Other on-link
+//! neighbours are asked for when a packet waits for them, and forgotten when they do not
+//! answer. Static neighbours of the configuration are published once and never changed.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use super::Link;
+use crate::control::Command;
+use crate::control::neighbours::NeighbourTable;
+use crate::packet::ethernet::{BROADCAST, Mac};
+use crate::time::Instant;
+use crate::worker::forwarding::Forwarding;
+
+/// Time between two requests while nobody answers.
+const RETRY_MS: u64 = 250;
+
+/// A known neighbour is asked again after this time, by unicast.
+const REFRESH_MS: u64 = 30_000;
+
+/// Requests without an answer before a neighbour counts as gone.
+const TRIES: u32 = 4;
+
+/// Neighbours that are looked after, besides static ones.
+const NEIGHBOURS: usize = 2_048;
+
+struct Entry {
+    mac: Option<Mac>,
+    /// Configured next hops are never given up.
+    keep: bool,
+    static_: bool,
+    tries: u32,
+    next: Instant,
+    /// Worker that sends the requests.
+    worker: u16,
+}
+
+pub(super) struct Resolver {
+    entries: HashMap<(u8, u32), Entry>,
+    table: Arc<NeighbourTable>,
+    next_look: Instant,
+}
+
+impl Resolver {
+    pub(super) fn new(forwarding: &Forwarding, table: Arc<NeighbourTable>) -> Self {
+        let mut entries = HashMap::new();
+        let at_once = Instant::default();
+        for (port, address, mac) in forwarding.static_neighbours() {
+            table.publish(*port, *address, Some(*mac));
+            let entry = Entry {
+                mac: Some(*mac),
+                keep: true,
+                static_: true,
+                tries: 0,
+                next: at_once,
+                worker: 0,
+            };
+            entries.insert((*port, *address), entry);
+        }
+        for (port, address) in forwarding.next_hops() {
+            entries.entry((*port, *address)).or_insert_with(|| {
+                table.publish(*port, *address, None);
+                Entry { mac: None, keep: true, static_: false, tries: 0, next: at_once, worker: 0 }
+            });
+        }
+        Self { entries, table, next_look: at_once }
+    }
+
+    /// A packet waits for this neighbour.
+    pub(super) fn resolve(
+        &mut self,
+        links: &mut [Link],
+        worker: u16,
+        port: u8,
+        address: u32,
+        clock: Instant,
+    ) {
+        if self.entries.contains_key(&(port, address)) || self.entries.len() >= NEIGHBOURS {
+            return;
+        }
+        if !self.table.publish(port, address, None) {
+            return;
+        }
+        let next = clock.plus_millis(RETRY_MS);
+        let entry = Entry { mac: None, keep: false, static_: false, tries: 1, next, worker };
+        self.entries.insert((port, address), entry);
+        ask(links, worker, port, address, BROADCAST);
+    }
+
+    /// A neighbour showed its MAC.
+    pub(super) fn seen(&mut self, port: u8, address: u32, mac: Mac, clock: Instant) {
+        let Some(entry) = self.entries.get_mut(&(port, address)) else {
+            return;
+        };
+        if entry.static_ {
+            return;
+        }
+        entry.mac = Some(mac);
+        entry.tries = 0;
+        entry.next = clock.plus_millis(REFRESH_MS);
+        self.table.publish(port, address, Some(mac));
+    }
+
+    /// Sends the requests that are due.
+    pub(super) fn run(&mut self, links: &mut [Link], clock: Instant) {
+        if clock < self.next_look {
+            return;
+        }
+        self.next_look = clock.plus_millis(10);
+        let table = &self.table;
+        self.entries.retain(|(port, address), entry| {
+            if entry.static_ || clock < entry.next {
+                return true;
+            }
+            if entry.tries >= TRIES {
+                if !entry.keep {
+                    table.remove(*port, *address);
+                    return false;
+                }
+                if entry.mac.take().is_some() {
+                    table.publish(*port, *address, None);
+                }
+                entry.tries = 0;
+            }
+            entry.tries += 1;
+            entry.next = clock.plus_millis(RETRY_MS);
+            ask(links, entry.worker, *port, *address, entry.mac.unwrap_or(BROADCAST));
+            true
+        });
+    }
+}
+
+fn ask(links: &mut [Link], worker: u16, port: u8, target: u32, to: Mac) {
+    let link = &mut links[usize::from(worker)];
+    // A worker with a full channel is busy enough; the request is repeated anyway.
+    if link.has_room() {
+        link.send(Command::SendArp { port, target, to });
+    }
+}

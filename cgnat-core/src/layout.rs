@@ -1,0 +1,198 @@
+//! How much memory the tables need, and cutting it up.
+//!
+//! Sizes follow from the configuration and the number of workers alone, so they are known
+//! and printed before anything is allocated.
+
+use std::sync::Arc;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::config::Config;
+use crate::space::ExternalSpace;
+use crate::table::index::{Bucket, buckets_for};
+use crate::table::mapping::Mapping;
+use crate::table::port_block::{BlockLease, BlockRecord, slots_for, words_for};
+use crate::table::session::Session;
+use crate::table::subscriber::Subscriber;
+
+/// With several workers each shard has this much more room than its even share, percent:
+/// subscribers spread by a hash, not evenly.
+const UNEVEN_PERCENT: u64 = 25;
+
+/// Further TCP sessions per mapping for which there is room.
+const MAPPINGS_PER_SESSION: u32 = 4;
+
+/// Sizes of all tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// Workers, and so shards.
+    pub workers: u16,
+    /// Mappings of one shard.
+    pub mappings_per_shard: u32,
+    /// Further TCP sessions of one shard.
+    pub sessions_per_shard: u32,
+    /// Subscribers of one shard.
+    pub subscribers_per_shard: u32,
+    /// Port blocks of all pools.
+    pub blocks: u32,
+    /// Ports of all pools, counted once per protocol space.
+    pub port_slots: u64,
+    /// Bytes that one shard needs in provided memory.
+    pub shard_bytes: usize,
+    /// Bytes that all port blocks need in provided memory.
+    pub block_bytes: usize,
+    /// Bytes of shared deadline words, from the heap.
+    pub due_bytes: usize,
+}
+
+/// The memory of one shard's tables, cut up.
+pub struct ShardMemory {
+    pub(crate) mappings: &'static mut [Mapping],
+    pub(crate) mapping_index: &'static mut [Bucket],
+    pub(crate) sessions: &'static mut [Session],
+    pub(crate) session_index: &'static mut [Bucket],
+    pub(crate) subscribers: &'static mut [Subscriber],
+    pub(crate) subscriber_index: &'static mut [Bucket],
+}
+
+/// Memory that does not fit the layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the tables need {needed} bytes aligned to 64, {given} were given")]
+pub struct MemoryError {
+    /// Bytes that the layout says.
+    pub needed: usize,
+    /// Bytes that were given.
+    pub given: usize,
+}
+
+impl Layout {
+    /// The sizes for `config` with `workers` workers.
+    ///
+    /// # Panics
+    /// With no workers.
+    pub fn new(config: &Config, workers: u16) -> Self {
+        assert!(workers > 0, "a NAT needs a worker");
+        let share = u64::from(config.system().max_mappings()).div_ceil(u64::from(workers));
+        let uneven = if workers > 1 { UNEVEN_PERCENT } else { 0 };
+        let mappings = (share + share * uneven / 100) as u32;
+        let sessions = (mappings / MAPPINGS_PER_SESSION).max(64);
+        let space = ExternalSpace::new(config);
+        let blocks = space.blocks();
+        // Each subscriber with state holds a block, so there are never more of them.
+        let subscribers = blocks.max(1);
+        let shard_bytes = bytes_of::<Mapping>(mappings as usize)
+            + bytes_of::<Bucket>(buckets_for(mappings))
+            + bytes_of::<Session>(sessions as usize)
+            + bytes_of::<Bucket>(buckets_for(sessions))
+            + bytes_of::<Subscriber>(subscribers as usize)
+            + bytes_of::<Bucket>(buckets_for(subscribers));
+        let mut block_bytes = 0;
+        let mut port_slots = 0;
+        for pool in space.pools() {
+            let count = pool.blocks() as usize;
+            block_bytes += count * block_bytes_of(pool.block_size);
+            port_slots += (count * slots_for(pool.block_size)) as u64;
+        }
+        let per_shard = mappings as usize + sessions as usize;
+        Self {
+            workers,
+            mappings_per_shard: mappings,
+            sessions_per_shard: sessions,
+            subscribers_per_shard: subscribers,
+            blocks,
+            port_slots,
+            shard_bytes,
+            block_bytes,
+            due_bytes: 8 * (per_shard * usize::from(workers) + blocks as usize),
+        }
+    }
+
+    /// Bytes of provided memory for all shards and blocks.
+    pub fn provided_bytes(&self) -> usize {
+        self.shard_bytes * usize::from(self.workers) + self.block_bytes
+    }
+
+    /// All bytes of the tables.
+    pub fn total_bytes(&self) -> usize {
+        self.provided_bytes() + self.due_bytes
+    }
+
+    /// Cuts up the zeroed memory of one shard.
+    ///
+    /// # Errors
+    /// If it is not [`Layout::shard_bytes`] long or not aligned to 64.
+    pub fn shard_memory(&self, memory: &'static mut [u8]) -> Result<ShardMemory, MemoryError> {
+        let mut cut = Cut::new(memory, self.shard_bytes)?;
+        Ok(ShardMemory {
+            mappings: cut.take(self.mappings_per_shard as usize)?,
+            mapping_index: cut.take(buckets_for(self.mappings_per_shard))?,
+            sessions: cut.take(self.sessions_per_shard as usize)?,
+            session_index: cut.take(buckets_for(self.sessions_per_shard))?,
+            subscribers: cut.take(self.subscribers_per_shard as usize)?,
+            subscriber_index: cut.take(buckets_for(self.subscribers_per_shard))?,
+        })
+    }
+
+    /// Cuts up the zeroed memory of all port blocks into leases, in order of their numbers.
+    ///
+    /// # Errors
+    /// If it is not [`Layout::block_bytes`] long or not aligned to 64.
+    pub fn leases(
+        &self,
+        space: &Arc<ExternalSpace>,
+        memory: &'static mut [u8],
+    ) -> Result<Vec<BlockLease>, MemoryError> {
+        let mut cut = Cut::new(memory, self.block_bytes)?;
+        let mut leases = Vec::with_capacity(self.blocks as usize);
+        for (pool_number, pool) in space.pools().iter().enumerate() {
+            for block in pool.first_block..pool.first_block + pool.blocks() {
+                let record: &'static mut [BlockRecord] = cut.take(1)?;
+                let taken = cut.take(words_for(pool.block_size))?;
+                let slots = cut.take(slots_for(pool.block_size))?;
+                leases.push(BlockLease::new(
+                    &mut record[0],
+                    taken,
+                    slots,
+                    (block, pool_number as u16, pool.address_of(block)),
+                    (pool.first_port_of(block), pool.block_size),
+                ));
+            }
+        }
+        Ok(leases)
+    }
+}
+
+/// Bytes of `count` records, rounded up to whole cache lines.
+fn bytes_of<R>(count: usize) -> usize {
+    (count * size_of::<R>()).next_multiple_of(64)
+}
+
+fn block_bytes_of(size: u16) -> usize {
+    bytes_of::<BlockRecord>(1) + bytes_of::<u64>(words_for(size)) + bytes_of::<u32>(slots_for(size))
+}
+
+/// Cuts pieces off the front of memory.
+struct Cut {
+    rest: &'static mut [u8],
+    error: MemoryError,
+}
+
+impl Cut {
+    fn new(memory: &'static mut [u8], needed: usize) -> Result<Self, MemoryError> {
+        let error = MemoryError { needed, given: memory.len() };
+        if memory.len() < needed { Err(error) } else { Ok(Self { rest: memory, error }) }
+    }
+
+    fn take<R>(&mut self, count: usize) -> Result<&'static mut [R], MemoryError>
+    where
+        R: FromBytes + IntoBytes + KnownLayout + Immutable,
+    {
+        let bytes = bytes_of::<R>(count);
+        if self.rest.len() < bytes {
+            return Err(self.error);
+        }
+        let (piece, rest) = std::mem::take(&mut self.rest).split_at_mut(bytes);
+        self.rest = rest;
+        <[R]>::mut_from_bytes(&mut piece[..count * size_of::<R>()]).map_err(|_| self.error)
+    }
+}

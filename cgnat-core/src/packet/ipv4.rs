@@ -1,0 +1,193 @@
+//! IPv4 header checks on receive and the transport fields a NAT needs, in one pass.
+//!
+//! RFC 1812 section 5.2.2 lists the header checks; section 5.3.7 the addresses that are
+//! never forwarded. The transport checksum is not verified: a NAT that updates it
+//! incrementally passes an error on for the receiver to find (RFC 1624).
+
+use super::{checksum, u16_at, u32_at};
+use crate::verdict::DropReason;
+
+/// TCP flag bits.
+pub mod tcp_flags {
+    /// No more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 0x02;
+    /// Reset the connection.
+    pub const RST: u8 = 0x04;
+    /// Acknowledgement is valid.
+    pub const ACK: u8 = 0x10;
+}
+
+/// IP protocol numbers.
+pub mod protocol {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+}
+
+/// A checked IPv4 header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Header length, bytes, 20 to 60.
+    pub header_len: usize,
+    /// Total length, bytes; the frame holds at least as many.
+    pub total_len: usize,
+    /// Time to live.
+    pub ttl: u8,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// More fragments follow, or this is not the first.
+    pub fragment: bool,
+    /// Source address.
+    pub source: u32,
+    /// Destination address.
+    pub destination: u32,
+}
+
+/// What the transport header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP.
+    Tcp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+        /// Flag bits, see [`tcp_flags`].
+        flags: u8,
+    },
+    /// UDP.
+    Udp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+    },
+    /// ICMP echo request or reply.
+    Echo {
+        /// Type 8; else type 0.
+        request: bool,
+        /// Query identifier.
+        identifier: u16,
+    },
+}
+
+impl Transport {
+    /// Destination port, or the query identifier.
+    pub fn destination_port(self) -> u16 {
+        match self {
+            Transport::Tcp { destination, .. } | Transport::Udp { destination, .. } => destination,
+            Transport::Echo { identifier, .. } => identifier,
+        }
+    }
+}
+
+/// Checks the header at the start of `packet`, its checksum and its addresses.
+///
+/// # Errors
+/// The first check that failed.
+pub fn header(packet: &[u8]) -> Result<Header, DropReason> {
+    let header = fields(packet)?;
+    if checksum::full(&packet[..header.header_len]) != 0 {
+        return Err(DropReason::IpChecksum);
+    }
+    if is_martian(header.source) || header.source == header.destination {
+        return Err(DropReason::SourceMartian);
+    }
+    if is_martian(header.destination) {
+        return Err(DropReason::DestinationMartian);
+    }
+    Ok(header)
+}
+
+/// Reads the header of a packet that passed [`header`] earlier, here or at another worker.
+///
+/// # Errors
+/// If version or lengths are impossible all the same.
+pub fn fields(packet: &[u8]) -> Result<Header, DropReason> {
+    if packet.len() < 20 {
+        return Err(DropReason::IpShort);
+    }
+    if packet[0] >> 4 != 4 {
+        return Err(DropReason::IpVersion);
+    }
+    let header_len = usize::from(packet[0] & 0x0f) * 4;
+    if header_len < 20 || header_len > packet.len() {
+        return Err(DropReason::IpHeaderLength);
+    }
+    let total_len = usize::from(u16_at(packet, 2));
+    if total_len < header_len || total_len > packet.len() {
+        return Err(DropReason::IpTotalLength);
+    }
+    Ok(Header {
+        header_len,
+        total_len,
+        ttl: packet[8],
+        protocol: packet[9],
+        // The reserved bit and DF do not matter here.
+        fragment: u16_at(packet, 6) & 0x3fff != 0,
+        source: u32_at(packet, 12),
+        destination: u32_at(packet, 16),
+    })
+}
+
+/// 0/8, 127/8, 224/4, 240/4 (RFC 1812 section 5.3.7, RFC 6890).
+fn is_martian(address: u32) -> bool {
+    matches!(address >> 24, 0 | 127 | 224..)
+}
+
+/// Reads the transport header of an unfragmented `packet` whose `header` was checked.
+///
+/// # Errors
+/// A protocol that is not translated, a short header, an impossible length, a port 0.
+pub fn transport(packet: &[u8], header: &Header) -> Result<Transport, DropReason> {
+    let segment = &packet[header.header_len..header.total_len];
+    match header.protocol {
+        protocol::TCP => {
+            if segment.len() < 20 {
+                return Err(DropReason::TransportTruncated);
+            }
+            let data_offset = usize::from(segment[12] >> 4) * 4;
+            if data_offset < 20 || data_offset > segment.len() {
+                return Err(DropReason::TransportTruncated);
+            }
+            let (source, destination) = ports(segment)?;
+            Ok(Transport::Tcp { source, destination, flags: segment[13] })
+        }
+        protocol::UDP => {
+            if segment.len() < 8 {
+                return Err(DropReason::TransportTruncated);
+            }
+            let length = usize::from(u16_at(segment, 4));
+            if length < 8 || length > segment.len() {
+                return Err(DropReason::TransportTruncated);
+            }
+            let (source, destination) = ports(segment)?;
+            Ok(Transport::Udp { source, destination })
+        }
+        protocol::ICMP => {
+            if segment.len() < 8 {
+                return Err(DropReason::TransportTruncated);
+            }
+            match (segment[0], segment[1]) {
+                (8, 0) => Ok(Transport::Echo { request: true, identifier: u16_at(segment, 4) }),
+                (0, 0) => Ok(Transport::Echo { request: false, identifier: u16_at(segment, 4) }),
+                _ => Err(DropReason::IcmpUnsupported),
+            }
+        }
+        _ => Err(DropReason::ProtocolUnsupported),
+    }
+}
+
+/// Source and destination port of TCP or UDP.
+fn ports(segment: &[u8]) -> Result<(u16, u16), DropReason> {
+    let (source, destination) = (u16_at(segment, 0), u16_at(segment, 2));
+    if source == 0 || destination == 0 {
+        return Err(DropReason::PortZero);
+    }
+    Ok((source, destination))
+}

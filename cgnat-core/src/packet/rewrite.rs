@@ -1,0 +1,104 @@
+//! Rewriting in place: addresses, ports, TTL and their checksums, by RFC 1624.
+//!
+//! The caller has parsed the packet; offsets come from the checked [`Header`].
+
+use super::checksum::Delta;
+use super::ipv4::{Header, protocol};
+use super::{put_u16, put_u32, u16_at, u32_at};
+
+/// Which end of the packet changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The source: outbound.
+    Source,
+    /// The destination: inbound.
+    Destination,
+}
+
+/// A new address and port for one end, with the deltas that go with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewEndpoint {
+    /// New address.
+    pub address: u32,
+    /// New port, or query identifier.
+    pub port: u16,
+    /// Change of the address words.
+    pub address_delta: Delta,
+    /// Change of the port word.
+    pub port_delta: Delta,
+}
+
+impl NewEndpoint {
+    /// From old to new endpoint.
+    pub fn between(old: (u32, u16), new: (u32, u16)) -> Self {
+        Self {
+            address: new.0,
+            port: new.1,
+            address_delta: Delta::NONE.address(old.0, new.0),
+            port_delta: Delta::NONE.word(old.1, new.1),
+        }
+    }
+}
+
+/// Rewrites `end` of `packet` to `new`, with the IPv4 and the transport checksum.
+///
+/// A UDP checksum of 0 means "none" and stays 0; one that becomes 0 is written as 0xffff
+/// (RFC 768). ICMP has no pseudo-header, so only the identifier changes its checksum.
+pub fn endpoint(packet: &mut [u8], header: &Header, end: End, new: NewEndpoint) {
+    let (address_at, port_at) = match end {
+        End::Source => (12, 0),
+        End::Destination => (16, 2),
+    };
+    put_u32(packet, address_at, new.address);
+    let ip_checksum = new.address_delta.apply(u16_at(packet, 10));
+    put_u16(packet, 10, ip_checksum);
+
+    let segment = &mut packet[header.header_len..];
+    match header.protocol {
+        protocol::TCP => {
+            put_u16(segment, port_at, new.port);
+            let delta = new.address_delta.plus(new.port_delta);
+            let updated = delta.apply(u16_at(segment, 16));
+            put_u16(segment, 16, updated);
+        }
+        protocol::UDP => {
+            put_u16(segment, port_at, new.port);
+            let old = u16_at(segment, 6);
+            if old != 0 {
+                let delta = new.address_delta.plus(new.port_delta);
+                let updated = delta.apply(old);
+                put_u16(segment, 6, if updated == 0 { 0xffff } else { updated });
+            }
+        }
+        _ => {
+            put_u16(segment, 4, new.port);
+            let updated = new.port_delta.apply(u16_at(segment, 2));
+            put_u16(segment, 2, updated);
+        }
+    }
+}
+
+/// Takes one off the time to live. The caller has checked that it is above 1.
+pub fn decrement_ttl(packet: &mut [u8]) {
+    let old = u16_at(packet, 8);
+    let new = old - 0x0100;
+    put_u16(packet, 8, new);
+    let checksum = Delta::NONE.word(old, new).apply(u16_at(packet, 10));
+    put_u16(packet, 10, checksum);
+}
+
+/// Turns an ICMP echo request for us into its reply: addresses swapped, type 0, TTL 64.
+pub fn echo_reply(packet: &mut [u8], header: &Header) {
+    let (source, destination) = (u32_at(packet, 12), u32_at(packet, 16));
+    put_u32(packet, 12, destination);
+    put_u32(packet, 16, source);
+    let old = u16_at(packet, 8);
+    let new = 64 << 8 | old & 0xff;
+    put_u16(packet, 8, new);
+    let checksum = Delta::NONE.word(old, new).apply(u16_at(packet, 10));
+    put_u16(packet, 10, checksum);
+    let segment = &mut packet[header.header_len..];
+    segment[0] = 0;
+    let checksum = Delta::NONE.word(0x0800, 0).apply(u16_at(segment, 2));
+    put_u16(segment, 2, checksum);
+}

@@ -1,0 +1,168 @@
+//! The owner's side of expiry: housekeeping proposes, the owner looks and frees.
+//!
+//! A proposal names a record by kind, slot and generation. The owner checks the generation,
+//! the shard and the time again; so a proposal that is late, doubled or forged changes
+//! nothing. A record that is not due is armed anew with its true deadline.
+
+use crate::shard::Shard;
+use crate::table::due::Kind;
+use crate::table::port_block::BlockLease;
+use crate::table::session::Peer;
+use crate::time::Tick;
+
+/// What became of a proposal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proposal {
+    /// The record was due and has ended.
+    Ended,
+    /// It was not due; its deadline word is armed anew.
+    NotDue,
+    /// It named another generation or shard; refused, counted, nothing changed.
+    Stale,
+}
+
+impl Shard {
+    /// Ends the record if it is due.
+    pub fn propose(&mut self, kind: Kind, slot: u32, generation: u32, now: Tick) -> Proposal {
+        let outcome = match kind {
+            Kind::Mapping => self.propose_mapping(slot, generation, now),
+            Kind::Session => self.propose_session(slot, generation, now),
+            Kind::Block => self.propose_block(slot, generation, now),
+        };
+        if outcome == Proposal::Stale {
+            self.gauges.stale_requests += 1;
+        }
+        outcome
+    }
+
+    fn propose_mapping(&mut self, slot: u32, generation: u32, now: Tick) -> Proposal {
+        match self.mappings.live(slot, generation) {
+            Some(mapping) if mapping.shard == self.id => {}
+            _ => return Proposal::Stale,
+        }
+        if self.mappings[slot].is_expired(now) {
+            self.end_mapping(slot, now);
+            return Proposal::Ended;
+        }
+        let mapping = &mut self.mappings[slot];
+        let deadline = Tick(mapping.deadline);
+        if now.reached(deadline) {
+            // The session inside has ended, further ones keep the mapping.
+            if !mapping.first.is_none() {
+                mapping.first = Peer::NONE;
+                self.gauges.sessions -= 1;
+            }
+            self.due.mappings.disarm(slot);
+            return Proposal::Ended;
+        }
+        self.due.mappings.arm(slot, generation, deadline);
+        Proposal::NotDue
+    }
+
+    fn propose_session(&mut self, slot: u32, generation: u32, now: Tick) -> Proposal {
+        let (mapping, mapping_generation, deadline) = match self.sessions.live(slot, generation) {
+            Some(s) if s.shard == self.id => (s.mapping, s.mapping_generation, Tick(s.deadline)),
+            _ => return Proposal::Stale,
+        };
+        if self.mappings.live(mapping, mapping_generation).is_none() {
+            return Proposal::Stale;
+        }
+        if !now.reached(deadline) {
+            self.due.sessions.arm(slot, generation, deadline);
+            return Proposal::NotDue;
+        }
+        self.end_session(slot);
+        if self.mappings[mapping].is_expired(now) {
+            self.end_mapping(mapping, now);
+        }
+        Proposal::Ended
+    }
+
+    fn propose_block(&mut self, block: u32, generation: u32, now: Tick) -> Proposal {
+        let lease = self.leases.get(block as usize).and_then(Option::as_ref);
+        let Some(lease) =
+            lease.filter(|lease| lease.shard() == self.id && lease.generation() == generation)
+        else {
+            return Proposal::Stale;
+        };
+        let Some(subscriber) = lease.subscriber() else {
+            return Proposal::Stale;
+        };
+        if !lease.is_idle(now) {
+            if lease.in_use() {
+                self.block_due.disarm(block);
+            } else {
+                self.block_due.arm(block, generation, lease.last_due());
+            }
+            return Proposal::NotDue;
+        }
+        self.release_block(subscriber, block);
+        Proposal::Ended
+    }
+
+    /// Takes an idle block back from its subscriber; the last one ends the subscriber.
+    fn release_block(&mut self, subscriber: u32, block: u32) {
+        let lease = self.lease_mut(block);
+        lease.release();
+        let (pool, address) = (lease.pool(), lease.address_index());
+        self.block_due.disarm(block);
+        self.free[usize::from(pool)].add(address, block);
+        self.gauges.blocks_free += 1;
+        self.gauges.blocks_in_use -= 1;
+        self.gauges.blocks_released += 1;
+        let record = &mut self.subscribers[subscriber];
+        let held = record.remove_block(block);
+        debug_assert!(held, "block {block} was not held by subscriber {subscriber}");
+        if record.blocks().is_empty() {
+            let hash = self.key.hash(u64::from(record.address));
+            let removed = self.subscriber_index.remove(hash, subscriber);
+            debug_assert!(removed, "subscriber {subscriber} was not in the index");
+            self.subscribers.free(subscriber);
+            self.gauges.subscribers -= 1;
+        }
+    }
+
+    /// Ends a mapping without sessions: its port rests (RFC 6888 REQ-8).
+    pub(super) fn end_mapping(&mut self, slot: u32, now: Tick) {
+        let mapping = &mut self.mappings[slot];
+        debug_assert_eq!(mapping.further_sessions, 0);
+        if !mapping.first.is_none() {
+            mapping.first = Peer::NONE;
+            self.gauges.sessions -= 1;
+        }
+        let mapping = &self.mappings[slot];
+        let (key, block) = (mapping.key(), mapping.block);
+        let (port, subscriber) = (mapping.external_port, mapping.subscriber);
+        let removed = self.mapping_index.remove(self.key.hash(key.packed()), slot);
+        debug_assert!(removed, "mapping {slot} was not in the index");
+        self.due.mappings.disarm(slot);
+        self.mappings.free(slot);
+        self.gauges.mappings[key.protocol as usize] -= 1;
+        self.subscribers[subscriber].mappings -= 1;
+
+        let pool = usize::from(self.lease_mut(block).pool());
+        let hold_s = self.space.pools()[pool].hold_s;
+        let due = (hold_s > 0).then(|| now.plus_seconds(hold_s));
+        self.lease_mut(block).end_port(key.protocol, port, due);
+        self.mind_idle_block(block, now);
+    }
+
+    /// Arms a block that no mapping uses, so that housekeeping proposes its release.
+    pub(super) fn mind_idle_block(&mut self, block: u32, now: Tick) {
+        let lease = self.lease_mut(block);
+        if lease.in_use() {
+            return;
+        }
+        let (generation, due) = (lease.generation(), lease.last_due());
+        let due = if lease.is_idle(now) { now } else { due };
+        self.block_due.arm(block, generation, due);
+    }
+
+    /// The lease of a block that a record of this shard refers to.
+    pub(super) fn lease_mut(&mut self, block: u32) -> &mut BlockLease {
+        match &mut self.leases[block as usize] {
+            Some(lease) => lease,
+            None => unreachable!("block {block} has mappings or a subscriber, so it is lent here"),
+        }
+    }
+}

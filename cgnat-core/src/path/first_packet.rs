@@ -1,0 +1,188 @@
+//! The first packet of a flow: subscriber, port block, port, mapping.
+//!
+//! Whatever is missing, the packet is refused under its own reason and nothing existing is
+//! touched (RFC 6888 REQ-11). What was allocated before the refusal is given back.
+
+use crate::endpoint::{ExternalEndpoint, FlowKey, RemoteEndpoint};
+use crate::packet::ipv4::Transport;
+use crate::path::tcp::From;
+use crate::policy::tcp_state;
+use crate::shard::{BlockWish, Shard};
+use crate::time::Tick;
+use crate::verdict::{DropReason, Verdict};
+use rand_chacha::rand_core::RngCore;
+
+impl Shard {
+    /// Creates the mapping for `key` and returns its slot.
+    ///
+    /// # Errors
+    /// The verdict for a packet that may not or cannot have a mapping.
+    #[cold]
+    pub(super) fn first_packet(
+        &mut self,
+        key: FlowKey,
+        hash: u64,
+        transport: Transport,
+        remote: RemoteEndpoint,
+        now: Tick,
+    ) -> Result<u32, Verdict> {
+        let address = key.internal.address.0;
+        let Some(pool) = self.pool_of(address) else {
+            return Err(Verdict::Drop(DropReason::SourceNotSubscriber));
+        };
+        match transport {
+            Transport::Tcp { flags, .. } if !tcp_state::opens(flags) => {
+                return Err(Verdict::Drop(DropReason::TcpNotSyn));
+            }
+            Transport::Echo { request: false, .. } => {
+                return Err(Verdict::Drop(DropReason::IcmpNoQuery));
+            }
+            _ => {}
+        }
+        if self.mappings.is_full() {
+            return Err(Verdict::Drop(DropReason::MappingTableFull));
+        }
+        let subscriber = match self.find_subscriber(address) {
+            Some(slot) if self.subscribers[slot].shard != self.id => {
+                return Err(Verdict::Drop(DropReason::OwnershipViolation));
+            }
+            Some(slot) => slot,
+            None => self.new_subscriber(address, pool, now)?,
+        };
+        let Some(slot) = self.mappings.allocate() else {
+            return Err(Verdict::Drop(DropReason::MappingTableFull));
+        };
+        let (block, port) = match self.take_port(subscriber, key, slot, now) {
+            Ok(taken) => taken,
+            Err(verdict) => {
+                self.mappings.free(slot);
+                return Err(verdict);
+            }
+        };
+        let held = &self.subscribers[subscriber];
+        let external =
+            ExternalEndpoint { address: self.space.address(held.pool, held.paired), port };
+        let (mappings, secret) = (&self.mappings, self.key);
+        let hash_of = |slot: u32| secret.hash(mappings[slot].key().packed());
+        if self.mapping_index.insert(hash, slot, hash_of).is_err() {
+            // Never given to a packet, so it need not rest.
+            self.lease_mut(block).end_port(key.protocol, port, None);
+            self.mappings.free(slot);
+            self.mind_idle_block(block, now);
+            return Err(Verdict::Drop(DropReason::MappingTableFull));
+        }
+        self.mappings[slot].establish(self.id, key, external, block, subscriber);
+        self.subscribers[subscriber].mappings += 1;
+        self.gauges.mappings[key.protocol as usize] += 1;
+        self.gauges.mappings_created += 1;
+        self.block_due.disarm(block);
+
+        match transport {
+            Transport::Tcp { flags, .. } => {
+                // The session inside the new record is free, so this cannot be refused.
+                self.note_tcp(slot, remote, flags, From::Internal, now).map_err(Verdict::Drop)?;
+            }
+            Transport::Udp { destination, .. } => {
+                self.start_timer(slot, self.timeouts.udp_s(destination), now);
+            }
+            Transport::Echo { .. } => self.start_timer(slot, self.timeouts.icmp_s(), now),
+        }
+        Ok(slot)
+    }
+
+    fn start_timer(&mut self, slot: u32, timeout_s: u32, now: Tick) {
+        let deadline = now.plus_seconds(timeout_s);
+        let mapping = &mut self.mappings[slot];
+        mapping.deadline = deadline.0;
+        self.due.mappings.arm(slot, mapping.generation, deadline);
+    }
+
+    /// Slot of the subscriber with this internal address.
+    pub(crate) fn find_subscriber(&self, address: u32) -> Option<u32> {
+        let hash = self.key.hash(u64::from(address));
+        self.subscriber_index.find(hash, |slot| self.subscribers[slot].address == address)
+    }
+
+    /// A new subscriber with its first block; the block's address becomes its pair.
+    fn new_subscriber(&mut self, address: u32, pool: u16, now: Tick) -> Result<u32, Verdict> {
+        if self.subscribers.is_full() {
+            return Err(Verdict::Drop(DropReason::SubscriberTableFull));
+        }
+        let taken = self.free[usize::from(pool)].take_any(&mut self.random);
+        let Some((paired, block)) = taken else {
+            let wish = BlockWish { pool, address: None };
+            return Err(self.wait_or_refuse(wish, DropReason::PoolExhausted, now));
+        };
+        let hash = self.key.hash(u64::from(address));
+        let slot = self.subscribers.allocate().filter(|slot| {
+            let (subscribers, secret) = (&self.subscribers, self.key);
+            let hash_of = |slot: u32| secret.hash(u64::from(subscribers[slot].address));
+            let inserted = self.subscriber_index.insert(hash, *slot, hash_of).is_ok();
+            if !inserted {
+                self.subscribers.free(*slot);
+            }
+            inserted
+        });
+        let Some(slot) = slot else {
+            self.free[usize::from(pool)].add(paired, block);
+            return Err(Verdict::Drop(DropReason::SubscriberTableFull));
+        };
+        self.subscribers[slot].establish(self.id, address, pool, paired);
+        self.gauges.subscribers += 1;
+        self.hold_block(slot, block, now);
+        self.mind_low_water(pool, now);
+        Ok(slot)
+    }
+
+    /// A random free port of the subscriber's blocks, oldest block first so that later ones
+    /// run empty and can be released; else of a further block of its paired address.
+    fn take_port(
+        &mut self,
+        subscriber: u32,
+        key: FlowKey,
+        mapping: u32,
+        now: Tick,
+    ) -> Result<(u32, u16), Verdict> {
+        let random = self.random.next_u32();
+        let held = &self.subscribers[subscriber];
+        for block in held.blocks() {
+            let lease = self.leases[*block as usize].as_mut();
+            // A subscriber's blocks are lent to its shard for as long as it holds them.
+            let Some(lease) = lease.filter(|lease| lease.shard() == self.id) else {
+                return Err(Verdict::Drop(DropReason::OwnershipViolation));
+            };
+            if let Some(port) = lease.take_port(key.protocol, mapping, random, now) {
+                return Ok((*block, port));
+            }
+        }
+        let (pool, paired) = (held.pool, held.paired);
+        let max_blocks = self.space.pools()[usize::from(pool)].max_blocks;
+        if held.blocks().len() >= usize::from(max_blocks) {
+            return Err(Verdict::Drop(DropReason::SubscriberPorts));
+        }
+        let Some(block) = self.free[usize::from(pool)].take_at(paired, &mut self.random) else {
+            let wish = BlockWish { pool, address: Some(paired) };
+            return Err(self.wait_or_refuse(wish, DropReason::AddressExhausted, now));
+        };
+        self.hold_block(subscriber, block, now);
+        match self.lease_mut(block).take_port(key.protocol, mapping, random, now) {
+            Some(port) => Ok((block, port)),
+            None => unreachable!("a block that was just taken from the free ones has free ports"),
+        }
+    }
+
+    fn hold_block(&mut self, subscriber: u32, block: u32, now: Tick) {
+        self.lease_mut(block).hold(subscriber);
+        self.subscribers[subscriber].add_block(block);
+        self.gauges.blocks_free -= 1;
+        self.gauges.blocks_in_use += 1;
+        self.gauges.blocks_allocated += 1;
+        // Should the mapping it is for be refused after all, the block is idle at once.
+        let generation = self.lease_mut(block).generation();
+        self.block_due.arm(block, generation, now);
+    }
+
+    fn wait_or_refuse(&mut self, wish: BlockWish, reason: DropReason, now: Tick) -> Verdict {
+        if self.ask_for_blocks(wish, now) { Verdict::AwaitBlock } else { Verdict::Drop(reason) }
+    }
+}

@@ -1,0 +1,89 @@
+//! Inbound: a packet to an external endpoint, from the Internet or hairpinned.
+//!
+//! Filtering is endpoint independent (RFC 6888 REQ-7): whoever sends to a mapped external
+//! endpoint reaches the subscriber. Inbound packets do not refresh UDP and ICMP mappings
+//! (RFC 4787 REQ-6a leaves that open; an outsider must not keep a mapping alive).
+
+use crate::endpoint::{ExternalEndpoint, Protocol, RemoteEndpoint};
+use crate::packet::ipv4::{Header, Transport};
+use crate::packet::rewrite::{self, End};
+use crate::path::tcp::From;
+use crate::shard::Shard;
+use crate::space::Location;
+use crate::table::port_block::PortUse;
+use crate::time::Tick;
+use crate::verdict::{DropReason, Verdict};
+
+impl Shard {
+    /// Translates a packet to an external endpoint of this shard in place.
+    ///
+    /// A `hairpinned` packet comes from a subscriber; its source is translated already and
+    /// its time to live was counted on the way out.
+    pub fn inbound(
+        &mut self,
+        packet: &mut [u8],
+        header: &Header,
+        transport: Transport,
+        hairpinned: bool,
+        now: Tick,
+    ) -> Verdict {
+        if header.ttl <= 1 && !hairpinned {
+            return Verdict::Drop(DropReason::TtlExpired);
+        }
+        let (protocol, source, destination) = match transport {
+            Transport::Tcp { source, destination, .. } => (Protocol::Tcp, source, destination),
+            Transport::Udp { source, destination } => (Protocol::Udp, source, destination),
+            Transport::Echo { request: true, .. } => {
+                return Verdict::Drop(DropReason::IcmpNoQuery);
+            }
+            Transport::Echo { identifier, .. } => (Protocol::Icmp, identifier, identifier),
+        };
+        let external = ExternalEndpoint::new(header.destination, destination);
+        let remote = RemoteEndpoint::new(header.source, source);
+        let slot = match self.find_external(external, protocol) {
+            Ok(slot) => slot,
+            Err(reason) => return Verdict::Drop(reason),
+        };
+        if self.mappings[slot].is_expired(now) {
+            return Verdict::Drop(DropReason::NoMapping);
+        }
+        if let Transport::Tcp { flags, .. } = transport
+            && let Err(reason) = self.note_tcp(slot, remote, flags, From::External, now)
+        {
+            return Verdict::Drop(reason);
+        }
+        rewrite::endpoint(packet, header, End::Destination, self.mappings[slot].inbound_rewrite());
+        if !hairpinned {
+            rewrite::decrement_ttl(packet);
+        }
+        Verdict::ForwardInternal
+    }
+
+    /// Slot of the mapping of an external endpoint: by arithmetic, without hashing.
+    fn find_external(
+        &self,
+        external: ExternalEndpoint,
+        protocol: Protocol,
+    ) -> Result<u32, DropReason> {
+        let block = match self.space.locate(external) {
+            Location::Block(block) => block,
+            Location::NotLent => return Err(DropReason::PortNotLent),
+            Location::Elsewhere => return Err(DropReason::DestinationUnknown),
+        };
+        let Some(lease) = &self.leases[block as usize] else {
+            return Err(DropReason::NoMapping);
+        };
+        if lease.shard() != self.id {
+            return Err(DropReason::OwnershipViolation);
+        }
+        let PortUse::Mapping(slot) = lease.port_use(protocol, external.port) else {
+            return Err(DropReason::NoMapping);
+        };
+        let mapping = &self.mappings[slot];
+        let is_it = mapping.external() == external
+            && mapping.protocol == protocol as u8
+            && mapping.generation & 1 == 1
+            && mapping.shard == self.id;
+        if is_it { Ok(slot) } else { Err(DropReason::OwnershipViolation) }
+    }
+}

@@ -1,0 +1,15 @@
+//! The story of a packet through its shard. Each file is entered once.
+//!
+//! - `outbound`: from a subscriber; a hit is translated, a miss goes to `first_packet`;
+//! - `first_packet`: subscriber, port block, port, mapping; the only place that creates;
+//! - `inbound`: from the Internet or, hairpinned, from another subscriber;
+//! - `tcp`: what a TCP packet does to the session it belongs to;
+//! - `ending`: the owner's side of expiry; the only place that frees.
+
+mod ending;
+mod first_packet;
+mod inbound;
+mod outbound;
+mod tcp;
+
+pub use ending::Proposal;

@@ -1,0 +1,92 @@
+//! Outbound: a packet from a subscriber.
+
+use crate::endpoint::{FlowKey, InternalEndpoint, Protocol, RemoteEndpoint};
+use crate::packet::ipv4::{Header, Transport};
+use crate::packet::rewrite::{self, End};
+use crate::path::tcp::From;
+use crate::shard::Shard;
+use crate::time::Tick;
+use crate::verdict::{DropReason, Verdict};
+
+impl Shard {
+    /// Translates a packet from a subscriber of this shard in place.
+    ///
+    /// `packet` starts at the IPv4 header that was checked as `header` and `transport`.
+    pub fn outbound(
+        &mut self,
+        packet: &mut [u8],
+        header: &Header,
+        transport: Transport,
+        now: Tick,
+    ) -> Verdict {
+        if header.ttl <= 1 {
+            return Verdict::Drop(DropReason::TtlExpired);
+        }
+        let hairpin = self.space.contains(header.destination);
+        if hairpin && !self.hairpinning {
+            return Verdict::Drop(DropReason::HairpinDisabled);
+        }
+        let (protocol, source, destination) = match transport {
+            Transport::Tcp { source, destination, .. } => (Protocol::Tcp, source, destination),
+            Transport::Udp { source, destination } => (Protocol::Udp, source, destination),
+            // Echo queries are not hairpinned: RFC 5508 REQ-7 asks that of Basic NAT only.
+            Transport::Echo { .. } if hairpin => return Verdict::Drop(DropReason::IcmpNoQuery),
+            Transport::Echo { identifier, .. } => (Protocol::Icmp, identifier, identifier),
+        };
+        let internal = InternalEndpoint::new(header.source, source);
+        let remote = RemoteEndpoint::new(header.destination, destination);
+        let key = FlowKey { internal, protocol };
+        let hash = self.key.hash(key.packed());
+
+        let found = self.mapping_index.find(hash, |slot| self.mappings[slot].is_for(key));
+        let slot = match found {
+            Some(slot) if self.mappings[slot].shard != self.id => {
+                return Verdict::Drop(DropReason::OwnershipViolation);
+            }
+            Some(slot) if !self.mappings[slot].is_expired(now) => {
+                if let Err(reason) = self.note_outbound(slot, transport, remote, now) {
+                    return Verdict::Drop(reason);
+                }
+                slot
+            }
+            expired => {
+                if let Some(slot) = expired {
+                    self.end_mapping(slot, now);
+                }
+                match self.first_packet(key, hash, transport, remote, now) {
+                    Ok(slot) => slot,
+                    Err(verdict) => return verdict,
+                }
+            }
+        };
+
+        rewrite::endpoint(packet, header, End::Source, self.mappings[slot].outbound_rewrite());
+        rewrite::decrement_ttl(packet);
+        if hairpin { Verdict::Hairpin } else { Verdict::ForwardExternal }
+    }
+
+    /// An outbound packet of a mapping that exists: timers (RFC 4787 REQ-6) and TCP state.
+    fn note_outbound(
+        &mut self,
+        slot: u32,
+        transport: Transport,
+        remote: RemoteEndpoint,
+        now: Tick,
+    ) -> Result<(), DropReason> {
+        let timeout_s = match transport {
+            Transport::Tcp { flags, .. } => {
+                return self.note_tcp(slot, remote, flags, From::Internal, now);
+            }
+            Transport::Udp { destination, .. } => self.timeouts.udp_s(destination),
+            Transport::Echo { .. } => self.timeouts.icmp_s(),
+        };
+        // A mapping lives as long as its longest flow: a short timer of one destination
+        // port never shortens what another destination was promised.
+        let deadline = now.plus_seconds(timeout_s);
+        let mapping = &mut self.mappings[slot];
+        if Tick(mapping.deadline).before(deadline) {
+            mapping.deadline = deadline.0;
+        }
+        Ok(())
+    }
+}

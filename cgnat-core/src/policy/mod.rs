@@ -1,0 +1,5 @@
+//! Pure decisions: no bytes, no tables.
+
+pub mod port_choice;
+pub mod tcp_state;
+pub mod timeouts;

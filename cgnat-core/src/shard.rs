@@ -1,0 +1,424 @@
+//! A shard: the NAT instance that one worker owns alone.
+//!
+//! It holds every table of its subscribers: mappings, sessions, subscribers, and the leases
+//! of the port blocks lent to it. It is a state machine without clock, threads or I/O:
+//! (packet, now) -> verdict. The packet's way through it is in `path/`.
+//!
+//! Always true:
+//! 1. one thread owns it (it is `Send` but not `Sync`); others see counters and due words;
+//! 2. every record carries the shard's number; it is checked on each use, and a mismatch
+//!    refuses the packet or the request, counts it and changes nothing;
+//! 3. nothing existing is ever taken to make room (RFC 6888 REQ-11);
+//! 4. a port is in at most one of: free, used by one mapping, resting;
+//! 5. no method allocates.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use rand_chacha::ChaCha12Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use crate::config::Config;
+use crate::endpoint::{InternalEndpoint, Protocol};
+use crate::layout::ShardMemory;
+use crate::policy::timeouts::Timeouts;
+use crate::space::ExternalSpace;
+use crate::table::due::DueArray;
+use crate::table::free_blocks::FreeBlocks;
+use crate::table::hash::HashKey;
+use crate::table::index::Index;
+use crate::table::mapping::Mapping;
+use crate::table::port_block::{BlockLease, HOUSEKEEPING, PortCensus};
+use crate::table::session::Session;
+use crate::table::slab::Slab;
+use crate::table::subscriber::Subscriber;
+use crate::time::{TICKS_PER_SECOND, Tick};
+
+/// Blocks that move between a worker and housekeeping in one message.
+pub const SLICE: usize = 8;
+
+/// With fewer free blocks of a pool than this, a shard asks for more before it has none.
+const LOW_WATER: usize = 2;
+
+/// How long a refusal by housekeeping is believed before asking again.
+const DENIAL_TICKS: u32 = TICKS_PER_SECOND;
+
+/// A wish for port blocks: of one external address, or of any address of the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BlockWish {
+    /// Index of the pool.
+    pub pool: u16,
+    /// Index of the external address in the pool.
+    pub address: Option<u32>,
+}
+
+/// Deadline words that a shard shares with housekeeping.
+#[derive(Clone)]
+pub struct ShardDue {
+    /// One per mapping slot.
+    pub mappings: DueArray,
+    /// One per session slot.
+    pub sessions: DueArray,
+}
+
+/// Counts of a shard that others may want to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ShardGauges {
+    /// Mappings that exist, by [`Protocol`].
+    pub mappings: [u64; Protocol::COUNT],
+    /// TCP sessions that exist.
+    pub sessions: u64,
+    /// Subscribers with at least one block.
+    pub subscribers: u64,
+    /// Blocks that subscribers hold.
+    pub blocks_in_use: u64,
+    /// Blocks lent to this shard and free.
+    pub blocks_free: u64,
+    /// Mappings created since start.
+    pub mappings_created: u64,
+    /// Blocks given to subscribers since start.
+    pub blocks_allocated: u64,
+    /// Blocks given back by subscribers since start.
+    pub blocks_released: u64,
+    /// Requests of housekeeping that named a record of another generation or shard.
+    pub stale_requests: u64,
+}
+
+/// State of a wish.
+#[derive(Clone, Copy, Default)]
+struct Wish {
+    outstanding: bool,
+    denied_until: Option<Tick>,
+}
+
+/// Wishes of one pool.
+struct PoolWishes {
+    any: Wish,
+    at: Vec<Wish>,
+}
+
+/// Ranges of a subscriber group.
+pub(crate) struct Group {
+    pub(crate) first: u32,
+    pub(crate) last: u32,
+    pub(crate) pool: u16,
+}
+
+/// The NAT instance of one worker.
+///
+/// ```compile_fail
+/// fn is_sync<T: Sync>() {}
+/// is_sync::<cgnat_core::shard::Shard>();
+/// ```
+pub struct Shard {
+    pub(crate) id: u16,
+    pub(crate) space: Arc<ExternalSpace>,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) hairpinning: bool,
+    pub(crate) key: HashKey,
+    pub(crate) random: ChaCha12Rng,
+    pub(crate) mappings: Slab<Mapping>,
+    pub(crate) mapping_index: Index,
+    pub(crate) sessions: Slab<Session>,
+    pub(crate) session_index: Index,
+    pub(crate) subscribers: Slab<Subscriber>,
+    pub(crate) subscriber_index: Index,
+    /// By block number; `None` for blocks that are not lent to this shard.
+    pub(crate) leases: Vec<Option<BlockLease>>,
+    /// By pool.
+    pub(crate) free: Vec<FreeBlocks>,
+    pub(crate) due: ShardDue,
+    /// One per block of all pools, shared by all shards; written for own blocks only.
+    pub(crate) block_due: DueArray,
+    pub(crate) gauges: ShardGauges,
+    wishes: Vec<PoolWishes>,
+    outbox: ArrayVec<BlockWish, 16>,
+    /// All blocks are lent to this shard: asking for more is useless.
+    sole: bool,
+    /// One owner thread: not `Sync`.
+    not_sync: PhantomData<Cell<()>>,
+}
+
+/// What a [`Shard`] is made of.
+pub struct ShardParts {
+    /// Number of the shard.
+    pub id: u16,
+    /// Number of shards.
+    pub shards: u16,
+    /// Where external addresses and blocks are.
+    pub space: Arc<ExternalSpace>,
+    /// Memory for the tables.
+    pub memory: ShardMemory,
+    /// Deadline words of all blocks, shared by all shards.
+    pub block_due: DueArray,
+    /// 48 bytes of entropy: hash key and port choice.
+    pub entropy: [u8; 48],
+}
+
+impl Shard {
+    /// A shard without blocks; housekeeping lends them.
+    pub fn new(config: &Config, parts: ShardParts) -> Self {
+        let ShardParts { id, shards, space, memory, block_due, entropy } = parts;
+        let mut hash_entropy = [0; 16];
+        hash_entropy.copy_from_slice(&entropy[..16]);
+        let mut seed = [0; 32];
+        seed.copy_from_slice(&entropy[16..]);
+        let groups = config.groups().iter().flat_map(|group| {
+            group.ranges().iter().map(|range| Group {
+                first: u32::from(range.network()),
+                last: u32::from(range.broadcast()),
+                pool: group.pool() as u16,
+            })
+        });
+        let free = space
+            .pools()
+            .iter()
+            .map(|pool| FreeBlocks::new(pool.addresses.len(), pool.blocks_per_address as usize));
+        let wishes = space.pools().iter().map(|pool| PoolWishes {
+            any: Wish::default(),
+            at: vec![Wish::default(); pool.addresses.len()],
+        });
+        Self {
+            id,
+            groups: groups.collect(),
+            timeouts: Timeouts::new(config.timeouts()),
+            hairpinning: config.hairpinning(),
+            key: HashKey::new(hash_entropy),
+            random: ChaCha12Rng::from_seed(seed),
+            due: ShardDue {
+                mappings: DueArray::new(memory.mappings.len()),
+                sessions: DueArray::new(memory.sessions.len()),
+            },
+            mappings: Slab::new(memory.mappings),
+            mapping_index: Index::new(memory.mapping_index),
+            sessions: Slab::new(memory.sessions),
+            session_index: Index::new(memory.session_index),
+            subscribers: Slab::new(memory.subscribers),
+            subscriber_index: Index::new(memory.subscriber_index),
+            leases: (0..space.blocks()).map(|_| None).collect(),
+            free: free.collect(),
+            block_due,
+            gauges: ShardGauges::default(),
+            wishes: wishes.collect(),
+            outbox: ArrayVec::new(),
+            sole: shards == 1,
+            not_sync: PhantomData,
+            space,
+        }
+    }
+
+    /// Number of the shard.
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// Deadline words for housekeeping.
+    pub fn due(&self) -> ShardDue {
+        self.due.clone()
+    }
+
+    /// Counts as of now.
+    pub fn gauges(&self) -> ShardGauges {
+        self.gauges
+    }
+
+    /// Pool for a source address: the first group whose ranges hold it.
+    pub(crate) fn pool_of(&self, address: u32) -> Option<u16> {
+        self.groups
+            .iter()
+            .find(|group| (group.first..=group.last).contains(&address))
+            .map(|group| group.pool)
+    }
+
+    /// Takes a lease from housekeeping.
+    pub fn adopt(&mut self, mut lease: BlockLease) {
+        let (block, pool, address) = (lease.id(), lease.pool(), lease.address_index());
+        lease.set_shard(self.id);
+        self.leases[block as usize] = Some(lease);
+        self.free[usize::from(pool)].add(address, block);
+        self.gauges.blocks_free += 1;
+        let wishes = &mut self.wishes[usize::from(pool)];
+        wishes.any = Wish::default();
+        wishes.at[address as usize] = Wish::default();
+    }
+
+    /// Gives back up to `count` free blocks, at most half of what is free (rounded up), so
+    /// that a shard that is asked keeps some for its own next subscriber.
+    pub fn give_back(&mut self, wish: BlockWish, count: usize) -> ArrayVec<BlockLease, SLICE> {
+        let free = &mut self.free[usize::from(wish.pool)];
+        let held = wish.address.map_or(free.count(), |address| free.count_at(address));
+        let mut leases = ArrayVec::new();
+        for _ in 0..held.div_ceil(2).min(count).min(SLICE) {
+            let block = match wish.address {
+                Some(address) => free.take_at(address, &mut self.random),
+                None => free.take_any(&mut self.random).map(|(_, block)| block),
+            };
+            let Some(mut lease) = block.and_then(|block| self.leases[block as usize].take()) else {
+                break;
+            };
+            lease.set_shard(HOUSEKEEPING);
+            self.gauges.blocks_free -= 1;
+            leases.push(lease);
+        }
+        leases
+    }
+
+    /// Housekeeping has no block for `wish`.
+    pub fn denied(&mut self, wish: BlockWish, now: Tick) {
+        let until = Some(Tick(now.0.wrapping_add(DENIAL_TICKS)));
+        *self.wish_mut(wish) = Wish { outstanding: false, denied_until: until };
+    }
+
+    /// Wishes that have come up since the last call.
+    pub fn take_wishes(&mut self) -> ArrayVec<BlockWish, 16> {
+        std::mem::take(&mut self.outbox)
+    }
+
+    /// Asks housekeeping for blocks unless that is useless; says whether an answer is due.
+    pub(crate) fn ask_for_blocks(&mut self, wish: BlockWish, now: Tick) -> bool {
+        if self.sole {
+            return false;
+        }
+        let outbox_full = self.outbox.is_full();
+        let state = self.wish_mut(wish);
+        if state.outstanding {
+            return true;
+        }
+        if state.denied_until.is_some_and(|until| now.before(until)) || outbox_full {
+            return false;
+        }
+        *state = Wish { outstanding: true, denied_until: None };
+        self.outbox.push(wish);
+        true
+    }
+
+    /// Asks early when a pool runs low here.
+    pub(crate) fn mind_low_water(&mut self, pool: u16, now: Tick) {
+        if self.free[usize::from(pool)].count() < LOW_WATER {
+            self.ask_for_blocks(BlockWish { pool, address: None }, now);
+        }
+    }
+
+    fn wish_mut(&mut self, wish: BlockWish) -> &mut Wish {
+        let wishes = &mut self.wishes[usize::from(wish.pool)];
+        match wish.address {
+            Some(address) => &mut wishes.at[address as usize],
+            None => &mut wishes.any,
+        }
+    }
+
+    /// Ports of all blocks that this shard holds, by use. Reads every port: not for the
+    /// packet path.
+    pub fn port_census(&self, now: Tick) -> PortCensus {
+        let mut census = PortCensus::default();
+        for lease in self.leases.iter().flatten() {
+            census += lease.census(now);
+        }
+        census
+    }
+
+    /// Every mapping as (protocol, internal, external), for reports. Not for the packet path.
+    pub fn mapping_list(
+        &self,
+    ) -> impl Iterator<Item = (Protocol, InternalEndpoint, crate::endpoint::ExternalEndpoint)> {
+        self.mappings.iter().map(|(_, mapping)| {
+            let key = mapping.key();
+            (key.protocol, key.internal, mapping.external())
+        })
+    }
+
+    /// Every block in use as (subscriber address, external address, first port, last port).
+    pub fn block_list(&self) -> impl Iterator<Item = (Ipv4Addr, Ipv4Addr, u16, u16)> {
+        self.subscribers.iter().flat_map(|(_, subscriber)| {
+            let pool = &self.space.pools()[usize::from(subscriber.pool)];
+            let external = self.space.address(subscriber.pool, subscriber.paired);
+            let internal = Ipv4Addr::from(subscriber.address);
+            subscriber.blocks().iter().map(move |block| {
+                let first = pool.first_port_of(*block);
+                (internal, Ipv4Addr::from(external), first, first + (pool.block_size - 1))
+            })
+        })
+    }
+
+    /// Checks what must always be true across the tables; for tests, reads everything.
+    ///
+    /// # Errors
+    /// A sentence that names the first violation.
+    pub fn audit(&self, now: Tick) -> Result<(), String> {
+        let mut used = 0;
+        for (slot, mapping) in self.mappings.iter() {
+            let name = format!("mapping {slot} ({})", mapping.external());
+            if mapping.shard != self.id {
+                return Err(format!("{name} belongs to shard {}", mapping.shard));
+            }
+            let Some(lease) = &self.leases[mapping.block as usize] else {
+                return Err(format!("{name}: block {} is not lent here", mapping.block));
+            };
+            let key = mapping.key();
+            let found = lease.port_use(key.protocol, mapping.external_port);
+            if found != crate::table::port_block::PortUse::Mapping(slot) {
+                return Err(format!("{name}: its port slot says {found:?}"));
+            }
+            if lease.subscriber() != Some(mapping.subscriber) {
+                return Err(format!("{name}: its block is held by {:?}", lease.subscriber()));
+            }
+            let hash = self.key.hash(key.packed());
+            if self.mapping_index.find(hash, |found| found == slot) != Some(slot) {
+                return Err(format!("{name} is not in the index"));
+            }
+            if !self.due.mappings.is_armed(slot as usize) && mapping.further_sessions == 0 {
+                return Err(format!("{name} would never expire"));
+            }
+            used += 1;
+        }
+        let counted: u64 = self.gauges.mappings.iter().sum();
+        let census = self.port_census(now);
+        if used != counted || used != census.used {
+            return Err(format!("{used} mappings, {counted} counted, {} ports used", census.used));
+        }
+        for (slot, session) in self.sessions.iter() {
+            if self.mappings.live(session.mapping, session.mapping_generation).is_none() {
+                return Err(format!("session {slot} hangs from no mapping"));
+            }
+            if !self.due.sessions.is_armed(slot as usize) {
+                return Err(format!("session {slot} would never expire"));
+            }
+        }
+        let mut blocks = 0;
+        for (slot, subscriber) in self.subscribers.iter() {
+            let mine = self.mappings.iter().filter(|(_, m)| m.subscriber == slot).count() as u32;
+            if mine != subscriber.mappings {
+                return Err(format!(
+                    "subscriber {slot}: {mine} mappings of {}",
+                    subscriber.mappings
+                ));
+            }
+            for block in subscriber.blocks() {
+                let holder = self.leases[*block as usize].as_ref().map(BlockLease::subscriber);
+                if holder != Some(Some(slot)) {
+                    return Err(format!("subscriber {slot}: block {block} is held by {holder:?}"));
+                }
+                let lease = self.leases[*block as usize].as_ref();
+                if lease.is_some_and(|l| !l.in_use() && !self.block_due.is_armed(*block as usize)) {
+                    return Err(format!("block {block} is idle and would never be released"));
+                }
+                blocks += 1;
+            }
+        }
+        let free: usize = self.free.iter().map(FreeBlocks::count).sum();
+        let held = self.leases.iter().flatten().count();
+        if blocks + free != held || free as u64 != self.gauges.blocks_free {
+            return Err(format!("{blocks} blocks in use and {free} free, {held} lent"));
+        }
+        Ok(())
+    }
+}
+
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Shard>();
+};

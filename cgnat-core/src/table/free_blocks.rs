@@ -1,0 +1,118 @@
+//! The free port blocks of one pool that a shard (or housekeeping) has at hand.
+//!
+//! Blocks are kept per external address, because a subscriber's blocks all come from its
+//! paired address. Taking is random: which address and block a new subscriber gets cannot
+//! be guessed from the ones before.
+
+use rand_chacha::rand_core::RngCore;
+
+/// Free blocks by address index of the pool.
+pub struct FreeBlocks {
+    by_address: Vec<Vec<u32>>,
+    /// Address indexes with at least one free block, in no order.
+    available: Vec<u32>,
+    /// Place of each address in `available`; `ABSENT` if it has none.
+    place: Vec<u32>,
+    count: usize,
+}
+
+const ABSENT: u32 = u32::MAX;
+
+impl FreeBlocks {
+    /// None free yet. Room for all blocks is made here; nothing allocates later.
+    pub fn new(addresses: usize, blocks_per_address: usize) -> Self {
+        Self {
+            by_address: (0..addresses).map(|_| Vec::with_capacity(blocks_per_address)).collect(),
+            available: Vec::with_capacity(addresses),
+            place: vec![ABSENT; addresses],
+            count: 0,
+        }
+    }
+
+    /// Free blocks in all.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Free blocks of one address.
+    pub fn count_at(&self, address: u32) -> usize {
+        self.by_address[address as usize].len()
+    }
+
+    /// Adds a free block of `address`.
+    pub fn add(&mut self, address: u32, block: u32) {
+        let blocks = &mut self.by_address[address as usize];
+        debug_assert!(!blocks.contains(&block));
+        blocks.push(block);
+        self.count += 1;
+        if blocks.len() == 1 {
+            self.place[address as usize] = self.available.len() as u32;
+            self.available.push(address);
+        }
+    }
+
+    /// Takes a random free block of `address`.
+    pub fn take_at(&mut self, address: u32, random: &mut impl RngCore) -> Option<u32> {
+        let blocks = &mut self.by_address[address as usize];
+        if blocks.is_empty() {
+            return None;
+        }
+        let block = blocks.swap_remove(below(random, blocks.len()));
+        self.count -= 1;
+        if blocks.is_empty() {
+            let place = self.place[address as usize] as usize;
+            self.available.swap_remove(place);
+            self.place[address as usize] = ABSENT;
+            if let Some(moved) = self.available.get(place) {
+                self.place[*moved as usize] = place as u32;
+            }
+        }
+        Some(block)
+    }
+
+    /// Takes a random free block of the better of two random addresses, so that addresses
+    /// fill evenly and a new subscriber finds room for its further blocks.
+    pub fn take_any(&mut self, random: &mut impl RngCore) -> Option<(u32, u32)> {
+        if self.available.is_empty() {
+            return None;
+        }
+        let one = self.available[below(random, self.available.len())];
+        let two = self.available[below(random, self.available.len())];
+        let address = if self.count_at(two) > self.count_at(one) { two } else { one };
+        self.take_at(address, random).map(|block| (address, block))
+    }
+}
+
+/// A uniform number below `bound`, by multiplication (bias under 2^-32 * bound).
+pub fn below(random: &mut impl RngCore, bound: usize) -> usize {
+    ((u64::from(random.next_u32()) * bound as u64) >> 32) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::SeedableRng;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_block_is_given_once() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let mut free = FreeBlocks::new(5, 7);
+        for block in 0..35 {
+            free.add(block / 7, block);
+        }
+        let mut seen = BTreeSet::new();
+        for _ in 0..3 {
+            let block = free.take_at(2, &mut random).expect("seven there");
+            assert!((14..21).contains(&block) && seen.insert(block));
+        }
+        while let Some((address, block)) = free.take_any(&mut random) {
+            assert_eq!(address, block / 7);
+            assert!(seen.insert(block));
+        }
+        assert_eq!(seen.len(), 35);
+        assert_eq!(free.count(), 0);
+        assert_eq!(free.take_at(0, &mut random), None);
+    }
+}

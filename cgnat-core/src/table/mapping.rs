@@ -1,0 +1,150 @@
+//! Mappings: internal endpoint <-> external endpoint, the truth for translation.
+//!
+//! One cache line each, with the first TCP session inside, so a hit reads one line. UDP and
+//! ICMP mappings carry their own idle deadline (filtering is endpoint independent, so there
+//! is no state per peer); a TCP mapping lives as long as it has a session.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::endpoint::{
+    ExternalAddress, ExternalEndpoint, FlowKey, InternalAddress, InternalEndpoint, Protocol,
+};
+use crate::packet::checksum::Delta;
+use crate::packet::rewrite::NewEndpoint;
+use crate::table::session::Peer;
+use crate::table::slab::impl_record;
+use crate::time::Tick;
+
+/// One mapping, 64 bytes.
+#[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C, align(64))]
+pub struct Mapping {
+    pub(crate) generation: u32,
+    pub(crate) internal_address: u32,
+    pub(crate) external_address: u32,
+    pub(crate) internal_port: u16,
+    pub(crate) external_port: u16,
+    /// Shard that owns the record.
+    pub(crate) shard: u16,
+    /// [`Protocol`] as a number.
+    pub(crate) protocol: u8,
+    reserved: [u8; 13],
+    /// Port block that the external port is from.
+    pub(crate) block: u32,
+    /// Slot of the subscriber.
+    pub(crate) subscriber: u32,
+    /// Checksum deltas of the outbound direction; inbound is their inverse.
+    address_delta: u16,
+    port_delta: u16,
+    /// Idle deadline of the mapping (UDP, ICMP) or of the session inside (TCP).
+    pub(crate) deadline: u32,
+    /// The session inside; its state is `State::None` when there is none.
+    pub(crate) first: Peer,
+    /// Sessions of this mapping in the session table.
+    pub(crate) further_sessions: u32,
+    /// Free list.
+    next: u32,
+}
+
+const _: () = assert!(size_of::<Mapping>() == 64);
+
+impl_record!(Mapping, next);
+
+impl Mapping {
+    /// Fills a record that was just allocated.
+    pub fn establish(
+        &mut self,
+        shard: u16,
+        key: FlowKey,
+        external: ExternalEndpoint,
+        block: u32,
+        subscriber: u32,
+    ) {
+        let change = NewEndpoint::between(
+            (key.internal.address.0, key.internal.port),
+            (external.address.0, external.port),
+        );
+        self.internal_address = key.internal.address.0;
+        self.internal_port = key.internal.port;
+        self.external_address = external.address.0;
+        self.external_port = external.port;
+        self.shard = shard;
+        self.protocol = key.protocol as u8;
+        self.block = block;
+        self.subscriber = subscriber;
+        self.address_delta = change.address_delta.stored();
+        self.port_delta = change.port_delta.stored();
+        self.deadline = 0;
+        self.first = Peer::NONE;
+        self.further_sessions = 0;
+    }
+
+    /// Internal endpoint and protocol.
+    ///
+    /// # Panics
+    /// If the record was never established; slots come from the index, which holds only
+    /// established ones.
+    pub fn key(&self) -> FlowKey {
+        FlowKey {
+            internal: InternalEndpoint {
+                address: InternalAddress(self.internal_address),
+                port: self.internal_port,
+            },
+            protocol: Protocol::from_record(self.protocol).expect("written by establish"),
+        }
+    }
+
+    /// Whether this is the mapping of `key`.
+    #[inline]
+    pub fn is_for(&self, key: FlowKey) -> bool {
+        self.internal_address == key.internal.address.0
+            && self.internal_port == key.internal.port
+            && self.protocol == key.protocol as u8
+    }
+
+    /// External endpoint.
+    pub fn external(&self) -> ExternalEndpoint {
+        ExternalEndpoint {
+            address: ExternalAddress(self.external_address),
+            port: self.external_port,
+        }
+    }
+
+    /// How to rewrite the source of an outbound packet.
+    #[inline]
+    pub fn outbound_rewrite(&self) -> NewEndpoint {
+        NewEndpoint {
+            address: self.external_address,
+            port: self.external_port,
+            address_delta: Delta::from_stored(self.address_delta),
+            port_delta: Delta::from_stored(self.port_delta),
+        }
+    }
+
+    /// How to rewrite the destination of an inbound packet.
+    #[inline]
+    pub fn inbound_rewrite(&self) -> NewEndpoint {
+        NewEndpoint {
+            address: self.internal_address,
+            port: self.internal_port,
+            address_delta: Delta::from_stored(self.address_delta).inverse(),
+            port_delta: Delta::from_stored(self.port_delta).inverse(),
+        }
+    }
+
+    /// Whether the mapping has ended by `now`, whatever housekeeping has seen of it.
+    #[inline]
+    pub fn is_expired(&self, now: Tick) -> bool {
+        if self.protocol == Protocol::Tcp as u8 {
+            self.further_sessions == 0 && (self.first.is_none() || self.first_expired(now))
+        } else {
+            now.reached(Tick(self.deadline))
+        }
+    }
+
+    /// Whether the session inside, if any, has ended by `now`.
+    #[inline]
+    pub fn first_expired(&self, now: Tick) -> bool {
+        now.reached(Tick(self.deadline))
+    }
+}

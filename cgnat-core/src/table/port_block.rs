@@ -1,0 +1,432 @@
+//! Port blocks: which external port belongs to which mapping, and which ports rest.
+//!
+//! A [`BlockLease`] is the right to use one block. It is a value that cannot be copied and
+//! owns the block's memory, so a block has exactly one owner by type: housekeeping lends a
+//! block by sending the lease to a worker and gets it back the same way. Each lease has one
+//! port space per protocol (RFC 7857 section 5).
+//!
+//! A port slot is one 32-bit word: 0 is free; with the top bit clear it is mapping slot + 1;
+//! with the top bit set the port rests (RFC 6888 REQ-8) until the tick in the other bits.
+//! Invariants, per protocol: (1) a bit of `taken` is set exactly if the slot is not 0;
+//! (2) `used + resting` = bits set; (3) no resting port is due before `next_due`.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::endpoint::Protocol;
+use crate::policy::port_choice::nth_zero;
+use crate::time::{TICKS_PER_SECOND, Tick};
+
+/// Owner of a block that no worker holds.
+pub const HOUSEKEEPING: u16 = u16::MAX;
+
+/// No subscriber holds the block.
+pub const NO_SUBSCRIBER: u32 = u32::MAX;
+
+const RESTING: u32 = 1 << 31;
+
+/// The fixed part of a block, one cache line.
+#[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C, align(64))]
+pub struct BlockRecord {
+    /// Grows by one each time a subscriber gets or gives back the block; odd while held.
+    pub(crate) generation: u32,
+    /// Slot of the subscriber in the owner's shard, or [`NO_SUBSCRIBER`].
+    pub(crate) subscriber: u32,
+    /// Number of the block among all blocks of all pools.
+    pub(crate) id: u32,
+    /// Index of the external address in the pool.
+    pub(crate) address_index: u32,
+    /// Shard that holds the lease, or [`HOUSEKEEPING`].
+    pub(crate) shard: u16,
+    pub(crate) pool: u16,
+    pub(crate) first_port: u16,
+    pub(crate) size: u16,
+    used: [u16; Protocol::COUNT],
+    resting: [u16; Protocol::COUNT],
+    /// No resting port is due before this tick.
+    next_due: [u32; Protocol::COUNT],
+    /// The last resting port is due at this tick.
+    last_due: u32,
+    /// Tick before which due ports are not looked for again.
+    next_reclaim: u32,
+    reserved: [u8; 8],
+}
+
+const _: () = assert!(size_of::<BlockRecord>() == 64);
+
+/// Ports of a block or of many, by what they are doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PortCensus {
+    /// Ports that could be given to a mapping now.
+    pub free: u64,
+    /// Ports of live mappings.
+    pub used: u64,
+    /// Ports that rest.
+    pub resting: u64,
+}
+
+impl PortCensus {
+    /// All ports.
+    pub fn total(self) -> u64 {
+        self.free + self.used + self.resting
+    }
+}
+
+impl std::ops::AddAssign for PortCensus {
+    fn add_assign(&mut self, other: Self) {
+        self.free += other.free;
+        self.used += other.used;
+        self.resting += other.resting;
+    }
+}
+
+/// What a port slot holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortUse {
+    /// Nothing.
+    Free,
+    /// The mapping in this slot.
+    Mapping(u32),
+    /// It rests.
+    Resting,
+}
+
+/// The right to use one block, with its memory.
+pub struct BlockLease {
+    record: &'static mut BlockRecord,
+    taken: &'static mut [u64],
+    slots: &'static mut [u32],
+}
+
+impl BlockLease {
+    /// A lease over zeroed memory of the right sizes, see [`words_for`] and [`slots_for`].
+    ///
+    /// # Panics
+    /// If the sizes do not belong to `size`.
+    pub fn new(
+        record: &'static mut BlockRecord,
+        taken: &'static mut [u64],
+        slots: &'static mut [u32],
+        (id, pool, address_index): (u32, u16, u32),
+        (first_port, size): (u16, u16),
+    ) -> Self {
+        assert_eq!(taken.len(), words_for(size));
+        assert_eq!(slots.len(), slots_for(size));
+        record.id = id;
+        record.pool = pool;
+        record.address_index = address_index;
+        record.first_port = first_port;
+        record.size = size;
+        record.subscriber = NO_SUBSCRIBER;
+        record.shard = HOUSEKEEPING;
+        Self { record, taken, slots }
+    }
+
+    /// Number of the block among all blocks.
+    pub fn id(&self) -> u32 {
+        self.record.id
+    }
+
+    /// Index of its pool.
+    pub fn pool(&self) -> u16 {
+        self.record.pool
+    }
+
+    /// Index of its external address in the pool.
+    pub fn address_index(&self) -> u32 {
+        self.record.address_index
+    }
+
+    /// Shard that holds the lease.
+    pub fn shard(&self) -> u16 {
+        self.record.shard
+    }
+
+    /// Notes who holds the lease.
+    pub fn set_shard(&mut self, shard: u16) {
+        self.record.shard = shard;
+    }
+
+    /// Generation; odd while a subscriber holds the block.
+    pub fn generation(&self) -> u32 {
+        self.record.generation
+    }
+
+    /// Slot of the subscriber that holds the block.
+    pub fn subscriber(&self) -> Option<u32> {
+        (self.record.subscriber != NO_SUBSCRIBER).then_some(self.record.subscriber)
+    }
+
+    /// Gives the block to a subscriber.
+    ///
+    /// # Panics
+    /// If one holds it already: one block with two owners is what must never be.
+    pub fn hold(&mut self, subscriber: u32) {
+        assert_eq!(self.record.subscriber, NO_SUBSCRIBER, "block {} is held twice", self.id());
+        self.record.subscriber = subscriber;
+        self.record.generation = self.record.generation.wrapping_add(1);
+        self.record.next_reclaim = 0;
+    }
+
+    /// Takes the block back from its subscriber; every port is free afterwards.
+    ///
+    /// # Panics
+    /// If a mapping uses one of its ports.
+    pub fn release(&mut self) {
+        assert!(!self.in_use(), "block {} is released while mappings use it", self.id());
+        self.record.subscriber = NO_SUBSCRIBER;
+        self.record.generation = self.record.generation.wrapping_add(1);
+        self.taken.fill(0);
+        self.slots.fill(0);
+        self.record.resting = [0; Protocol::COUNT];
+    }
+
+    /// Whether any mapping uses one of its ports.
+    pub fn in_use(&self) -> bool {
+        self.record.used != [0; Protocol::COUNT]
+    }
+
+    /// When the last resting port is due; meaningful if one rests.
+    pub fn last_due(&self) -> Tick {
+        Tick(self.record.last_due)
+    }
+
+    /// Whether no port is used and none still rests at `now`.
+    pub fn is_idle(&self, now: Tick) -> bool {
+        let resting = self.record.resting != [0; Protocol::COUNT];
+        !self.in_use() && (!resting || now.reached(self.last_due()))
+    }
+
+    /// What the slot of `port` holds; `port` lies in the block.
+    #[inline]
+    pub fn port_use(&self, protocol: Protocol, port: u16) -> PortUse {
+        let word = self.slots[self.slot_of(protocol, port)];
+        if word == 0 {
+            PortUse::Free
+        } else if word & RESTING != 0 {
+            PortUse::Resting
+        } else {
+            PortUse::Mapping(word - 1)
+        }
+    }
+
+    /// Takes a uniformly random free port for a mapping; `random` is 32 random bits.
+    ///
+    /// Ports whose rest is over are returned first, at most once per second, because that
+    /// reads the whole slot array; and always when nothing else is free.
+    pub fn take_port(
+        &mut self,
+        protocol: Protocol,
+        mapping: u32,
+        random: u32,
+        now: Tick,
+    ) -> Option<u16> {
+        let p = protocol as usize;
+        if self.record.resting[p] > 0 && now.reached(Tick(self.record.next_due[p])) {
+            let free = self.record.size - self.record.used[p] - self.record.resting[p];
+            if free == 0 || now.reached(Tick(self.record.next_reclaim)) {
+                self.reclaim(protocol, now);
+                self.record.next_reclaim = now.0.wrapping_add(TICKS_PER_SECOND);
+            }
+        }
+        let free = self.record.size - self.record.used[p] - self.record.resting[p];
+        if free == 0 {
+            return None;
+        }
+        let wanted = ((u64::from(random) * u64::from(free)) >> 32) as u32;
+        let words = usize::from(self.record.size) / 64;
+        let taken = &mut self.taken[p * words..(p + 1) * words];
+        let offset = nth_zero(taken, wanted)?;
+        taken[offset / 64] |= 1 << (offset % 64);
+        self.record.used[p] += 1;
+        let port = self.record.first_port + offset as u16;
+        let slot = self.slot_of(protocol, port);
+        self.slots[slot] = mapping + 1;
+        Some(port)
+    }
+
+    /// Ends the use of `port`: it rests until `due`, or is free at once if `due` is `None`.
+    ///
+    /// # Panics
+    /// If no mapping uses it.
+    pub fn end_port(&mut self, protocol: Protocol, port: u16, due: Option<Tick>) {
+        let p = protocol as usize;
+        let slot = self.slot_of(protocol, port);
+        let word = self.slots[slot];
+        assert!(word != 0 && word & RESTING == 0, "port {port} is not in use");
+        self.record.used[p] -= 1;
+        let Some(due) = due else {
+            self.slots[slot] = 0;
+            self.clear_taken(protocol, port);
+            return;
+        };
+        // 31 bits of the tick: compared modulo 2^31, right within 3.4 years.
+        self.slots[slot] = RESTING | due.0 & !RESTING;
+        if self.record.resting[p] == 0 {
+            self.record.next_due[p] = due.0;
+        }
+        let none_rested = self.record.resting == [0; Protocol::COUNT];
+        if none_rested || self.last_due().before(due) {
+            self.record.last_due = due.0;
+        }
+        self.record.resting[p] += 1;
+    }
+
+    /// Ports of the block by use at `now`.
+    pub fn census(&self, now: Tick) -> PortCensus {
+        let mut census = PortCensus::default();
+        for word in self.slots.iter().copied() {
+            if word == 0 || word & RESTING != 0 && rest_is_over(word, now) {
+                census.free += 1;
+            } else if word & RESTING != 0 {
+                census.resting += 1;
+            } else {
+                census.used += 1;
+            }
+        }
+        census
+    }
+
+    /// Frees the ports of `protocol` whose rest is over. One pass over the slots.
+    fn reclaim(&mut self, protocol: Protocol, now: Tick) {
+        let p = protocol as usize;
+        let size = usize::from(self.record.size);
+        let mut next: Option<u32> = None;
+        for offset in 0..size {
+            let word = self.slots[p * size + offset];
+            if word & RESTING == 0 {
+                continue;
+            }
+            if rest_is_over(word, now) {
+                self.slots[p * size + offset] = 0;
+                self.taken[p * size / 64 + offset / 64] &= !(1 << (offset % 64));
+                self.record.resting[p] -= 1;
+            } else {
+                let left = (word & !RESTING).wrapping_sub(now.0) & !RESTING;
+                let due = now.0.wrapping_add(left);
+                next = Some(next.map_or(due, |n| if Tick(due).before(Tick(n)) { due } else { n }));
+            }
+        }
+        self.record.next_due[p] = next.unwrap_or(now.0);
+    }
+
+    fn clear_taken(&mut self, protocol: Protocol, port: u16) {
+        let offset = usize::from(port - self.record.first_port);
+        let words = usize::from(self.record.size) / 64;
+        self.taken[protocol as usize * words + offset / 64] &= !(1 << (offset % 64));
+    }
+
+    fn slot_of(&self, protocol: Protocol, port: u16) -> usize {
+        protocol as usize * usize::from(self.record.size)
+            + usize::from(port - self.record.first_port)
+    }
+}
+
+/// Whether the tick in a resting word has come.
+fn rest_is_over(word: u32, now: Tick) -> bool {
+    now.0.wrapping_sub(word) & !RESTING < 1 << 30
+}
+
+/// 64-bit words of the `taken` bitmap of a block of `size` ports.
+pub const fn words_for(size: u16) -> usize {
+    Protocol::COUNT * size as usize / 64
+}
+
+/// Port slots of a block of `size` ports.
+pub const fn slots_for(size: u16) -> usize {
+    Protocol::COUNT * size as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::memory::records;
+    use std::collections::BTreeSet;
+
+    fn lease(size: u16) -> BlockLease {
+        BlockLease::new(
+            &mut records::<BlockRecord>(1)[0],
+            records(words_for(size)),
+            records(slots_for(size)),
+            (0, 0, 0),
+            (1024, size),
+        )
+    }
+
+    #[test]
+    fn every_port_is_given_once_and_then_none() {
+        let mut lease = lease(128);
+        lease.hold(1);
+        let now = Tick(1000);
+        let mut ports = BTreeSet::new();
+        for n in 0..128u32 {
+            let random = n.wrapping_mul(0x9e37_79b9);
+            let port = lease.take_port(Protocol::Udp, n, random, now).expect("a free port");
+            assert!((1024..1152).contains(&port) && ports.insert(port));
+            assert_eq!(lease.port_use(Protocol::Udp, port), PortUse::Mapping(n));
+            assert_eq!(lease.port_use(Protocol::Tcp, port), PortUse::Free);
+        }
+        assert_eq!(lease.take_port(Protocol::Udp, 0, 5, now), None);
+        assert!(lease.take_port(Protocol::Tcp, 0, 5, now).is_some());
+        assert_eq!(lease.census(now), PortCensus { free: 2 * 128 - 1, used: 129, resting: 0 });
+    }
+
+    #[test]
+    fn a_port_rests_until_its_tick_and_the_block_is_idle_after_the_last() {
+        let mut lease = lease(64);
+        lease.hold(1);
+        let now = Tick(u32::MAX - 300);
+        let ports: Vec<_> =
+            (0..64).map(|n| lease.take_port(Protocol::Tcp, n, n, now).expect("free")).collect();
+        for (n, port) in ports.iter().enumerate() {
+            let due = Tick(now.0.wrapping_add(1200 + n as u32));
+            lease.end_port(Protocol::Tcp, *port, Some(due));
+        }
+        assert!(!lease.in_use());
+        let at = |ticks: u32| Tick(now.0.wrapping_add(ticks));
+        assert_eq!(lease.take_port(Protocol::Tcp, 7, 9, at(1199)), None);
+        assert_eq!(lease.take_port(Protocol::Tcp, 7, 9, at(1200)), Some(ports[0]));
+        lease.end_port(Protocol::Tcp, ports[0], None);
+        assert!(!lease.is_idle(at(1262)));
+        assert!(lease.is_idle(at(1263)));
+        assert_eq!(lease.census(at(1210)), PortCensus { free: 139, used: 0, resting: 53 });
+        lease.release();
+        assert_eq!(lease.census(at(0)), PortCensus { free: 192, used: 0, resting: 0 });
+    }
+
+    #[test]
+    fn the_choice_is_uniform_over_the_free_ports_of_a_nearly_full_block() {
+        let mut lease = lease(64);
+        lease.hold(1);
+        let mut taken = Vec::new();
+        for n in 0..60u32 {
+            taken.push(lease.take_port(Protocol::Tcp, n, n << 20, Tick(0)).expect("free"));
+        }
+        let mut seen = std::collections::BTreeMap::new();
+        for n in 0..4000u32 {
+            let random = n.wrapping_mul(0x9e37_79b9).rotate_left(7).wrapping_mul(0x85eb_ca6b);
+            let port = lease.take_port(Protocol::Tcp, 99, random, Tick(0)).expect("four free");
+            *seen.entry(port).or_insert(0) += 1;
+            lease.end_port(Protocol::Tcp, port, None);
+        }
+        assert_eq!(seen.len(), 4);
+        assert!(seen.values().all(|count| (800..1200).contains(count)), "{seen:?}");
+    }
+
+    #[test]
+    #[should_panic(expected = "held twice")]
+    fn a_block_cannot_be_held_by_two_subscribers() {
+        let mut lease = lease(64);
+        lease.hold(1);
+        lease.hold(2);
+    }
+
+    #[test]
+    #[should_panic(expected = "while mappings use it")]
+    fn a_block_in_use_cannot_be_released() {
+        let mut lease = lease(64);
+        lease.hold(1);
+        lease.take_port(Protocol::Tcp, 0, 0, Tick(0));
+        lease.release();
+    }
+}

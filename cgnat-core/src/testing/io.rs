@@ -1,0 +1,178 @@
+//! Ports and hand-off rings in memory.
+
+use std::collections::VecDeque;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::time::Instant;
+use crate::worker::io::{Burst, NOTE_BYTES, PacketBuf, PacketIo};
+
+/// Free bytes before a frame.
+const HEADROOM: usize = 64;
+
+/// Packets that a hand-off ring holds.
+const RING: usize = 1024;
+
+/// A frame on the heap.
+#[derive(Debug, Clone)]
+pub struct MemoryPacket {
+    buffer: Vec<u8>,
+    start: usize,
+    note: [u8; NOTE_BYTES],
+    captured_at: Option<Instant>,
+    whole: bool,
+}
+
+impl MemoryPacket {
+    /// A packet that holds `frame`.
+    pub fn new(frame: &[u8]) -> Self {
+        let mut buffer = vec![0xee; HEADROOM];
+        buffer.extend_from_slice(frame);
+        Self { buffer, start: HEADROOM, note: [0; NOTE_BYTES], captured_at: None, whole: true }
+    }
+
+    /// The same packet with a capture time.
+    #[must_use]
+    pub fn captured(mut self, at: Instant) -> Self {
+        self.captured_at = Some(at);
+        self
+    }
+
+    /// The same packet as the first segment of a larger one.
+    #[must_use]
+    pub fn segmented(mut self) -> Self {
+        self.whole = false;
+        self
+    }
+}
+
+impl PacketBuf for MemoryPacket {
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.start..]
+    }
+
+    fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    fn cut_front(&mut self, n: usize) {
+        self.start += n;
+    }
+
+    fn grow_front(&mut self, n: usize) -> bool {
+        if n > self.start {
+            return false;
+        }
+        self.start -= n;
+        true
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.buffer.truncate(self.start + len);
+    }
+
+    fn fill(&mut self, len: usize) -> bool {
+        self.buffer.truncate(self.start);
+        self.buffer.resize(self.start + len, 0);
+        true
+    }
+
+    fn note(&mut self) -> &mut [u8; NOTE_BYTES] {
+        &mut self.note
+    }
+
+    fn captured_at(&self) -> Option<Instant> {
+        self.captured_at
+    }
+}
+
+/// One worker's view of ports and rings in memory.
+pub struct MemoryIo {
+    received: Vec<VecDeque<MemoryPacket>>,
+    sent: Vec<VecDeque<MemoryPacket>>,
+    rings: Vec<Sender<MemoryPacket>>,
+    ring: Receiver<MemoryPacket>,
+    /// Frames that each port's transmit queue takes before it is full.
+    pub transmit_room: usize,
+}
+
+impl MemoryIo {
+    /// The views of `workers` workers on `ports` ports, connected by rings.
+    pub fn connected(workers: usize, ports: usize) -> Vec<MemoryIo> {
+        let ends: Vec<_> = (0..workers).map(|_| bounded(RING)).collect();
+        let rings: Vec<Sender<MemoryPacket>> = ends.iter().map(|(s, _)| s.clone()).collect();
+        ends.into_iter()
+            .map(|(_, ring)| MemoryIo {
+                received: vec![VecDeque::new(); ports],
+                sent: vec![VecDeque::new(); ports],
+                rings: rings.clone(),
+                ring,
+                transmit_room: usize::MAX,
+            })
+            .collect()
+    }
+
+    /// Lets a packet arrive at a port.
+    pub fn arrive(&mut self, port: usize, packet: MemoryPacket) {
+        self.received[port].push_back(packet);
+    }
+
+    /// Takes a frame that was sent out of a port.
+    pub fn take_sent(&mut self, port: usize) -> Option<MemoryPacket> {
+        self.sent[port].pop_front()
+    }
+
+    /// Puts a packet into the ring of a worker, bypassing all checks.
+    ///
+    /// # Panics
+    /// If the ring is full.
+    pub fn forge_handed(&self, worker: usize, packet: MemoryPacket) {
+        self.rings[worker].try_send(packet).expect("room in the ring");
+    }
+}
+
+impl PacketIo for MemoryIo {
+    type Packet = MemoryPacket;
+
+    fn receive(&mut self, port: usize, burst: &mut Burst<MemoryPacket>) {
+        while !burst.is_full() {
+            let Some(packet) = self.received[port].pop_front() else {
+                return;
+            };
+            burst.push(packet);
+        }
+    }
+
+    fn transmit(&mut self, port: usize, burst: &mut Burst<MemoryPacket>) {
+        let room = self.transmit_room.saturating_sub(self.sent[port].len());
+        let count = burst.len().min(room);
+        self.sent[port].extend(burst.drain(..count));
+    }
+
+    fn hand_off(&mut self, worker: u16, burst: &mut Burst<MemoryPacket>) {
+        while !burst.is_empty() {
+            let packet = burst.remove(0);
+            if let Err(error) = self.rings[usize::from(worker)].try_send(packet) {
+                burst.insert(0, error.into_inner());
+                return;
+            }
+        }
+    }
+
+    fn take_handed(&mut self, burst: &mut Burst<MemoryPacket>) {
+        while !burst.is_full() {
+            let Ok(packet) = self.ring.try_recv() else {
+                return;
+            };
+            burst.push(packet);
+        }
+    }
+
+    fn allocate(&mut self) -> Option<MemoryPacket> {
+        Some(MemoryPacket::new(&[]))
+    }
+}

@@ -1,0 +1,123 @@
+//! What becomes of a packet, and the named reasons for not forwarding it.
+//!
+//! Every reason has a counter (its place in [`DropReason::ALL`]), a name for output and a
+//! sentence for the operator; docs/counters.md lists them and a test holds the two together.
+
+/// Defines [`DropReason`] so that name and sentence cannot be forgotten.
+macro_rules! drop_reasons {
+    ($($variant:ident, $name:literal, $sentence:literal;)*) => {
+        /// Why a packet was not forwarded.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $(#[doc = $sentence] $variant,)*
+        }
+
+        impl DropReason {
+            /// How many reasons there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// All reasons, in the order of their counters.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$variant,)*];
+
+            /// Name in output and in metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(DropReason::$variant => $name,)* }
+            }
+
+            /// What it means and what to do, for the operator.
+            pub const fn sentence(self) -> &'static str {
+                match self { $(DropReason::$variant => $sentence,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    // What arrives at a port but is no IPv4 packet for us.
+    FrameShort, "frame-short", "The frame is shorter than its Ethernet or 802.1Q header.";
+    FrameNotForUs, "frame-not-for-us", "The destination MAC is neither the port's nor broadcast; normal on a hub or a promiscuous port.";
+    FrameSegmented, "frame-segmented", "The frame is larger than one packet buffer; jumbo frames are not supported in this version.";
+    VlanMismatch, "vlan-mismatch", "The 802.1Q id differs from the port's vlan, or a tag is missing or unexpected; check `vlan` of the port.";
+    Ipv6, "ipv6", "An IPv6 packet; this version translates IPv4 only.";
+    EtherTypeOther, "ethertype-other", "Neither IPv4, ARP nor IPv6 (for example LLDP or STP).";
+    ArpMalformed, "arp-malformed", "An ARP packet that is short or not for Ethernet and IPv4.";
+    // IPv4 header checks (RFC 1812 section 5.2.2).
+    IpShort, "ip-short", "The frame ends inside the IPv4 header.";
+    IpVersion, "ip-version", "The version field of an IPv4 frame is not 4.";
+    IpHeaderLength, "ip-header-length", "The IPv4 header length is under 20 bytes or beyond the packet.";
+    IpTotalLength, "ip-total-length", "The IPv4 total length is shorter than the header or longer than the frame.";
+    IpChecksum, "ip-checksum", "The IPv4 header checksum is wrong; look for a faulty link or card.";
+    SourceMartian, "source-martian", "The source can never be valid: 0/8, 127/8, multicast, class E or broadcast, or equal to the destination (LAND).";
+    DestinationMartian, "destination-martian", "The destination is never forwarded: 0/8, 127/8, multicast, class E or broadcast.";
+    Fragment, "fragment", "A fragment of an IPv4 packet; fragments are not translated in this version.";
+    ProtocolUnsupported, "protocol-unsupported", "An IP protocol other than TCP, UDP and ICMP; not translated in this version.";
+    TransportTruncated, "transport-truncated", "The packet ends inside the TCP, UDP or ICMP header, or a length field there is impossible.";
+    PortZero, "port-zero", "Source or destination port 0, which is reserved (RFC 4787 section 4.2.1 leaves it open).";
+    IcmpUnsupported, "icmp-unsupported", "An ICMP message other than an echo query; ICMP errors are not translated in this version.";
+    TtlExpired, "ttl-expired", "The time to live ran out here.";
+    ToUs, "to-us", "A packet for an own address that the box does not answer; only ARP and ping are.";
+    // Outbound.
+    SourceNotSubscriber, "source-not-subscriber", "The source on an internal port is in no subscriber range; check `subscribers`, or somebody spoofs.";
+    TcpNotSyn, "tcp-not-syn", "A TCP packet without a mapping that is not a SYN; usual after a restart or an expired session (RFC 5382 section 5).";
+    IcmpNoQuery, "icmp-no-query", "An echo reply without a mapping, or an echo request towards a mapping.";
+    NoRoute, "no-route", "No route and no next hop for the destination; check `next-hop` and `routes`.";
+    HairpinDisabled, "hairpin-disabled", "A subscriber sent to an external endpoint while `hairpinning` is false.";
+    // Refusals: nothing existing is ever taken for them (RFC 6888 REQ-11).
+    PoolExhausted, "pool-exhausted", "No free port block in the pool for a new subscriber; add addresses or lower `max-blocks`.";
+    AddressExhausted, "address-exhausted", "The subscriber's paired address has no free port block left (RFC 7857 section 4); add addresses.";
+    SubscriberPorts, "subscriber-ports", "The subscriber uses all ports of its `max-blocks` blocks; one host opens very many flows, or ports are resting.";
+    MappingTableFull, "mapping-table-full", "The shard's mapping table is full; raise `max-mappings`.";
+    SessionTableFull, "session-table-full", "The shard's session table is full, or one mapping has too many sessions; raise `max-mappings`.";
+    SubscriberTableFull, "subscriber-table-full", "The shard's subscriber table is full; raise `max-mappings` or add addresses.";
+    BlockWait, "block-wait", "A packet waited for a port block from housekeeping in vain; housekeeping is stalled or a worker does not answer it.";
+    ParkingFull, "parking-full", "Too many packets wait for a port block or a neighbour; the sender will repeat.";
+    // Inbound.
+    NoMapping, "no-mapping", "An inbound packet to an external endpoint without a mapping; scans, mostly (normal).";
+    PortNotLent, "port-not-lent", "An inbound packet to a pool address, to a port outside the pool's `ports` (normal).";
+    DestinationUnknown, "destination-unknown", "An inbound packet to an address that is neither a pool's nor our own; more is routed here than the pools.";
+    SourceSpoofed, "source-spoofed", "An inbound packet whose source is a subscriber or pool address; somebody spoofs, or a route loops.";
+    // Egress.
+    NeighbourUnresolved, "neighbour-unresolved", "The next hop did not answer ARP in time; check the link and `next-hop`.";
+    LeakPrevented, "leak-prevented", "The last check before an external port found a source that is not ours; please report it, it is a bug of cgnat.";
+    TooBig, "too-big", "The packet is larger than the MTU of the port it would leave by.";
+    NoHeadroom, "no-headroom", "The packet buffer has no room for a longer link header; it is a bug of the port's setup.";
+    TransmitFull, "transmit-full", "The transmit queue stayed full.";
+    // Between workers.
+    HandoffFull, "handoff-full", "The hand-off ring of the owning worker is full; that worker is overloaded.";
+    HandoffStale, "handoff-stale", "The port block changed its owner while the packet was handed over.";
+    OwnershipViolation, "ownership-violation", "A packet or record of another shard turned up; it was refused, nothing was changed; please report it.";
+    Shutdown, "shutdown", "The packet was waiting when the program stopped.";
+}
+
+/// What a shard decided about a packet that it owns. The packet was rewritten in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send it: translated, towards the external side.
+    ForwardExternal,
+    /// Send it: translated, towards the internal side.
+    ForwardInternal,
+    /// Source translated; the destination is an external endpoint of ours (RFC 4787 REQ-9).
+    Hairpin,
+    /// Do not forward it.
+    Drop(DropReason),
+    /// Keep it until housekeeping has answered the request for a port block.
+    AwaitBlock,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_its_own_name_and_a_sentence() {
+        let mut names: Vec<_> = DropReason::ALL.iter().map(|r| r.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), DropReason::COUNT);
+        for (place, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, place);
+            assert!(reason.sentence().ends_with('.'), "{}", reason.name());
+        }
+    }
+}

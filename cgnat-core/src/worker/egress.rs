@@ -1,0 +1,116 @@
+//! The way out: next hop, MTU, neighbour, link header, the last check, transmission.
+
+use super::Worker;
+use super::io::{PacketBuf, PacketIo};
+use super::parking::AwaitsNeighbour;
+use crate::config::Side;
+use crate::control::Event;
+use crate::control::neighbours::Neighbour;
+use crate::packet::ethernet::{self, Mac};
+use crate::packet::u32_at;
+use crate::verdict::DropReason;
+
+impl<I: PacketIo> Worker<I> {
+    /// Sends a translated packet out of a side.
+    pub(super) fn egress(&mut self, side: Side, packet: I::Packet, offset: usize) {
+        let waiting = AwaitsNeighbour { packet, side, offset, since: self.clock };
+        if let Some((port, next_hop)) = self.egress_waiting(waiting) {
+            // Asked once per packet that starts to wait; housekeeping paces the requests.
+            self.note_event(Event::Resolve { port, address: next_hop });
+        }
+    }
+
+    /// Sends a packet if its next hop is known; else it waits, and the next hop that is to
+    /// be resolved is returned.
+    pub(super) fn egress_waiting(
+        &mut self,
+        waiting: AwaitsNeighbour<I::Packet>,
+    ) -> Option<(u8, u32)> {
+        let (side, offset) = (waiting.side, waiting.offset);
+        let bytes = &waiting.packet.bytes()[offset..];
+        let (source, destination) = (u32_at(bytes, 12), u32_at(bytes, 16));
+        if side == Side::External && !self.shard.space.contains(source) {
+            self.drop_packet(waiting.packet, DropReason::LeakPrevented);
+            return None;
+        }
+        let Some((port, next_hop)) = self.forwarding.next_hop(side, destination) else {
+            self.drop_packet(waiting.packet, DropReason::NoRoute);
+            return None;
+        };
+        if bytes.len() > usize::from(self.forwarding.ports()[usize::from(port)].mtu) {
+            self.drop_packet(waiting.packet, DropReason::TooBig);
+            return None;
+        }
+        if let Neighbour::At(mac) = self.neighbours.find(port, next_hop) {
+            self.send(usize::from(port), waiting.packet, offset, mac);
+            return None;
+        }
+        if let Err(waiting) = self.parking.await_neighbour(waiting) {
+            self.drop_packet(waiting.packet, DropReason::ParkingFull);
+            return None;
+        }
+        Some((port, next_hop))
+    }
+
+    /// Puts the link header of `port` before the IPv4 header and queues the frame.
+    fn send(&mut self, port: usize, mut packet: I::Packet, offset: usize, to: Mac) {
+        let info = &self.forwarding.ports()[port];
+        let (mac, vlan) = (info.mac, info.vlan);
+        let header = ethernet::header_len(vlan);
+        let fits = if header <= offset {
+            packet.cut_front(offset - header);
+            true
+        } else {
+            packet.grow_front(header - offset)
+        };
+        if !fits {
+            return self.drop_packet(packet, DropReason::NoHeadroom);
+        }
+        ethernet::write(packet.bytes_mut(), to, mac, vlan, ethernet::IPV4);
+        self.queue(port, packet);
+    }
+
+    /// Queues a frame that the box made itself or turned round.
+    pub(super) fn originate(&mut self, port: usize, packet: I::Packet) {
+        self.counters.originated.add(1);
+        self.queue(port, packet);
+    }
+
+    fn queue(&mut self, port: usize, packet: I::Packet) {
+        if self.transmit[port].is_full() {
+            self.flush_port(port);
+        }
+        self.transmit[port].push(packet);
+    }
+
+    /// Sends everything that is queued for ports and other workers.
+    pub(super) fn flush(&mut self) {
+        for port in 0..self.transmit.len() {
+            if !self.transmit[port].is_empty() {
+                self.flush_port(port);
+            }
+        }
+        for worker in 0..self.hand_off.len() {
+            if !self.hand_off[worker].is_empty() {
+                self.flush_hand_off(worker);
+            }
+        }
+    }
+
+    fn flush_port(&mut self, port: usize) {
+        let bytes = |burst: &[I::Packet]| burst.iter().map(|p| p.bytes().len() as u64).sum::<u64>();
+        let burst = &mut self.transmit[port];
+        let (count, total) = (burst.len(), bytes(burst));
+        self.io.transmit(port, burst);
+        if !burst.is_empty() {
+            // The queue may have drained a little meanwhile.
+            self.io.transmit(port, burst);
+        }
+        let counters = &self.counters.ports[port];
+        counters.tx_packets.add((count - burst.len()) as u64);
+        counters.tx_bytes.add(total - bytes(burst));
+        while let Some(packet) = self.transmit[port].pop() {
+            self.drop_packet(packet, DropReason::TransmitFull);
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What goes between workers, and between this worker and housekeeping.
+
+use super::handoff::{Kind, Note};
+use super::io::{Burst, PacketBuf, PacketIo};
+use super::{COMMANDS_PER_POLL, Worker};
+use crate::control::{Command, Event};
+use crate::endpoint::ExternalEndpoint;
+use crate::packet::ipv4::{self, Header, Transport};
+use crate::path::Proposal;
+use crate::space::{Location, Owner};
+use crate::verdict::DropReason;
+
+impl<I: PacketIo> Worker<I> {
+    /// Puts a packet into the burst for its owner.
+    pub(super) fn hand_over(&mut self, mut packet: I::Packet, note: Note) {
+        note.write(packet.note());
+        let to = usize::from(note.to);
+        if self.hand_off[to].is_full() {
+            self.flush_hand_off(to);
+        }
+        self.hand_off[to].push(packet);
+    }
+
+    pub(super) fn flush_hand_off(&mut self, to: usize) {
+        let mut burst = std::mem::take(&mut self.hand_off[to]);
+        let count = burst.len();
+        self.io.hand_off(to as u16, &mut burst);
+        self.counters.handed_off.add((count - burst.len()) as u64);
+        for mut packet in burst.drain(..) {
+            let port = Note::read(packet.note()).map_or(0, |note| usize::from(note.port));
+            self.refuse(port, packet, DropReason::HandoffFull);
+        }
+        self.hand_off[to] = burst;
+    }
+
+    /// Takes what others handed here; believes nothing that the packet itself does not show.
+    pub(super) fn take_handed(&mut self) -> usize {
+        let mut burst: Burst<I::Packet> = std::mem::take(&mut self.receive);
+        self.io.take_handed(&mut burst);
+        let count = burst.len();
+        self.counters.handed_in.add(count as u64);
+        for packet in burst.drain(..) {
+            self.handed(packet);
+        }
+        self.receive = burst;
+        count
+    }
+
+    fn handed(&mut self, mut packet: I::Packet) {
+        let Some(note) = Note::read(packet.note()) else {
+            return self.drop_packet(packet, DropReason::OwnershipViolation);
+        };
+        let (port, offset) = (usize::from(note.port), usize::from(note.offset));
+        if note.to != self.id
+            || port >= self.forwarding.ports().len()
+            || offset > packet.bytes().len()
+        {
+            return self.drop_packet(packet, DropReason::OwnershipViolation);
+        }
+        self.note_capture_time(&packet);
+        let bytes = &packet.bytes()[offset..];
+        let parsed = ipv4::fields(bytes).and_then(|h| Ok((h, ipv4::transport(bytes, &h)?)));
+        let (header, transport) = match parsed {
+            Ok(parsed) => parsed,
+            Err(reason) => return self.refuse(port, packet, reason),
+        };
+        match self.is_mine(&note, &header, transport) {
+            Ok(()) if note.kind == Kind::Outbound => {
+                self.outbound(port, packet, offset, &header, transport);
+            }
+            Ok(()) => self.inbound(note.kind, port, packet, offset, &header, transport),
+            Err(reason) => self.refuse(port, packet, reason),
+        }
+    }
+
+    fn is_mine(&self, note: &Note, header: &Header, by: Transport) -> Result<(), DropReason> {
+        if note.kind == Kind::Outbound {
+            let mine = self.steering.owner_of(header.source) == self.id;
+            return if mine { Ok(()) } else { Err(DropReason::OwnershipViolation) };
+        }
+        let endpoint = ExternalEndpoint::new(header.destination, by.destination_port());
+        let Location::Block(block) = self.shard.space.locate(endpoint) else {
+            return Err(DropReason::OwnershipViolation);
+        };
+        match self.owners.owner(block) {
+            Some(Owner { worker, generation }) if generation == note.generation => {
+                if worker == self.id { Ok(()) } else { Err(DropReason::OwnershipViolation) }
+            }
+            _ => Err(DropReason::HandoffStale),
+        }
+    }
+
+    /// Carries out what housekeeping asks, at most a few commands.
+    pub(super) fn take_commands(&mut self) -> usize {
+        let mut count = 0;
+        while count < COMMANDS_PER_POLL {
+            // An answer must find room in the outbox before its question is taken.
+            if self.outbox.is_full() {
+                self.send_events();
+                if self.outbox.is_full() {
+                    break;
+                }
+            }
+            let Ok(command) = self.commands.try_recv() else {
+                break;
+            };
+            count += 1;
+            self.carry_out(command);
+        }
+        count
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        match command {
+            Command::Due(items) => {
+                let now = self.now.tick();
+                for (kind, slot, generation) in items {
+                    if self.shard.propose(kind, slot, generation, now) == Proposal::Ended {
+                        self.counters.ended.add(1);
+                    }
+                }
+            }
+            Command::Lend(leases) => {
+                for lease in leases {
+                    self.shard.adopt(lease);
+                }
+                self.retry_block_waits();
+            }
+            Command::Denied(wish) => {
+                self.shard.denied(wish, self.now.tick());
+                self.retry_block_waits();
+            }
+            Command::Recall { wish, count, ticket } => {
+                let leases = self.shard.give_back(wish, count);
+                let sent = self.note_event(Event::Returned { ticket, leases });
+                debug_assert!(sent, "take_commands has made room");
+            }
+            Command::SendArp { port, target, to } => {
+                self.ask_neighbour(usize::from(port), target, to);
+            }
+            Command::Advance(now) => self.now = self.now.max(now),
+        }
+    }
+
+    /// Tries the packets that wait for a block once more; those that still must wait keep
+    /// their place in time.
+    fn retry_block_waits(&mut self) {
+        for _ in 0..self.parking.block_waits() {
+            let Some(waiting) = self.parking.next_block_wait() else {
+                return;
+            };
+            let bytes = &waiting.packet.bytes()[waiting.offset..];
+            let parsed = ipv4::fields(bytes).and_then(|h| Ok((h, ipv4::transport(bytes, &h)?)));
+            let clock = std::mem::replace(&mut self.clock, waiting.since);
+            match parsed {
+                Ok((header, transport)) => {
+                    let (port, offset) = (waiting.port, waiting.offset);
+                    self.outbound(port, waiting.packet, offset, &header, transport);
+                }
+                Err(reason) => self.refuse(waiting.port, waiting.packet, reason),
+            }
+            self.clock = clock;
+        }
+    }
+
+    /// Sends events and wishes; what finds the channel full stays for the next poll.
+    pub(super) fn send_events(&mut self) {
+        for wish in self.shard.take_wishes() {
+            if !self.note_event(Event::Wish(wish)) {
+                // The shard will ask again a second later.
+                self.shard.denied(wish, self.now.tick());
+            }
+        }
+        while !self.outbox.is_empty() {
+            let event = self.outbox.remove(0);
+            if let Err(error) = self.events.try_send(event) {
+                self.outbox.insert(0, error.into_inner());
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Ports, own addresses and routes as the packet path uses them. Built once, shared.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use crate::config::{Config, Side};
+use crate::packet::ethernet::Mac;
+use crate::space::ExternalSpace;
+
+/// One port.
+#[derive(Debug, Clone)]
+pub struct PortInfo {
+    /// Name in the configuration.
+    pub name: String,
+    /// Side of the NAT.
+    pub side: Side,
+    /// MAC of the device.
+    pub mac: Mac,
+    /// 802.1Q id.
+    pub vlan: Option<u16>,
+    /// Largest IPv4 packet, bytes.
+    pub mtu: u16,
+    /// Own addresses: (address, network mask).
+    addresses: Vec<(u32, u32)>,
+    /// Sorted addresses of pools that lie in a prefix of an external port.
+    on_link_pool: Vec<u32>,
+}
+
+impl PortInfo {
+    /// Whether ARP for `address` is answered here: own, or a pool's and on-link.
+    pub fn answers_for(&self, address: u32) -> bool {
+        self.is_own(address) || self.on_link_pool.binary_search(&address).is_ok()
+    }
+
+    /// Whether `address` is an own address of this port.
+    pub fn is_own(&self, address: u32) -> bool {
+        self.addresses.iter().any(|(own, _)| *own == address)
+    }
+
+    /// The own address to ask with for an on-link `target`.
+    pub fn address_towards(&self, target: u32) -> Option<u32> {
+        let on_link = self.addresses.iter().find(|(own, mask)| own & mask == target & mask);
+        on_link.or(self.addresses.first()).map(|(own, _)| *own)
+    }
+}
+
+/// A route: destination network -> port and next hop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Route {
+    network: u32,
+    mask: u32,
+    port: u8,
+    /// `None`: the destination itself is on-link.
+    via: Option<u32>,
+}
+
+/// Everything the worker needs to send a packet on.
+pub struct Forwarding {
+    ports: Vec<PortInfo>,
+    own: HashMap<u32, u8>,
+    /// Longest prefix first; a handful of entries.
+    internal: Vec<Route>,
+    external: Vec<Route>,
+    /// Subscriber ranges: first and last address.
+    subscribers: Vec<(u32, u32)>,
+    static_neighbours: Vec<(u8, u32, Mac)>,
+    next_hops: Vec<(u8, u32)>,
+}
+
+impl Forwarding {
+    /// From the configuration and the MACs of its ports, in order.
+    ///
+    /// # Panics
+    /// If there are not as many MACs as ports.
+    pub fn new(config: &Config, space: &ExternalSpace, macs: &[Mac]) -> Arc<Self> {
+        assert_eq!(config.ports().len(), macs.len());
+        let mut own = HashMap::new();
+        let mut ports = Vec::new();
+        let mut routes = (Vec::new(), Vec::new());
+        let mut next_hops = Vec::new();
+        let mut static_neighbours = Vec::new();
+        for (index, (port, mac)) in config.ports().iter().zip(macs).enumerate() {
+            let index = index as u8;
+            let table = match port.side() {
+                Side::Internal => &mut routes.0,
+                Side::External => &mut routes.1,
+            };
+            let mut addresses = Vec::new();
+            for net in port.addresses() {
+                let (address, mask) = (u32::from(net.addr()), u32::from(net.netmask()));
+                own.insert(address, index);
+                addresses.push((address, mask));
+                table.push(Route { network: address & mask, mask, port: index, via: None });
+            }
+            if let Some(next_hop) = port.next_hop() {
+                let via = Some(u32::from(next_hop));
+                table.push(Route { network: 0, mask: 0, port: index, via });
+                next_hops.push((index, u32::from(next_hop)));
+            }
+            for (address, mac) in port.neighbours() {
+                static_neighbours.push((index, u32::from(*address), *mac));
+            }
+            let is_external = port.side() == Side::External;
+            let mut on_link_pool: Vec<u32> = space
+                .pools()
+                .iter()
+                .flat_map(|pool| &pool.addresses)
+                .map(|address| address.0)
+                .filter(|a| is_external && addresses.iter().any(|(own, m)| own & m == a & m))
+                .collect();
+            on_link_pool.sort_unstable();
+            ports.push(PortInfo {
+                name: port.name().to_owned(),
+                side: port.side(),
+                mac: *mac,
+                vlan: port.vlan(),
+                mtu: port.mtu(),
+                addresses,
+                on_link_pool,
+            });
+        }
+        for route in config.routes() {
+            let side = config.ports()[route.port()].side();
+            let table = if side == Side::Internal { &mut routes.0 } else { &mut routes.1 };
+            let via = u32::from(route.via());
+            table.push(Route {
+                network: u32::from(route.to().network()),
+                mask: u32::from(route.to().netmask()),
+                port: route.port() as u8,
+                via: Some(via),
+            });
+            if !next_hops.contains(&(route.port() as u8, via)) {
+                next_hops.push((route.port() as u8, via));
+            }
+        }
+        for table in [&mut routes.0, &mut routes.1] {
+            table.sort_by_key(|route| std::cmp::Reverse(route.mask));
+        }
+        let subscribers = config
+            .groups()
+            .iter()
+            .flat_map(|group| group.ranges())
+            .map(|range| (u32::from(range.network()), u32::from(range.broadcast())));
+        Arc::new(Self {
+            subscribers: subscribers.collect(),
+            ports,
+            own,
+            internal: routes.0,
+            external: routes.1,
+            static_neighbours,
+            next_hops,
+        })
+    }
+
+    /// Ports in the order of the configuration.
+    pub fn ports(&self) -> &[PortInfo] {
+        &self.ports
+    }
+
+    /// Whether `address` is one of our own.
+    #[inline]
+    pub fn is_own(&self, address: u32) -> bool {
+        self.own.contains_key(&address)
+    }
+
+    /// Whether `address` lies in a subscriber range.
+    #[inline]
+    pub fn is_subscriber(&self, address: u32) -> bool {
+        self.subscribers.iter().any(|(first, last)| (*first..=*last).contains(&address))
+    }
+
+    /// Port and next hop towards `destination` on a side.
+    #[inline]
+    pub fn next_hop(&self, side: Side, destination: u32) -> Option<(u8, u32)> {
+        let table = if side == Side::Internal { &self.internal } else { &self.external };
+        table
+            .iter()
+            .find(|route| destination & route.mask == route.network)
+            .map(|route| (route.port, route.via.unwrap_or(destination)))
+    }
+
+    /// Neighbours from the configuration.
+    pub fn static_neighbours(&self) -> &[(u8, u32, Mac)] {
+        &self.static_neighbours
+    }
+
+    /// Next hops that are used for certain and so are resolved before a packet needs them.
+    pub fn next_hops(&self) -> &[(u8, u32)] {
+        &self.next_hops
+    }
+}

@@ -1,0 +1,208 @@
+//! What arrived: link header, ARP, packets for the box itself, and whose packet it is.
+
+use super::Worker;
+use super::handoff::{Kind, Note};
+use super::io::{PacketBuf, PacketIo};
+use super::parking::AwaitsBlock;
+use crate::config::Side;
+use crate::endpoint::ExternalEndpoint;
+use crate::packet::ipv4::{self, Header, Transport};
+use crate::packet::{ethernet, rewrite};
+use crate::space::Location;
+use crate::verdict::{DropReason, Verdict};
+
+impl<I: PacketIo> Worker<I> {
+    /// Takes one received frame to its end here, or hands it to its owner.
+    pub(super) fn ingress(&mut self, port: usize, packet: I::Packet) {
+        let counters = &self.counters.ports[port];
+        counters.rx_packets.add(1);
+        counters.rx_bytes.add(packet.bytes().len() as u64);
+        self.note_capture_time(&packet);
+        if !packet.is_whole() {
+            return self.refuse(port, packet, DropReason::FrameSegmented);
+        }
+        let info = &self.forwarding.ports()[port];
+        let frame = match ethernet::parse(packet.bytes(), info.mac, info.vlan) {
+            Ok(frame) => frame,
+            Err(reason) => return self.refuse(port, packet, reason),
+        };
+        match frame.ether_type {
+            ethernet::IPV4 => self.ipv4(port, packet, frame.payload),
+            ethernet::ARP => self.arp(port, packet, frame.payload),
+            ethernet::IPV6 => self.refuse(port, packet, DropReason::Ipv6),
+            _ => self.refuse(port, packet, DropReason::EtherTypeOther),
+        }
+    }
+
+    fn ipv4(&mut self, port: usize, mut packet: I::Packet, offset: usize) {
+        let header = match ipv4::header(&packet.bytes()[offset..]) {
+            Ok(header) => header,
+            Err(reason) => return self.refuse(port, packet, reason),
+        };
+        if packet.bytes()[0] & 1 != 0 {
+            // A unicast address in a link-layer broadcast: never forwarded (RFC 1122 3.3.6).
+            return self.refuse(port, packet, DropReason::FrameNotForUs);
+        }
+        // Ethernet padding ends here.
+        packet.truncate(offset + header.total_len);
+        if header.fragment {
+            return self.refuse(port, packet, DropReason::Fragment);
+        }
+        let parsed = ipv4::transport(&packet.bytes()[offset..], &header);
+        if self.forwarding.is_own(header.destination) {
+            return self.answer_own(port, packet, offset, &header, parsed);
+        }
+        let transport = match parsed {
+            Ok(transport) => transport,
+            Err(reason) => return self.refuse(port, packet, reason),
+        };
+        match self.forwarding.ports()[port].side {
+            Side::Internal => {
+                let owner = self.steering.owner_of(header.source);
+                if owner != self.id {
+                    let note = self.note(Kind::Outbound, port, offset, owner, 0);
+                    return self.hand_over(packet, note);
+                }
+                self.outbound(port, packet, offset, &header, transport);
+            }
+            Side::External => {
+                if self.shard.space.contains(header.source)
+                    || self.forwarding.is_subscriber(header.source)
+                {
+                    return self.refuse(port, packet, DropReason::SourceSpoofed);
+                }
+                self.steer_inward(Kind::Inbound, port, packet, offset, &header, transport);
+            }
+        }
+    }
+
+    /// Outbound at its owner.
+    pub(super) fn outbound(
+        &mut self,
+        port: usize,
+        mut packet: I::Packet,
+        offset: usize,
+        header: &Header,
+        transport: Transport,
+    ) {
+        let now = self.now.tick();
+        match self.shard.outbound(&mut packet.bytes_mut()[offset..], header, transport, now) {
+            Verdict::ForwardExternal => self.egress(Side::External, packet, offset),
+            Verdict::Hairpin => {
+                self.counters.hairpinned.add(1);
+                self.hairpin(port, packet, offset);
+            }
+            Verdict::AwaitBlock => {
+                let waiting = AwaitsBlock { packet, port, offset, since: self.clock };
+                if let Err(waiting) = self.parking.await_block(waiting) {
+                    self.refuse(port, waiting.packet, DropReason::ParkingFull);
+                }
+            }
+            Verdict::Drop(reason) => self.refuse(port, packet, reason),
+            Verdict::ForwardInternal => unreachable!("an outbound packet never goes inward"),
+        }
+    }
+
+    /// A packet whose source was translated goes to the owner of its destination. It does
+    /// this once: what comes out of [`Worker::inbound`] is never hairpinned again.
+    fn hairpin(&mut self, port: usize, packet: I::Packet, offset: usize) {
+        let bytes = &packet.bytes()[offset..];
+        let parsed = ipv4::fields(bytes).and_then(|h| Ok((h, ipv4::transport(bytes, &h)?)));
+        match parsed {
+            Ok((header, transport)) => {
+                self.steer_inward(Kind::Hairpin, port, packet, offset, &header, transport);
+            }
+            Err(reason) => self.refuse(port, packet, reason),
+        }
+    }
+
+    /// Inbound or hairpinned: here if the destination's block is lent to this worker.
+    fn steer_inward(
+        &mut self,
+        kind: Kind,
+        port: usize,
+        packet: I::Packet,
+        offset: usize,
+        header: &Header,
+        transport: Transport,
+    ) {
+        let endpoint = ExternalEndpoint::new(header.destination, transport.destination_port());
+        let block = match self.shard.space.locate(endpoint) {
+            Location::Block(block) => block,
+            Location::NotLent => return self.refuse(port, packet, DropReason::PortNotLent),
+            Location::Elsewhere => {
+                return self.refuse(port, packet, DropReason::DestinationUnknown);
+            }
+        };
+        match self.owners.owner(block) {
+            Some(owner) if owner.worker == self.id => {
+                self.inbound(kind, port, packet, offset, header, transport);
+            }
+            Some(owner) => {
+                let note = self.note(kind, port, offset, owner.worker, owner.generation);
+                self.hand_over(packet, note);
+            }
+            None => self.refuse(port, packet, DropReason::NoMapping),
+        }
+    }
+
+    /// Inbound or hairpinned at its owner.
+    pub(super) fn inbound(
+        &mut self,
+        kind: Kind,
+        port: usize,
+        mut packet: I::Packet,
+        offset: usize,
+        header: &Header,
+        transport: Transport,
+    ) {
+        let now = self.now.tick();
+        let hairpinned = kind == Kind::Hairpin;
+        let bytes = &mut packet.bytes_mut()[offset..];
+        match self.shard.inbound(bytes, header, transport, hairpinned, now) {
+            Verdict::ForwardInternal => self.egress(Side::Internal, packet, offset),
+            Verdict::Drop(reason) => self.refuse(port, packet, reason),
+            other => unreachable!("an inbound packet ends as {other:?}"),
+        }
+    }
+
+    /// A packet for an own address: ping is answered to the station it came from.
+    fn answer_own(
+        &mut self,
+        port: usize,
+        mut packet: I::Packet,
+        offset: usize,
+        header: &Header,
+        parsed: Result<Transport, DropReason>,
+    ) {
+        match parsed {
+            Ok(Transport::Echo { request: true, .. }) => {}
+            Err(reason @ (DropReason::TransportTruncated | DropReason::PortZero)) => {
+                return self.refuse(port, packet, reason);
+            }
+            _ => return self.refuse(port, packet, DropReason::ToUs),
+        }
+        let info = &self.forwarding.ports()[port];
+        if !info.is_own(header.destination) {
+            return self.refuse(port, packet, DropReason::ToUs);
+        }
+        let mac = info.mac;
+        let bytes = packet.bytes_mut();
+        bytes.copy_within(6..12, 0);
+        bytes[6..12].copy_from_slice(&mac);
+        rewrite::echo_reply(&mut bytes[offset..], header);
+        self.counters.echo_answered.add(1);
+        self.originate(port, packet);
+    }
+
+    fn note(&self, kind: Kind, port: usize, offset: usize, to: u16, generation: u16) -> Note {
+        let (port, offset) = (port as u8, offset as u16);
+        Note { kind, port, offset, to, generation, at: self.now }
+    }
+
+    /// Drops a packet that arrived at `port`.
+    pub(super) fn refuse(&mut self, port: usize, packet: I::Packet, reason: DropReason) {
+        self.counters.ports[port].dropped.add(1);
+        self.drop_packet(packet, reason);
+    }
+}

@@ -1,0 +1,67 @@
+//! What a worker needs from the world: packets in and out. The consumer defines the trait;
+//! the program implements it over DPDK, the tests in memory.
+
+use arrayvec::ArrayVec;
+
+use crate::time::Instant;
+
+/// Packets that move in one call.
+pub const BURST: usize = 32;
+
+/// A burst of packets.
+pub type Burst<P> = ArrayVec<P, BURST>;
+
+/// Bytes of room beside a packet for the hand-over note.
+pub const NOTE_BYTES: usize = 32;
+
+/// One packet: a frame in one piece, owned. Dropping it frees its buffer.
+pub trait PacketBuf {
+    /// The frame.
+    fn bytes(&self) -> &[u8];
+
+    /// The frame, to be changed.
+    fn bytes_mut(&mut self) -> &mut [u8];
+
+    /// Whether the whole frame is in [`PacketBuf::bytes`].
+    fn is_whole(&self) -> bool;
+
+    /// Cuts `n` bytes off the front; `n` is at most the length.
+    fn cut_front(&mut self, n: usize);
+
+    /// Makes room for `n` more bytes at the front, contents undefined; false if there is
+    /// none, and then nothing changed.
+    fn grow_front(&mut self, n: usize) -> bool;
+
+    /// Cuts the frame to `len` bytes; `len` is at most the length.
+    fn truncate(&mut self, len: usize);
+
+    /// Sets the length of an empty frame to `len` bytes of zero; false if it does not fit.
+    fn fill(&mut self, len: usize) -> bool;
+
+    /// Room beside the packet that travels with it.
+    fn note(&mut self) -> &mut [u8; NOTE_BYTES];
+
+    /// When the frame was captured, in a replay; `None` live.
+    fn captured_at(&self) -> Option<Instant>;
+}
+
+/// Ports and hand-off rings as one worker sees them.
+pub trait PacketIo {
+    /// What a packet is.
+    type Packet: PacketBuf;
+
+    /// Receives into an empty `burst` from a port.
+    fn receive(&mut self, port: usize, burst: &mut Burst<Self::Packet>);
+
+    /// Sends from the front of `burst`; what the queue did not take stays in it, in order.
+    fn transmit(&mut self, port: usize, burst: &mut Burst<Self::Packet>);
+
+    /// Hands to another worker from the front of `burst`; what the ring did not take stays.
+    fn hand_off(&mut self, worker: u16, burst: &mut Burst<Self::Packet>);
+
+    /// Takes what other workers handed to this one into an empty `burst`.
+    fn take_handed(&mut self, burst: &mut Burst<Self::Packet>);
+
+    /// An empty packet; `None` when there is no buffer.
+    fn allocate(&mut self) -> Option<Self::Packet>;
+}

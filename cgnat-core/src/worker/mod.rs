@@ -1,0 +1,228 @@
+//! A worker: the poll loop's body around one shard.
+//!
+//! One [`Worker`] is driven by one thread through [`Worker::poll`], which takes what
+//! housekeeping and other workers sent, receives a burst from each port, and sends the
+//! results. Files: `ingress` (what arrived?), `exchange` (other workers and housekeeping),
+//! `egress` (next hop, link header, transmission), `parking` (packets that wait), `arp`.
+//!
+//! Always true:
+//! 1. a poll is bounded: one burst per port and ring, a fixed number of commands;
+//! 2. it does not block, allocate, format or log;
+//! 3. every packet ends in exactly one counter of [`WorkerCounters`];
+//! 4. only a packet whose source is an external address of ours leaves an external port.
+
+mod arp;
+mod egress;
+mod exchange;
+pub mod forwarding;
+pub mod handoff;
+mod ingress;
+pub mod io;
+mod parking;
+pub mod steering;
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::control::counters::WorkerCounters;
+use crate::control::neighbours::NeighbourTable;
+use crate::control::{Command, Event};
+use crate::shard::Shard;
+use crate::space::OwnerMap;
+use crate::time::{Instant, Tick};
+use crate::verdict::DropReason;
+
+use forwarding::Forwarding;
+use io::{Burst, PacketBuf, PacketIo};
+use parking::Parking;
+use steering::Steering;
+
+/// Commands of housekeeping that one poll carries out at most.
+const COMMANDS_PER_POLL: usize = 8;
+
+/// Events that wait here while the channel to housekeeping is full.
+const OUTBOX: usize = 32;
+
+/// Where NAT time comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeSource {
+    /// The argument of [`Worker::poll`].
+    Clock,
+    /// The time stamps of captured packets: a replay.
+    Packets,
+}
+
+/// What a [`Worker`] is made of.
+pub struct WorkerParts<I: PacketIo> {
+    /// Its shard.
+    pub shard: Shard,
+    /// Its packets.
+    pub io: I,
+    /// Ports, addresses, routes.
+    pub forwarding: Arc<Forwarding>,
+    /// Owner of internal addresses.
+    pub steering: Steering,
+    /// Owner of port blocks.
+    pub owners: OwnerMap,
+    /// MACs of neighbours.
+    pub neighbours: Arc<NeighbourTable>,
+    /// Commands of housekeeping.
+    pub commands: Receiver<Command>,
+    /// Events for housekeeping.
+    pub events: Sender<Event>,
+    /// Its counters.
+    pub counters: Arc<WorkerCounters>,
+    /// Live or replay.
+    pub time: TimeSource,
+}
+
+/// The poll loop's body and its shard.
+pub struct Worker<I: PacketIo> {
+    id: u16,
+    shard: Shard,
+    io: I,
+    forwarding: Arc<Forwarding>,
+    steering: Steering,
+    owners: OwnerMap,
+    neighbours: Arc<NeighbourTable>,
+    commands: Receiver<Command>,
+    events: Sender<Event>,
+    outbox: ArrayVec<Event, OUTBOX>,
+    counters: Arc<WorkerCounters>,
+    time: TimeSource,
+    /// Loop time: parking.
+    clock: Instant,
+    /// NAT time: everything a shard does.
+    now: Instant,
+    published: Tick,
+    receive: Burst<I::Packet>,
+    transmit: Vec<Burst<I::Packet>>,
+    hand_off: Vec<Burst<I::Packet>>,
+    parking: Parking<I::Packet>,
+}
+
+impl<I: PacketIo> Worker<I> {
+    /// A worker that has not polled yet.
+    pub fn new(parts: WorkerParts<I>) -> Self {
+        let WorkerParts {
+            shard,
+            io,
+            forwarding,
+            steering,
+            owners,
+            neighbours,
+            commands,
+            events,
+            counters,
+            time,
+        } = parts;
+        let bursts = |count: usize| (0..count).map(|_| Burst::new()).collect();
+        Self {
+            id: shard.id(),
+            shard,
+            io,
+            transmit: bursts(forwarding.ports().len()),
+            hand_off: bursts(usize::from(steering.workers())),
+            forwarding,
+            steering,
+            owners,
+            neighbours,
+            commands,
+            events,
+            outbox: ArrayVec::new(),
+            counters,
+            time,
+            clock: Instant::default(),
+            now: Instant::default(),
+            published: Tick(u32::MAX),
+            receive: Burst::new(),
+            parking: Parking::new(),
+        }
+    }
+
+    /// One round at loop time `clock`. Returns how many packets and commands it handled, so
+    /// that an idle loop can rest.
+    pub fn poll(&mut self, clock: Instant) -> usize {
+        self.clock = clock;
+        if self.time == TimeSource::Clock {
+            self.now = self.now.max(clock);
+        }
+        let mut work = self.take_commands();
+        work += self.take_handed();
+        for port in 0..self.transmit.len() {
+            let mut burst = std::mem::take(&mut self.receive);
+            self.io.receive(port, &mut burst);
+            work += burst.len();
+            for packet in burst.drain(..) {
+                self.ingress(port, packet);
+            }
+            self.receive = burst;
+        }
+        self.flush();
+        self.mind_parking();
+        self.send_events();
+        self.publish(work > 0);
+        work
+    }
+
+    /// The shard, for reports and tests.
+    pub fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    /// The shard, for tests that forge requests.
+    pub fn shard_mut(&mut self) -> &mut Shard {
+        &mut self.shard
+    }
+
+    /// Its packets, for tests.
+    pub fn io_mut(&mut self) -> &mut I {
+        &mut self.io
+    }
+
+    /// NAT time.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Ends: packets that wait are dropped and counted, the shard is returned.
+    pub fn stop(mut self) -> Shard {
+        self.flush();
+        while let Some(packet) = self.parking.take_any() {
+            self.drop_packet(packet, DropReason::Shutdown);
+        }
+        self.publish(true);
+        self.shard
+    }
+
+    fn publish(&mut self, worked: bool) {
+        self.counters.polls.add(1);
+        let tick = self.now.tick();
+        if worked || tick != self.published {
+            self.published = tick;
+            self.counters.now_ns.set(self.now.nanos());
+            self.counters.parked.set(self.parking.len() as u64);
+            self.counters.publish(&self.shard.gauges());
+        }
+    }
+
+    /// Drops a packet; its buffer goes back to the pool.
+    fn drop_packet(&mut self, packet: I::Packet, reason: DropReason) {
+        self.counters.drops[reason as usize].add(1);
+        drop(packet);
+    }
+
+    fn note_event(&mut self, event: Event) -> bool {
+        self.outbox.try_push(event).is_ok()
+    }
+
+    fn note_capture_time(&mut self, packet: &I::Packet) {
+        if self.time == TimeSource::Packets
+            && let Some(at) = packet.captured_at()
+        {
+            self.now = self.now.max(at);
+        }
+    }
+}
