@@ -1,0 +1,7 @@
+//! The parts of the `cgnat` program that tests can reach.
+
+#![forbid(unsafe_code)]
+
+pub mod check;
+pub mod preflight;
+pub mod run;

@@ -1,0 +1,34 @@
+//! `cgnat`: the command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use cgnat_app::{check, run};
+use clap::{Parser, Subcommand};
+
+/// A carrier-grade NAT on DPDK.
+#[derive(Parser)]
+#[command(version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check a configuration: every problem with its place, else what it will take.
+    Check {
+        /// The configuration file.
+        file: PathBuf,
+    },
+    /// Run the NAT in the foreground until SIGTERM or SIGINT, or, if every port replays a
+    /// capture, until the captures are used up.
+    Run(run::Options),
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Check { file } => check::run(&file, &run::plan::capacity),
+        Command::Run(options) => run::run(&options),
+    }
+}

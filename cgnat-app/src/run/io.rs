@@ -1,0 +1,183 @@
+//! Packets of a worker over DPDK: the one file that joins `cgnat-core` and `dpdk`.
+//!
+//! A worker has a receive queue of each port that has enough of them, and a transmit queue
+//! likewise. Where a device has fewer transmit queues than workers, those without one send
+//! through a bounded relay ring to the worker that has one; a full ring is a full queue.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrayvec::ArrayVec;
+use cgnat_core::time::Instant;
+use cgnat_core::worker::io::{BURST, Burst, NOTE_BYTES, PacketBuf, PacketIo};
+use dpdk::{Mbuf, Mempool, RingConsumer, RingProducer, RxQueue, TxQueue};
+
+use super::replay::Replay;
+
+const _: () = assert!(NOTE_BYTES == super::plan::PRIVATE as usize);
+
+/// A packet buffer of DPDK as the core sees it.
+pub struct DpdkPacket {
+    mbuf: Mbuf,
+    captured_at: Option<Instant>,
+}
+
+impl DpdkPacket {
+    /// A packet of a replay with the time of its capture.
+    pub(super) fn captured(mbuf: Mbuf, at: Instant) -> Self {
+        Self { mbuf, captured_at: Some(at) }
+    }
+
+    /// The time of its capture.
+    pub(super) fn time(&self) -> Option<Instant> {
+        self.captured_at
+    }
+}
+
+impl PacketBuf for DpdkPacket {
+    fn bytes(&self) -> &[u8] {
+        self.mbuf.data()
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.mbuf.data_mut()
+    }
+
+    fn is_whole(&self) -> bool {
+        self.mbuf.segments() == 1
+    }
+
+    fn cut_front(&mut self, n: usize) {
+        let cut = self.mbuf.adj(n as u16);
+        debug_assert!(cut, "{n} bytes are cut off a shorter frame");
+    }
+
+    fn grow_front(&mut self, n: usize) -> bool {
+        self.mbuf.prepend(n as u16)
+    }
+
+    fn truncate(&mut self, len: usize) {
+        let cut = self.mbuf.trim_to(len);
+        debug_assert!(cut, "a frame is cut to more than its length");
+    }
+
+    fn fill(&mut self, len: usize) -> bool {
+        self.mbuf.trim_to(0) && self.mbuf.append(len as u16).is_some()
+    }
+
+    fn note(&mut self) -> &mut [u8; NOTE_BYTES] {
+        match self.mbuf.private_mut().first_chunk_mut() {
+            Some(note) => note,
+            None => unreachable!("pools are made with room for a note"),
+        }
+    }
+
+    fn captured_at(&self) -> Option<Instant> {
+        self.captured_at
+    }
+}
+
+/// How a worker sends out of one port.
+#[allow(clippy::large_enum_variant)] // One per port and worker, never moved in the loop.
+pub enum Transmit {
+    /// By a queue of its own; others may relay through it.
+    Queue(TxQueue, Option<Relay>),
+    /// Through the worker that has a queue.
+    Relayed(RingProducer),
+}
+
+/// What other workers want to have sent.
+pub struct Relay {
+    ring: RingConsumer,
+    /// Taken from the ring, not taken by the queue yet: the ring fills up behind it.
+    waiting: ArrayVec<Mbuf, BURST>,
+}
+
+impl Relay {
+    /// A relay that takes from `ring`.
+    pub fn new(ring: RingConsumer) -> Self {
+        Self { ring, waiting: ArrayVec::new() }
+    }
+}
+
+/// One worker's packets.
+pub struct DpdkIo {
+    /// By port; `None` where another worker receives.
+    pub receive: Vec<Option<RxQueue>>,
+    /// By port.
+    pub transmit: Vec<Transmit>,
+    /// Rings of the workers, by worker; the own one is not used.
+    pub rings: Vec<RingProducer>,
+    /// Own ring.
+    pub ring: RingConsumer,
+    /// Packet buffers.
+    pub pool: Mempool,
+    /// Captures being replayed, for the worker that receives them.
+    pub replay: Option<Replay>,
+    /// Nothing is received before the gate opens: no packet meets a half-built box.
+    pub gate: Arc<AtomicBool>,
+}
+
+impl DpdkIo {
+    /// Sends what other workers have put into the relay of a port.
+    fn pump(&mut self, port: usize) {
+        if let Transmit::Queue(queue, Some(relay)) = &mut self.transmit[port] {
+            if relay.waiting.is_empty() {
+                relay.ring.pop_burst(&mut relay.waiting);
+            }
+            if !relay.waiting.is_empty() {
+                queue.transmit(&mut relay.waiting);
+            }
+        }
+    }
+}
+
+impl PacketIo for DpdkIo {
+    type Packet = DpdkPacket;
+
+    fn receive(&mut self, port: usize, burst: &mut Burst<DpdkPacket>) {
+        self.pump(port);
+        if !self.gate.load(Ordering::Acquire) {
+            return;
+        }
+        if let Some(replay) = &mut self.replay {
+            return replay.receive(port, &mut self.receive, burst);
+        }
+        if let Some(queue) = &mut self.receive[port] {
+            let mut mbufs: ArrayVec<Mbuf, BURST> = ArrayVec::new();
+            queue.receive(&mut mbufs);
+            burst.extend(mbufs.into_iter().map(|mbuf| DpdkPacket { mbuf, captured_at: None }));
+        }
+    }
+
+    fn transmit(&mut self, port: usize, burst: &mut Burst<DpdkPacket>) {
+        let sender = &mut self.transmit[port];
+        through(burst, |mbufs| match sender {
+            Transmit::Queue(queue, _) => queue.transmit(mbufs),
+            Transmit::Relayed(ring) => ring.push_burst(mbufs),
+        });
+    }
+
+    fn hand_off(&mut self, worker: u16, burst: &mut Burst<DpdkPacket>) {
+        let ring = &self.rings[usize::from(worker)];
+        through(burst, |mbufs| ring.push_burst(mbufs));
+    }
+
+    fn take_handed(&mut self, burst: &mut Burst<DpdkPacket>) {
+        let mut mbufs: ArrayVec<Mbuf, BURST> = ArrayVec::new();
+        self.ring.pop_burst(&mut mbufs);
+        burst.extend(mbufs.into_iter().map(|mbuf| DpdkPacket { mbuf, captured_at: None }));
+    }
+
+    fn allocate(&mut self) -> Option<DpdkPacket> {
+        self.pool.alloc().map(|mbuf| DpdkPacket { mbuf, captured_at: None })
+    }
+}
+
+/// Passes the packet buffers of `burst` to `send`; what it does not take stays in `burst`.
+fn through(burst: &mut Burst<DpdkPacket>, send: impl FnOnce(&mut ArrayVec<Mbuf, BURST>) -> usize) {
+    let mut mbufs: ArrayVec<Mbuf, BURST> = ArrayVec::new();
+    mbufs.extend(burst.drain(..).map(|packet| packet.mbuf));
+    send(&mut mbufs);
+    burst.extend(mbufs.into_iter().map(|mbuf| DpdkPacket { mbuf, captured_at: None }));
+}

@@ -1,0 +1,154 @@
+//! `cgnat run`: from a configuration to a running box and its report.
+//!
+//! Threads: the main thread starts everything, watches signals and prints; one housekeeping
+//! thread; one lcore per worker. The order of starting makes the box fail closed: packets
+//! are received only when every worker has its port blocks, and on the way down the workers
+//! stop before anything they use.
+
+pub mod instance;
+pub mod io;
+pub mod plan;
+pub mod replay;
+pub mod report;
+mod start;
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use cgnat_core::config::{Config, Device};
+use clap::Args;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::check;
+use crate::preflight::{Preflight, preflight};
+use instance::Instance;
+use plan::Plan;
+use report::Report;
+use start::Running;
+
+/// Options of `cgnat run`.
+#[derive(Args)]
+pub struct Options {
+    /// The configuration file.
+    pub file: PathBuf,
+    /// Choose ports from this number instead of from entropy: predictable, for replays only.
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
+    /// Write the final statistics as JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    pub stats_file: Option<PathBuf>,
+}
+
+/// How often the main thread looks around.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// How often progress is printed on a terminal, and otherwise.
+const PROGRESS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Runs until a signal, or until the captures are used up. The exit code says what was wrong.
+pub fn run(options: &Options) -> ExitCode {
+    let config = match check::load(&options.file) {
+        Ok(config) => config,
+        Err(refusal) => {
+            eprintln!("{refusal}");
+            return ExitCode::from(refusal.code);
+        }
+    };
+    for warning in config.warnings() {
+        eprintln!("{warning}");
+    }
+    let here = preflight(&config, Path::new("/"));
+    eprint!("{}", check::render_preflight(&here));
+    if let Some(code) = here.exit_code() {
+        return ExitCode::from(code);
+    }
+    let plan = match Plan::new(&config, plan::wants_huge_pages(&config)) {
+        Ok(plan) => plan,
+        Err(message) => {
+            eprintln!("{}: error: system.memory: {message}", options.file.display());
+            return ExitCode::from(check::EXIT_CONFIG);
+        }
+    };
+    match run_planned(options, &config, &here, &plan) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(check::EXIT_ENVIRONMENT)
+        }
+    }
+}
+
+fn run_planned(options: &Options, config: &Config, here: &Preflight, plan: &Plan) -> Result<()> {
+    let _instance = Instance::claim(config.system().name())?;
+    // Before any thread starts, so that no signal is missed.
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, stop.clone()).context("cannot watch signals")?;
+    }
+    let to_replay: u64 = here.captures.iter().map(|(_, capture)| capture.packets).sum();
+    let replaying = here.captures.len() == config.ports().len();
+    let running = start::start(config, plan, here, replaying, options.seed)?;
+    println!(
+        "ready: {} with {} {}, {} port blocks, {}",
+        config.system().name(),
+        plan.workers(),
+        if plan.workers() == 1 { "worker" } else { "workers" },
+        plan.layout.blocks,
+        if plan.huge_pages { "huge pages" } else { "4 KiB pages" },
+    );
+    watch(&running, &stop, config, replaying.then_some(to_replay));
+    if replaying && !stop.load(Ordering::Relaxed) {
+        running.settle();
+    }
+    let (report, shards_report) = running.stop(config, plan)?;
+    let report = shards_report(report).with_outputs(outputs(config));
+    print!("{}", report.text());
+    if let Some(file) = &options.stats_file {
+        let text = format!("{:#}\n", report.json());
+        std::fs::write(file, text)
+            .with_context(|| format!("cannot write the statistics to {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Prints progress until a signal comes or a replay has ended.
+fn watch(running: &Running, stop: &AtomicBool, config: &Config, to_replay: Option<u64>) {
+    let interval = if std::io::stdout().is_terminal() { PROGRESS.0 } else { PROGRESS.1 };
+    let mut next = Instant::now() + interval.min(Duration::from_secs(1));
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(LOOK);
+        if to_replay.is_some_and(|packets| running.has_replayed(packets)) {
+            break;
+        }
+        if let Some(worker) = running.dead_worker() {
+            eprintln!("error: worker {worker} has ended by itself; stopping");
+            break;
+        }
+        if Instant::now() >= next {
+            next = Instant::now() + interval;
+            println!("{}", running.report(config).progress());
+        }
+    }
+    println!("{}", running.report(config).progress());
+}
+
+/// Where the translated captures lie.
+fn outputs(config: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    for port in config.ports() {
+        if let Device::Virtual { arguments, .. } = port.device() {
+            for (_, file) in arguments.iter().filter(|(key, _)| key == "tx_pcap") {
+                lines.push(format!("Sent by port {}: {file}", port.name()));
+            }
+        }
+    }
+    lines
+}
+
+/// Adds what only the stopped shards know to a report.
+type Complete = Box<dyn FnOnce(Report) -> Report>;

@@ -1,0 +1,251 @@
+//! From a configuration to numbers: how many workers on which CPUs, how many queues,
+//! buffers and bytes. Decided before anything is started, so that `check` can say it.
+
+use cgnat_core::config::{Config, Device, HugePages, Workers};
+use cgnat_core::layout::Layout;
+use dpdk::{EalOptions, Lcore};
+
+use crate::check::grouped;
+
+/// Descriptors of each receive and transmit queue.
+pub const DESCRIPTORS: u16 = 1024;
+
+/// Packets that each hand-off and relay ring holds.
+pub const RING: u32 = 4096;
+
+/// Bytes of a packet buffer: headroom, a frame of MTU 1500 with room, and the note.
+const DATA_ROOM: u16 = 2176;
+
+/// Bytes beside a packet for the hand-over note.
+pub const PRIVATE: u16 = 32;
+
+/// What DPDK needs for itself and for the overhead of pools and rings, bytes.
+const OVERHEAD: u64 = 48 << 20;
+
+/// Bytes of one packet buffer with its descriptor and padding.
+const BUFFER: u64 = 2176 + 32 + 128 + 128;
+
+/// The numbers of a run.
+pub struct Plan {
+    /// Sizes of the tables.
+    pub layout: Layout,
+    /// CPU of each worker.
+    pub worker_cpus: Vec<u16>,
+    /// CPU of the main thread.
+    pub main_cpu: u16,
+    /// CPUs of housekeeping and control.
+    pub control_cpus: Vec<u16>,
+    /// Packet buffers.
+    pub buffers: u32,
+    /// Whether huge pages will be used.
+    pub huge_pages: bool,
+    /// Memory for the EAL, MiB.
+    pub memory_mib: u32,
+}
+
+impl Plan {
+    /// The plan for `config` on CPUs that this process may use.
+    ///
+    /// # Errors
+    /// A sentence if `system.memory` is less than the tables and buffers need.
+    pub fn new(config: &Config, huge_pages: bool) -> Result<Plan, String> {
+        let usable = usable_cpus();
+        let control = config.system().control_cpus();
+        let for_workers: Vec<u16> =
+            usable.iter().copied().filter(|cpu| !control.contains(cpu)).collect();
+        let for_workers = if for_workers.is_empty() { usable.clone() } else { for_workers };
+        let round_robin = |count: u16| {
+            (0..usize::from(count)).map(|n| for_workers[n % for_workers.len()]).collect()
+        };
+        let worker_cpus: Vec<u16> = match config.system().workers() {
+            Workers::Cpus(cpus) => cpus.clone(),
+            Workers::Count(count) => round_robin(*count),
+            // A virtual device has one receive queue; a card has one for each CPU.
+            Workers::Auto if config.ports().iter().all(|p| is_virtual(p.device())) => {
+                round_robin(1)
+            }
+            Workers::Auto => for_workers.clone(),
+        };
+        let control_cpus = if control.is_empty() { usable.clone() } else { control.to_vec() };
+        let layout = Layout::new(config, worker_cpus.len() as u16);
+        let buffers = buffers(config.ports().len(), worker_cpus.len());
+        let needed = layout.provided_bytes() as u64 + u64::from(buffers) * BUFFER + OVERHEAD;
+        let allowed = config.system().memory_bytes();
+        if needed > allowed {
+            return Err(format!(
+                "{} are too little: the tables need {}, packet buffers and DPDK {}; raise it \
+                 to {} or lower `max-mappings`",
+                mib(allowed),
+                mib(layout.provided_bytes() as u64),
+                mib(needed - layout.provided_bytes() as u64),
+                mib(needed),
+            ));
+        }
+        Ok(Plan {
+            main_cpu: control_cpus[0],
+            control_cpus,
+            worker_cpus,
+            buffers,
+            huge_pages,
+            memory_mib: needed.div_ceil(1 << 20) as u32,
+            layout,
+        })
+    }
+
+    /// Workers.
+    pub fn workers(&self) -> u16 {
+        self.layout.workers
+    }
+
+    /// Lcore of a worker; the main thread is lcore 0.
+    pub fn lcore(worker: u16) -> u16 {
+        worker + 1
+    }
+
+    /// Shape of the pool of packet buffers.
+    pub fn mempool(&self) -> dpdk::MempoolConfig {
+        dpdk::MempoolConfig {
+            count: self.buffers,
+            cache: 256,
+            private_bytes: PRIVATE,
+            data_room: DATA_ROOM,
+            socket: None,
+        }
+    }
+
+    /// How to start the EAL.
+    pub fn eal(&self, config: &Config) -> EalOptions {
+        let mut lcores = vec![Lcore { id: 0, cpu: self.main_cpu }];
+        for (worker, cpu) in self.worker_cpus.iter().enumerate() {
+            lcores.push(Lcore { id: Plan::lcore(worker as u16), cpu: *cpu });
+        }
+        let mut options = EalOptions {
+            program: "cgnat".to_owned(),
+            file_prefix: config.system().name().to_owned(),
+            lcores,
+            memory_mib: self.memory_mib,
+            huge_pages: self.huge_pages,
+            ..EalOptions::default()
+        };
+        for port in config.ports() {
+            match port.device() {
+                Device::Pci(address) => options.allow_pci.push(address.clone()),
+                device @ Device::Virtual { .. } => {
+                    options.vdevs.push(device_string(device, self.workers()));
+                }
+            }
+        }
+        options
+    }
+}
+
+/// Name of a device in DPDK.
+pub fn device_name(device: &Device) -> &str {
+    match device {
+        Device::Pci(address) => address,
+        Device::Virtual { name, .. } => name,
+    }
+}
+
+/// The device as DPDK's `--vdev` wants it. A packet socket gets a queue pair for each worker
+/// unless the configuration says how many.
+fn device_string(device: &Device, workers: u16) -> String {
+    let Device::Virtual { name, driver, arguments } = device else {
+        return device_name(device).to_owned();
+    };
+    let mut text = name.clone();
+    for (key, value) in arguments {
+        text.push_str(&format!(",{key}={value}"));
+    }
+    if driver == "net_af_packet" && workers > 1 && !arguments.iter().any(|(k, _)| k == "qpairs") {
+        text.push_str(&format!(",qpairs={workers}"));
+    }
+    text
+}
+
+fn is_virtual(device: &Device) -> bool {
+    matches!(device, Device::Virtual { .. })
+}
+
+/// Enough that no queue, ring, parking place or cache can starve another.
+fn buffers(ports: usize, workers: usize) -> u32 {
+    let queues = ports * workers * 2 * usize::from(DESCRIPTORS);
+    let rings = if workers > 1 { workers * RING as usize + ports * RING as usize } else { 0 };
+    let waiting = workers * (1024 + 256 + 32 * (2 * ports + workers));
+    let cached = (workers + 1) * 512;
+    (queues + rings + waiting + cached + 1024) as u32
+}
+
+/// CPUs that this process may run on, ascending; never empty.
+fn usable_cpus() -> Vec<u16> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let mut cpus = Vec::new();
+    for part in list.unwrap_or("0").trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        if let (Ok(first), Ok(last)) = (first.parse::<u16>(), last.parse::<u16>()) {
+            cpus.extend(first..=last);
+        }
+    }
+    if cpus.is_empty() { vec![0] } else { cpus }
+}
+
+/// Whether huge pages are there to be used.
+pub fn wants_huge_pages(config: &Config) -> bool {
+    match config.system().huge_pages() {
+        HugePages::Off => false,
+        HugePages::Required => true,
+        HugePages::Auto => free_huge_page_bytes() > 0,
+    }
+}
+
+/// Bytes of huge pages that are free.
+fn free_huge_page_bytes() -> u64 {
+    let Ok(sizes) = std::fs::read_dir("/sys/kernel/mm/hugepages") else {
+        return 0;
+    };
+    let mut bytes = 0;
+    for size in sizes.flatten() {
+        let name = size.file_name().to_string_lossy().into_owned();
+        let kib = name.trim_start_matches("hugepages-").trim_end_matches("kB").parse::<u64>();
+        let free = std::fs::read_to_string(size.path().join("free_hugepages"));
+        let free = free.ok().and_then(|text| text.trim().parse::<u64>().ok());
+        bytes += kib.unwrap_or(0) * 1024 * free.unwrap_or(0);
+    }
+    bytes
+}
+
+/// What the configuration takes, as lines of `cgnat check`.
+///
+/// # Errors
+/// A sentence if `system.memory` is too little.
+pub fn capacity(config: &Config) -> Result<Vec<String>, String> {
+    let plan = Plan::new(config, false)?;
+    let layout = &plan.layout;
+    let workers = u64::from(plan.workers());
+    Ok(vec![
+        format!(
+            "capacity: {} subscribers at once, {} port blocks, {} mappings, {} further TCP sessions",
+            grouped(u64::from(layout.subscribers_per_shard)),
+            grouped(u64::from(layout.blocks)),
+            grouped(u64::from(layout.mappings_per_shard) * workers),
+            grouped(u64::from(layout.sessions_per_shard) * workers),
+        ),
+        format!(
+            "memory: {} bytes of tables for {} ({} bytes per worker, {} bytes for port blocks, \
+             {} bytes of deadlines), {} packet buffers; {} of `system.memory` {}",
+            grouped(layout.total_bytes() as u64),
+            if workers == 1 { "1 worker".to_owned() } else { format!("{workers} workers") },
+            grouped(layout.shard_bytes as u64),
+            grouped(layout.block_bytes as u64),
+            grouped(layout.due_bytes as u64),
+            grouped(u64::from(plan.buffers)),
+            mib(u64::from(plan.memory_mib) << 20),
+            mib(config.system().memory_bytes()),
+        ),
+    ])
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", grouped(bytes.div_ceil(1 << 20)))
+}

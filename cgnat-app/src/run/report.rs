@@ -1,0 +1,338 @@
+//! What a run has done: for a person in the manner of testpmd, for programs as JSON.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use cgnat_core::config::Config;
+use cgnat_core::control::counters::WorkerCounters;
+use cgnat_core::endpoint::{ExternalEndpoint, InternalEndpoint, Protocol};
+use cgnat_core::shard::Shard;
+use cgnat_core::table::port_block::PortCensus;
+use cgnat_core::time::Tick;
+use cgnat_core::verdict::DropReason;
+use serde_json::{Map, Value, json};
+
+/// Mappings and blocks that the text lists; JSON has more.
+const LISTED: usize = 20;
+
+/// Mappings and blocks that JSON lists.
+const LISTED_JSON: usize = 100_000;
+
+/// What one port has seen.
+pub struct PortReport {
+    name: String,
+    rx_packets: u64,
+    rx_bytes: u64,
+    tx_packets: u64,
+    tx_bytes: u64,
+    dropped: u64,
+}
+
+/// Everything about a run.
+pub struct Report {
+    ports: Vec<PortReport>,
+    drops: Vec<(DropReason, u64)>,
+    arp_received: u64,
+    echo_answered: u64,
+    originated: u64,
+    arp_conflicts: u64,
+    parked: u64,
+    mappings: [u64; Protocol::COUNT],
+    mappings_created: u64,
+    sessions: u64,
+    subscribers: u64,
+    blocks_total: u64,
+    blocks_in_use: u64,
+    blocks_allocated: u64,
+    blocks_released: u64,
+    handed_off: Vec<(u64, u64)>,
+    hairpinned: u64,
+    stale_requests: u64,
+    nat_time: Option<Tick>,
+    census: Option<PortCensus>,
+    mapping_list: Vec<(Protocol, InternalEndpoint, ExternalEndpoint)>,
+    block_list: Vec<(Ipv4Addr, Ipv4Addr, u16, u16)>,
+    outputs: Vec<String>,
+}
+
+impl Report {
+    /// Adds up the counters of all workers.
+    pub fn of(config: &Config, counters: &[Arc<WorkerCounters>], blocks_total: u32) -> Self {
+        let sum = |value: &dyn Fn(&WorkerCounters) -> u64| -> u64 {
+            counters.iter().map(|counters| value(counters)).sum()
+        };
+        let ports = config.ports().iter().enumerate().map(|(n, port)| PortReport {
+            name: port.name().to_owned(),
+            rx_packets: sum(&|c| c.ports[n].rx_packets.value()),
+            rx_bytes: sum(&|c| c.ports[n].rx_bytes.value()),
+            tx_packets: sum(&|c| c.ports[n].tx_packets.value()),
+            tx_bytes: sum(&|c| c.ports[n].tx_bytes.value()),
+            dropped: sum(&|c| c.ports[n].dropped.value()),
+        });
+        let drops = DropReason::ALL.iter().map(|reason| (*reason, sum(&|c| c.drops_of(*reason))));
+        Self {
+            ports: ports.collect(),
+            drops: drops.collect(),
+            arp_received: sum(&|c| c.arp_received.value()),
+            echo_answered: sum(&|c| c.echo_answered.value()),
+            originated: sum(&|c| c.originated.value()),
+            arp_conflicts: sum(&|c| c.arp_conflicts.value()),
+            parked: sum(&|c| c.parked.value()),
+            mappings: std::array::from_fn(|p| sum(&|c| c.mappings[p].value())),
+            mappings_created: sum(&|c| c.mappings_created.value()),
+            sessions: sum(&|c| c.sessions.value()),
+            subscribers: sum(&|c| c.subscribers.value()),
+            blocks_total: u64::from(blocks_total),
+            blocks_in_use: sum(&|c| c.blocks_in_use.value()),
+            blocks_allocated: sum(&|c| c.blocks_allocated.value()),
+            blocks_released: sum(&|c| c.blocks_released.value()),
+            handed_off: counters
+                .iter()
+                .map(|c| (c.handed_off.value(), c.handed_in.value()))
+                .collect(),
+            hairpinned: sum(&|c| c.hairpinned.value()),
+            stale_requests: sum(&|c| c.stale_requests.value()),
+            nat_time: None,
+            census: None,
+            mapping_list: Vec::new(),
+            block_list: Vec::new(),
+            outputs: Vec::new(),
+        }
+    }
+
+    /// Adds what only the stopped shards can tell.
+    pub fn with_shards(mut self, shards: &[Shard], elsewhere: PortCensus, now: Tick) -> Self {
+        let mut census = elsewhere;
+        for shard in shards {
+            census += shard.port_census(now);
+            self.mapping_list.extend(shard.mapping_list().take(LISTED_JSON));
+            self.block_list.extend(shard.block_list().take(LISTED_JSON));
+        }
+        self.mapping_list.sort_unstable_by_key(|(protocol, internal, _)| (*internal, *protocol));
+        self.block_list.sort_unstable();
+        self.census = Some(census);
+        self.nat_time = Some(now);
+        self
+    }
+
+    /// Adds the captures that were written.
+    pub fn with_outputs(mut self, outputs: Vec<String>) -> Self {
+        self.outputs = outputs;
+        self
+    }
+
+    fn dropped(&self) -> u64 {
+        self.drops.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Frames that came in or were made here, and what became of them; the two are equal.
+    fn balance(&self) -> (u64, u64) {
+        let received: u64 = self.ports.iter().map(|port| port.rx_packets).sum();
+        let sent: u64 = self.ports.iter().map(|port| port.tx_packets).sum();
+        let ended = sent + self.dropped() + self.arp_received + self.echo_answered + self.parked;
+        (received + self.originated, ended)
+    }
+
+    /// One line of progress.
+    pub fn progress(&self) -> String {
+        let received: u64 = self.ports.iter().map(|port| port.rx_packets).sum();
+        let sent: u64 = self.ports.iter().map(|port| port.tx_packets).sum();
+        format!(
+            "{received} received, {sent} sent, {} dropped, {} mappings, {} subscribers",
+            self.dropped(),
+            self.mappings.iter().sum::<u64>(),
+            self.subscribers
+        )
+    }
+
+    /// The report for a person.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = self.write_text(&mut text);
+        text
+    }
+
+    fn write_text(&self, out: &mut String) -> std::fmt::Result {
+        for port in &self.ports {
+            let title = format!(" Forward statistics for port {} ", port.name);
+            writeln!(out, "\n  {title:-^80}")?;
+            writeln!(
+                out,
+                "  RX-packets: {:<14} RX-dropped: {:<14} RX-bytes: {}",
+                port.rx_packets, port.dropped, port.rx_bytes
+            )?;
+            writeln!(
+                out,
+                "  TX-packets: {:<14} {:<26} TX-bytes: {}",
+                port.tx_packets, "", port.tx_bytes
+            )?;
+            writeln!(out, "  {:-^80}", "")?;
+        }
+        let [tcp, udp, icmp] = self.mappings;
+        writeln!(
+            out,
+            "\nMappings: {} (tcp {tcp}, udp {udp}, icmp {icmp}), {} created; TCP sessions: {}",
+            tcp + udp + icmp,
+            self.mappings_created,
+            self.sessions
+        )?;
+        for (protocol, internal, external) in self.mapping_list.iter().take(LISTED) {
+            writeln!(out, "  {protocol:<5} {:<22} -> {external}", internal.to_string())?;
+        }
+        more(out, self.mapping_list.len())?;
+        writeln!(
+            out,
+            "\nPort blocks in use: {} of {}, by {} subscribers; {} allocated, {} released",
+            self.blocks_in_use,
+            self.blocks_total,
+            self.subscribers,
+            self.blocks_allocated,
+            self.blocks_released
+        )?;
+        for (internal, external, first, last) in self.block_list.iter().take(LISTED) {
+            writeln!(out, "  {:<16} {external}:{first}-{last}", internal.to_string())?;
+        }
+        more(out, self.block_list.len())?;
+        if let Some(census) = self.census {
+            writeln!(
+                out,
+                "External ports (each protocol): {} free, {} used, {} resting, {} in all",
+                census.free,
+                census.used,
+                census.resting,
+                census.total()
+            )?;
+        }
+        if self.handed_off.len() > 1 {
+            writeln!(out, "\nWorkers:")?;
+            for (worker, (off, taken)) in self.handed_off.iter().enumerate() {
+                writeln!(out, "  worker {worker}: {off} packets handed off, {taken} taken")?;
+            }
+        }
+        writeln!(
+            out,
+            "\nFor the box itself: {} ARP received, {} pings answered, {} frames made; {} hairpinned",
+            self.arp_received, self.echo_answered, self.originated, self.hairpinned
+        )?;
+        if self.arp_conflicts > 0 {
+            writeln!(out, "ARP conflicts: {}; somebody else uses our address", self.arp_conflicts)?;
+        }
+        writeln!(out, "\nDrops by reason: {} in all", self.dropped())?;
+        for (reason, count) in self.drops.iter().filter(|(_, count)| *count > 0) {
+            writeln!(out, "  {:<24} {count:>12}  {}", reason.name(), reason.sentence())?;
+        }
+        if self.stale_requests > 0 {
+            writeln!(out, "Requests of housekeeping refused as stale: {}", self.stale_requests)?;
+        }
+        let (came, ended) = self.balance();
+        let verdict = if came == ended { "every packet is accounted for" } else { "THEY DIFFER" };
+        writeln!(
+            out,
+            "Balance: {came} received or made, {ended} sent, dropped or consumed: {verdict}"
+        )?;
+        for output in &self.outputs {
+            writeln!(out, "{output}")?;
+        }
+        Ok(())
+    }
+
+    /// The report for programs: stable keys.
+    pub fn json(&self) -> Value {
+        let ports: Map<String, Value> = self
+            .ports
+            .iter()
+            .map(|port| {
+                let value = json!({
+                    "rx_packets": port.rx_packets,
+                    "rx_bytes": port.rx_bytes,
+                    "tx_packets": port.tx_packets,
+                    "tx_bytes": port.tx_bytes,
+                    "dropped": port.dropped,
+                });
+                (port.name.clone(), value)
+            })
+            .collect();
+        let drops: Map<String, Value> =
+            self.drops.iter().map(|(reason, n)| (reason.name().to_owned(), json!(n))).collect();
+        let mappings: Vec<Value> = self
+            .mapping_list
+            .iter()
+            .take(LISTED_JSON)
+            .map(|(protocol, internal, external)| {
+                json!({
+                    "protocol": protocol.to_string(),
+                    "internal": internal.to_string(),
+                    "external": external.to_string(),
+                })
+            })
+            .collect();
+        let blocks: Vec<Value> = self
+            .block_list
+            .iter()
+            .take(LISTED_JSON)
+            .map(|(internal, external, first, last)| {
+                json!({
+                    "subscriber": internal.to_string(),
+                    "external": external.to_string(),
+                    "first_port": first,
+                    "last_port": last,
+                })
+            })
+            .collect();
+        let census = self.census.unwrap_or_default();
+        let violations = self
+            .drops
+            .iter()
+            .find(|(reason, _)| *reason == DropReason::OwnershipViolation)
+            .map_or(0, |(_, count)| *count);
+        let workers: Vec<Value> = self
+            .handed_off
+            .iter()
+            .map(|(off, taken)| json!({ "handed_off": off, "handed_in": taken }))
+            .collect();
+        let (came, ended) = self.balance();
+        json!({
+            "ports": ports,
+            "drops": drops,
+            "consumed": { "arp": self.arp_received, "echo": self.echo_answered },
+            "originated": self.originated,
+            "hairpinned": self.hairpinned,
+            "parked": self.parked,
+            "balance": { "came": came, "ended": ended },
+            "mappings": {
+                "active": self.mappings.iter().sum::<u64>(),
+                "tcp": self.mappings[0],
+                "udp": self.mappings[1],
+                "icmp": self.mappings[2],
+                "created": self.mappings_created,
+                "list": mappings,
+            },
+            "sessions": { "active": self.sessions },
+            "subscribers": { "active": self.subscribers },
+            "blocks": {
+                "total": self.blocks_total,
+                "in_use": self.blocks_in_use,
+                "allocated": self.blocks_allocated,
+                "released": self.blocks_released,
+                "list": blocks,
+            },
+            "ports_census": {
+                "free": census.free,
+                "used": census.used,
+                "resting": census.resting,
+                "total": census.total(),
+            },
+            "ownership": { "violations": violations, "stale_requests": self.stale_requests },
+            "workers": workers,
+        })
+    }
+}
+
+fn more(out: &mut String, all: usize) -> std::fmt::Result {
+    if all > LISTED {
+        writeln!(out, "  ... and {} more (all with --stats-file)", all - LISTED)?;
+    }
+    Ok(())
+}

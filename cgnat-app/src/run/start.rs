@@ -1,0 +1,400 @@
+//! Starting and stopping: EAL, memory, ports, workers, housekeeping, and back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use cgnat_core::assembly::{Assembly, Memory, Seat, assemble};
+use cgnat_core::config::{Config, Device};
+use cgnat_core::control::counters::WorkerCounters;
+use cgnat_core::housekeeping::Housekeeping;
+use cgnat_core::shard::Shard;
+use cgnat_core::time::Instant;
+use cgnat_core::worker::TimeSource;
+use dpdk::{Clock, Eal, LcoreHandle, MbufRing, Mempool, Port, PortConfig, RunningPort, Zone};
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
+
+use super::Complete;
+use super::io::{DpdkIo, Relay, Transmit};
+use super::plan::{DESCRIPTORS, Plan, RING, device_name};
+use super::replay::{Replay, Track};
+use super::report::Report;
+use crate::preflight::Preflight;
+
+/// How long the start may take until every block is lent and every shard is ready.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long packets under way may take to come to their end at the stop.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+/// Polls without work after which a worker lets others run, and after which it naps.
+const IDLE_POLLS: (u32, u32) = (64, 512);
+
+/// A nap of an idle worker: the price is at most this much latency for the first packet
+/// after a pause, the gain is a cool CPU and room for others where CPUs are shared.
+const NAP: Duration = Duration::from_micros(20);
+
+/// A pause of housekeeping between two rounds without work.
+const HOUSEKEEPING_PAUSE: Duration = Duration::from_micros(500);
+
+/// What the main thread asks of housekeeping.
+mod phase {
+    pub const RUN: u8 = 0;
+    pub const SETTLE: u8 = 1;
+    pub const SETTLED: u8 = 2;
+    pub const STOP: u8 = 3;
+}
+
+/// A running box.
+pub struct Running {
+    stop: Arc<AtomicBool>,
+    gate: Arc<AtomicBool>,
+    phase: Arc<AtomicU8>,
+    workers: Vec<LcoreHandle<Shard>>,
+    housekeeping: JoinHandle<Housekeeping>,
+    counters: Vec<Arc<WorkerCounters>>,
+    blocks: u32,
+    _ports: Vec<RunningPort>,
+    // Last: everything above lives in its memory.
+    _eal: Eal,
+}
+
+/// Starts everything; packets flow when this returns.
+pub fn start(
+    config: &Config,
+    plan: &Plan,
+    here: &Preflight,
+    replaying: bool,
+    seed: Option<u64>,
+) -> Result<Running> {
+    if !plan.huge_pages {
+        eprintln!("warning: no huge pages are used; expect up to a third less throughput");
+    }
+    let eal = Eal::init(&plan.eal(config))?;
+    let clock = Clock::start(&eal);
+    let pool = Mempool::create(&eal, "packets", &plan.mempool())?;
+    let opened = open_ports(&eal, config, plan, &pool)?;
+    let memory = memory(&eal, plan)?;
+    let mut random = match seed {
+        Some(seed) => ChaCha20Rng::seed_from_u64(seed),
+        None => {
+            let mut entropy = [0; 32];
+            getrandom::fill(&mut entropy).context("the system gives no entropy")?;
+            ChaCha20Rng::from_seed(entropy)
+        }
+    };
+    let time = if replaying { TimeSource::Packets } else { TimeSource::Clock };
+    let Assembly { seats, housekeeping, counters, .. } =
+        assemble(config, &plan.layout, memory, &opened.macs, time, |bytes| {
+            random.fill_bytes(bytes);
+        })?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let gate = Arc::new(AtomicBool::new(false));
+    let phase = Arc::new(AtomicU8::new(phase::RUN));
+    let replay = if replaying { Some(replay(&opened.ports, here)?) } else { None };
+    let views = views(&eal, plan, opened.queues, &pool, replay, &gate)?;
+
+    let house = {
+        let (phase, counters) = (phase.clone(), counters.clone());
+        let cpus = plan.control_cpus.clone();
+        std::thread::Builder::new()
+            .name("housekeeping".to_owned())
+            .spawn(move || keep_house(housekeeping, &counters, &phase, clock, &cpus))
+            .context("cannot start the housekeeping thread")?
+    };
+    let mut workers = Vec::new();
+    for (worker, (seat, io)) in seats.into_iter().zip(views).enumerate() {
+        let stop = stop.clone();
+        let work = move || run_worker(seat, io, &stop, clock);
+        workers.push(eal.launch(Plan::lcore(worker as u16), work)?);
+    }
+    let running = Running {
+        stop,
+        gate: gate.clone(),
+        phase,
+        workers,
+        housekeeping: house,
+        counters,
+        blocks: plan.layout.blocks,
+        _ports: opened.ports,
+        _eal: eal,
+    };
+    running.wait_until_lent()?;
+    gate.store(true, Ordering::Release);
+    Ok(running)
+}
+
+struct Opened {
+    ports: Vec<RunningPort>,
+    macs: Vec<[u8; 6]>,
+    queues: Vec<(Vec<dpdk::RxQueue>, Vec<dpdk::TxQueue>)>,
+}
+
+fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pool: &Mempool) -> Result<Opened> {
+    let mut opened = Opened { ports: Vec::new(), macs: Vec::new(), queues: Vec::new() };
+    for port in config.ports() {
+        let name = device_name(port.device());
+        let context = || format!("port {}", port.name());
+        let device = Port::by_name(eal, name).with_context(context)?;
+        let workers = plan.workers();
+        let rx_queues = match port.device() {
+            // Each rx_pcap is a queue; the configuration gives one.
+            Device::Virtual { driver, .. } if driver == "net_pcap" => 1,
+            _ => workers.min(device.max_rx_queues()).max(1),
+        };
+        let tx_queues = match port.device() {
+            Device::Virtual { driver, .. } if driver == "net_pcap" => 1,
+            _ => workers.min(device.max_tx_queues()).max(1),
+        };
+        let is_card = matches!(port.device(), Device::Pci(_));
+        let settings = PortConfig {
+            rx_queues,
+            tx_queues,
+            rx_descriptors: DESCRIPTORS,
+            tx_descriptors: DESCRIPTORS,
+            mtu: is_card.then_some(port.mtu()),
+            ..PortConfig::default()
+        };
+        opened.macs.push(device.mac().with_context(context)?);
+        let started = device.start(&settings, std::slice::from_ref(pool)).with_context(context)?;
+        opened.ports.push(started.port);
+        opened.queues.push((started.rx, started.tx));
+    }
+    Ok(opened)
+}
+
+fn memory(eal: &Eal, plan: &Plan) -> Result<Memory> {
+    let reserve = |name: &str, bytes: usize| -> Result<&'static mut [u8]> {
+        Ok(Zone::reserve(eal, name, bytes, None)?.into_static())
+    };
+    let shards = (0..plan.workers())
+        .map(|worker| reserve(&format!("shard{worker}"), plan.layout.shard_bytes))
+        .collect::<Result<_>>()?;
+    Ok(Memory { shards, blocks: reserve("blocks", plan.layout.block_bytes)? })
+}
+
+/// The merged captures of all ports.
+fn replay(ports: &[RunningPort], here: &Preflight) -> Result<Replay> {
+    let mut tracks = Vec::new();
+    for (port, capture) in &here.captures {
+        let device = &ports[*port];
+        let Some(stamps) = device.timestamp_field()? else {
+            bail!("{} gives no time stamps, so its capture cannot be replayed", device.name());
+        };
+        tracks.push(Track { stamps, left: capture.packets });
+    }
+    let with_packets = here.captures.iter().filter(|(_, capture)| capture.packets > 0);
+    let first_ns = with_packets.map(|(_, capture)| capture.first_ns).min().unwrap_or(0);
+    Ok(Replay::new(tracks, first_ns))
+}
+
+/// Gives each worker its queues and rings.
+fn views(
+    eal: &Eal,
+    plan: &Plan,
+    queues: Vec<(Vec<dpdk::RxQueue>, Vec<dpdk::TxQueue>)>,
+    pool: &Mempool,
+    mut replay: Option<Replay>,
+    gate: &Arc<AtomicBool>,
+) -> Result<Vec<DpdkIo>> {
+    let workers = usize::from(plan.workers());
+    let mut rings = Vec::new();
+    let mut consumers = Vec::new();
+    for worker in 0..workers {
+        let (producer, consumer) = MbufRing::create(eal, &format!("handoff{worker}"), RING, None)?;
+        rings.push(producer);
+        consumers.push(consumer);
+    }
+    let mut views: Vec<DpdkIo> = consumers
+        .into_iter()
+        .map(|ring| DpdkIo {
+            receive: Vec::new(),
+            transmit: Vec::new(),
+            rings: rings.clone(),
+            ring,
+            pool: pool.clone(),
+            replay: replay.take(),
+            gate: gate.clone(),
+        })
+        .collect();
+    for (port, (rx, tx)) in queues.into_iter().enumerate() {
+        let mut rx = rx.into_iter();
+        for view in &mut views {
+            view.receive.push(rx.next());
+        }
+        let direct = tx.len();
+        let mut relays = Vec::new();
+        let mut tx: Vec<_> = tx.into_iter().map(Some).collect();
+        // Workers beyond the queues relay to worker (n modulo queues).
+        let mut taken: Vec<Option<dpdk::RingConsumer>> = (0..direct).map(|_| None).collect();
+        if workers > direct {
+            for (queue, place) in taken.iter_mut().enumerate() {
+                let name = format!("relay{port}.{queue}");
+                let (producer, consumer) = MbufRing::create(eal, &name, RING, None)?;
+                relays.push(producer);
+                *place = Some(consumer);
+            }
+        }
+        for (worker, view) in views.iter_mut().enumerate() {
+            let own = tx.get_mut(worker).and_then(Option::take);
+            view.transmit.push(match own {
+                Some(queue) => Transmit::Queue(queue, taken[worker].take().map(Relay::new)),
+                None => Transmit::Relayed(relays[worker % direct].clone()),
+            });
+        }
+    }
+    Ok(views)
+}
+
+/// The poll loop of a worker; returns its shard when told to stop.
+fn run_worker(seat: Seat, io: DpdkIo, stop: &AtomicBool, clock: Clock) -> Shard {
+    let mut worker = seat.worker(io);
+    let mut idle = 0u32;
+    while !stop.load(Ordering::Relaxed) {
+        if worker.poll(now(clock)) > 0 {
+            idle = 0;
+            continue;
+        }
+        idle = idle.saturating_add(1);
+        if idle > IDLE_POLLS.1 {
+            std::thread::sleep(NAP);
+        } else if idle > IDLE_POLLS.0 {
+            std::thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+    worker.stop()
+}
+
+/// The loop of the housekeeping thread.
+fn keep_house(
+    mut housekeeping: Housekeeping,
+    counters: &[Arc<WorkerCounters>],
+    phase: &AtomicU8,
+    clock: Clock,
+    cpus: &[u16],
+) -> Housekeeping {
+    // The main thread is bound to one CPU and this thread has inherited that.
+    if let Err(error) = dpdk::set_current_thread_affinity(cpus) {
+        eprintln!("warning: housekeeping stays where it is: {error}");
+    }
+    let mut settling = 0u8;
+    loop {
+        let latest = counters.iter().map(|counters| counters.now()).max().unwrap_or_default();
+        let worked = housekeeping.run(latest, now(clock));
+        match phase.load(Ordering::Acquire) {
+            phase::STOP => return housekeeping,
+            phase::SETTLE if !housekeeping.is_busy() => {
+                // Twice: the first sweep ends mappings, the second the blocks they freed.
+                if settling == 2 {
+                    phase.store(phase::SETTLED, Ordering::Release);
+                } else {
+                    settling += 1;
+                    housekeeping.sweep_now(latest);
+                }
+            }
+            _ => {}
+        }
+        if !worked {
+            std::thread::sleep(HOUSEKEEPING_PAUSE);
+        }
+    }
+}
+
+/// Loop time.
+fn now(clock: Clock) -> Instant {
+    // A second after zero, so that "before" has a meaning.
+    Instant::from_nanos(clock.now_ns() + 1_000_000_000)
+}
+
+impl Running {
+    fn sum(&self, value: impl Fn(&WorkerCounters) -> u64) -> u64 {
+        self.counters.iter().map(|counters| value(counters)).sum()
+    }
+
+    /// Waits until every block has reached its worker.
+    fn wait_until_lent(&self) -> Result<()> {
+        let until = std::time::Instant::now() + START_LIMIT;
+        while self.sum(|c| c.blocks_free.value()) < u64::from(self.blocks) {
+            if std::time::Instant::now() > until {
+                bail!(
+                    "only {} of {} port blocks reached the workers within {} s; are there \
+                     enough CPUs?",
+                    self.sum(|c| c.blocks_free.value()),
+                    self.blocks,
+                    START_LIMIT.as_secs()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// A worker that has ended although nobody told it to.
+    pub fn dead_worker(&self) -> Option<u16> {
+        let dead = self.workers.iter().position(LcoreHandle::is_finished);
+        dead.map(|worker| worker as u16)
+    }
+
+    /// Whether the captures are used up and every packet of them has come to its end.
+    pub fn has_replayed(&self, packets: u64) -> bool {
+        let received = self.sum(|c| c.ports.iter().map(|p| p.rx_packets.value()).sum());
+        let handed_off = self.sum(|c| c.handed_off.value());
+        let handed_in = self.sum(|c| c.handed_in.value());
+        received >= packets && handed_in == handed_off && self.sum(|c| c.parked.value()) == 0
+    }
+
+    /// Ends what is due at the time of the last packet of a replay.
+    pub fn settle(&self) {
+        self.phase.store(phase::SETTLE, Ordering::Release);
+        let until = std::time::Instant::now() + START_LIMIT;
+        while self.phase.load(Ordering::Acquire) != phase::SETTLED
+            && std::time::Instant::now() < until
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.let_drain(until);
+    }
+
+    /// Waits for some rounds of every worker: what is in rings and channels comes out.
+    fn let_drain(&self, until: std::time::Instant) {
+        let target: Vec<u64> = self.counters.iter().map(|c| c.polls.value() + 64).collect();
+        while self.counters.iter().zip(&target).any(|(c, t)| c.polls.value() < *t)
+            && std::time::Instant::now() < until
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// What has happened so far.
+    pub fn report(&self, config: &Config) -> Report {
+        Report::of(config, &self.counters, self.blocks)
+    }
+
+    /// Stops receiving, lets packets under way come to their end, stops workers, then
+    /// housekeeping; ports close when the last queue is gone.
+    pub fn stop(self, config: &Config, plan: &Plan) -> Result<(Report, Complete)> {
+        self.gate.store(false, Ordering::Release);
+        self.let_drain(std::time::Instant::now() + STOP_LIMIT);
+        self.stop.store(true, Ordering::Relaxed);
+        let mut shards = Vec::new();
+        for (worker, handle) in self.workers.into_iter().enumerate() {
+            shards.push(handle.join().with_context(|| format!("worker {worker}"))?);
+        }
+        self.phase.store(phase::STOP, Ordering::Release);
+        let Ok(housekeeping) = self.housekeeping.join() else {
+            bail!("the housekeeping thread has panicked; its message is above");
+        };
+        let report = Report::of(config, &self.counters, plan.layout.blocks);
+        let now = self.counters.iter().map(|c| c.now()).max().unwrap_or_default().tick();
+        let complete: Complete = Box::new(move |report: Report| {
+            report.with_shards(&shards, housekeeping.port_census(now), now)
+        });
+        Ok((report, complete))
+    }
+}
