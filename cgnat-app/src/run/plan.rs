@@ -22,8 +22,9 @@ pub const PRIVATE: u16 = 32;
 /// What DPDK needs for itself and for the overhead of pools and rings, bytes.
 const OVERHEAD: u64 = 48 << 20;
 
-/// Bytes of one packet buffer with its descriptor and padding.
-const BUFFER: u64 = 2176 + 32 + 128 + 128;
+/// Bytes that one packet buffer takes with its descriptor: on huge pages, and on 4 KiB pages,
+/// where DPDK lets none cross a page.
+const BUFFER: (u64, u64) = (2176 + 32 + 128 + 128, 4096);
 
 /// The numbers of a run.
 pub struct Plan {
@@ -69,7 +70,8 @@ impl Plan {
         let control_cpus = if control.is_empty() { usable.clone() } else { control.to_vec() };
         let layout = Layout::new(config, worker_cpus.len() as u16);
         let buffers = buffers(config.ports().len(), worker_cpus.len());
-        let needed = layout.provided_bytes() as u64 + u64::from(buffers) * BUFFER + OVERHEAD;
+        let buffer = if huge_pages { BUFFER.0 } else { BUFFER.1 };
+        let needed = layout.provided_bytes() as u64 + u64::from(buffers) * buffer + OVERHEAD;
         let allowed = config.system().memory_bytes();
         if needed > allowed {
             return Err(format!(

@@ -2,7 +2,7 @@
 
 use super::handoff::{Kind, Note};
 use super::io::{Burst, PacketBuf, PacketIo};
-use super::{COMMANDS_PER_POLL, Worker};
+use super::{COMMANDS_PER_POLL, TimeSource, Worker};
 use crate::control::{Command, Event};
 use crate::endpoint::ExternalEndpoint;
 use crate::packet::ipv4::{self, Header, Transport};
@@ -57,7 +57,9 @@ impl<I: PacketIo> Worker<I> {
         {
             return self.drop_packet(packet, DropReason::OwnershipViolation);
         }
-        self.note_capture_time(&packet);
+        if self.time == TimeSource::Packets {
+            self.now = self.now.max(note.at);
+        }
         let bytes = &packet.bytes()[offset..];
         let parsed = ipv4::fields(bytes).and_then(|h| Ok((h, ipv4::transport(bytes, &h)?)));
         let (header, transport) = match parsed {
