@@ -1,0 +1,311 @@
+//! The appliance, `cgnat run`, inside the laboratory's box namespace.
+//!
+//! The program is `$CGNAT_BIN`, or `cgnat` of the release build of this workspace. Each run has a
+//! name of its own, so its DPDK files never meet those of another instance.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tempfile::TempDir;
+
+use crate::lab::{
+    BOX_EXTERNAL, BOX_INTERNAL, EXTERNAL, INTERNAL, Lab, MACS, ROUTER, SUBSCRIBER_PREFIX, WORLD,
+};
+use crate::process::{Process, read_log};
+use crate::stats::Stats;
+
+/// Name of the appliance's port towards the subscribers.
+pub const INTERNAL_PORT: &str = "internal0";
+/// Name of the appliance's port towards the servers.
+pub const EXTERNAL_PORT: &str = "external0";
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// What a run of the appliance is configured with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Workers; each gets a queue pair of both packet sockets.
+    pub workers: u16,
+    /// Seed of the port choice; the same seed and traffic give the same ports.
+    pub seed: Option<u64>,
+    /// Prefixes, ranges or single addresses of the pool.
+    pub pool: Vec<String>,
+    /// Ports per block.
+    pub block_size: u16,
+    /// Blocks per subscriber.
+    pub max_blocks: u8,
+    /// Hold-down of a freed port, as the configuration writes it.
+    pub hold: String,
+    /// Idle time of a UDP mapping, as the configuration writes it; the default if `None`.
+    pub udp_timeout: Option<String>,
+    /// Allow timers under the minimums of the RFCs.
+    pub short_timers: bool,
+    /// Mappings of all workers together.
+    pub max_mappings: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            workers: 1,
+            seed: None,
+            pool: vec!["203.0.113.0/28".to_owned()],
+            block_size: 512,
+            max_blocks: 4,
+            hold: "2m".to_owned(),
+            udp_timeout: None,
+            short_timers: false,
+            max_mappings: 200_000,
+        }
+    }
+}
+
+/// The two devices of the appliance, as the configuration names them.
+#[derive(Debug, Clone)]
+pub struct Devices {
+    /// Towards the subscribers.
+    pub internal: String,
+    /// Towards the servers.
+    pub external: String,
+    /// Nobody answers ARP: the next hops' MACs are configured.
+    pub silent: bool,
+}
+
+impl Devices {
+    /// Packet sockets on the laboratory's veths, a queue pair per worker.
+    pub fn packet_sockets(workers: u16) -> Devices {
+        let device = |number, interface| {
+            let queues = if workers > 1 { format!(",qpairs={workers}") } else { String::new() };
+            format!("net_af_packet{number},iface={interface}{queues}")
+        };
+        let (internal, external) = (device(0, INTERNAL), device(1, EXTERNAL));
+        Devices { internal, external, silent: false }
+    }
+
+    /// Captures to replay, of `from`, and captures to write, in `to`: `internal.pcap` and
+    /// `external.pcap`.
+    pub fn captures(from: &Path, to: &Path) -> Devices {
+        let device = |number, name| {
+            let (from, to) = (from.join(name), to.join(name));
+            format!("net_pcap{number},rx_pcap={},tx_pcap={}", from.display(), to.display())
+        };
+        let (internal, external) = (device(0, "internal.pcap"), device(1, "external.pcap"));
+        Devices { internal, external, silent: true }
+    }
+}
+
+impl Settings {
+    /// What the kept recording is made with; a replay needs the same pool, blocks and seed.
+    pub fn recording() -> Settings {
+        Settings { seed: Some(1), ..Settings::default() }
+    }
+
+    /// The configuration file.
+    pub fn yaml(&self, name: &str, devices: &Devices) -> String {
+        let Settings {
+            workers,
+            seed: _,
+            pool,
+            block_size,
+            max_blocks,
+            hold,
+            udp_timeout,
+            short_timers,
+            max_mappings,
+        } = self;
+        let Devices { internal, external, silent } = devices;
+        let pool = pool.join(", ");
+        let neighbour = |address, mac: &str| match silent {
+            true => format!("    neighbours: [{{ address: {address}, mac: \"{mac}\" }}]\n"),
+            false => String::new(),
+        };
+        let (router, world) = (neighbour(ROUTER, MACS[0]), neighbour(WORLD, MACS[3]));
+        let mut text = format!(
+            "version: 1\n\
+             system:\n  name: {name}\n  workers: {workers}\n  max-mappings: {max_mappings}\n\
+             \x20 memory: 512MiB\n  huge-pages: off\n\
+             ports:\n\
+             \x20 {INTERNAL_PORT}:\n    side: internal\n    device: \"{internal}\"\n\
+             \x20   addresses: [{BOX_INTERNAL}/30]\n    next-hop: {ROUTER}\n{router}\
+             \x20 {EXTERNAL_PORT}:\n    side: external\n    device: \"{external}\"\n\
+             \x20   addresses: [{BOX_EXTERNAL}/30]\n    next-hop: {WORLD}\n{world}\
+             pools:\n  laboratory:\n    addresses: [{pool}]\n    allocation:\n\
+             \x20     block-size: {block_size}\n      max-blocks: {max_blocks}\n\
+             \x20     hold: {hold}\n\
+             subscribers:\n  - name: laboratory\n    match: [{SUBSCRIBER_PREFIX}]\n\
+             \x20   pool: laboratory\n"
+        );
+        if let Some(timeout) = udp_timeout {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "timeouts:\n  udp: {{ default: {timeout} }}\n");
+        }
+        if *short_timers {
+            text.push_str("lab:\n  allow-short-timers: true\n");
+        }
+        text
+    }
+}
+
+/// The path of the program under test.
+///
+/// # Errors
+/// It is not there; the sentence says how to build it.
+pub fn program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("CGNAT_BIN").map(PathBuf::from) {
+        ensure!(path.is_file(), "CGNAT_BIN names {}, which is not a file", path.display());
+        return std::path::absolute(&path).context("CGNAT_BIN has no absolute form");
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
+    let path = target.join("release/cgnat");
+    ensure!(
+        path.is_file(),
+        "no program {}: build it with `cargo build --release -p cgnat-app`, or set CGNAT_BIN",
+        path.display()
+    );
+    std::path::absolute(&path).context("the program has no absolute path")
+}
+
+/// A running appliance; killed when dropped.
+#[derive(Debug)]
+pub struct Appliance {
+    process: Process,
+    directory: TempDir,
+    output: JoinHandle<String>,
+}
+
+/// What a run left behind.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// What it printed, with the statistics at the end.
+    pub printed: String,
+    /// The same statistics, from its statistics file.
+    pub stats: Stats,
+}
+
+impl Appliance {
+    /// Starts `cgnat run` on the laboratory's veths and waits until packets flow.
+    ///
+    /// # Errors
+    /// The program is missing, refused its configuration or said no `ready` within a minute; with
+    /// what it wrote to standard error.
+    pub fn start(lab: &Lab, settings: &Settings) -> Result<Appliance> {
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let program = program()?;
+        let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let name = format!("lab-{}-{serial}", std::process::id());
+        let configuration = directory.path().join("cgnat.yaml");
+        let devices = Devices::packet_sockets(settings.workers);
+        std::fs::write(&configuration, settings.yaml(&name, &devices))
+            .context("cannot write the configuration")?;
+
+        let errors =
+            File::create(directory.path().join("stderr")).context("cannot make a log file")?;
+        let mut command = lab.middle.command(program);
+        command.arg("run").arg(&configuration);
+        command.arg("--stats-file").arg(directory.path().join("stats.json"));
+        if let Some(seed) = settings.seed {
+            command.arg("--seed").arg(seed.to_string());
+        }
+        command.stdout(Stdio::piped()).stderr(errors);
+        let mut process = Process::start("cgnat run", command)?;
+        let stdout = process.take_stdout().context("cgnat run has no standard output")?;
+
+        let (ready, is_ready) = mpsc::channel();
+        let output = thread::spawn(move || {
+            let mut text = String::new();
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if line.starts_with("ready") {
+                    // Nobody waits any more after the first.
+                    let _ = ready.send(());
+                }
+                text.push_str(&line);
+                text.push('\n');
+            }
+            text
+        });
+        let mut appliance = Appliance { process, directory, output };
+        appliance.wait_ready(&is_ready)?;
+        Ok(appliance)
+    }
+
+    fn wait_ready(&mut self, is_ready: &mpsc::Receiver<()>) -> Result<()> {
+        let until = Instant::now() + START_LIMIT;
+        loop {
+            match is_ready.recv_timeout(Duration::from_millis(100)) {
+                Ok(()) => return Ok(()),
+                // It closed its standard output: it is ending.
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = self.process.wait_within(STOP_LIMIT)?;
+                    bail!("cgnat run ended with {status} before it was ready:\n{}", self.errors());
+                }
+                Err(RecvTimeoutError::Timeout) if Instant::now() < until => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("cgnat run was not ready within {START_LIMIT:?}:\n{}", self.errors())
+                }
+            }
+        }
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn errors(&self) -> String {
+        read_log(&self.directory.path().join("stderr"))
+    }
+
+    /// Process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Stops it with SIGTERM and reads its statistics.
+    ///
+    /// # Errors
+    /// It did not end in time, ended with another code than 0, or left no statistics.
+    pub fn stop(mut self) -> Result<Outcome> {
+        let status = self.process.terminate(STOP_LIMIT)?;
+        let errors = self.errors();
+        ensure!(status.success(), "cgnat run ended with {status}:\n{errors}");
+        let Appliance { process, directory, output } = self;
+        drop(process);
+        let printed = output.join().unwrap_or_default();
+        let stats = Stats::read(&directory.path().join("stats.json"))?;
+        Ok(Outcome { printed, stats })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configuration_is_written_with_its_structure() {
+        let settings = Settings {
+            workers: 4,
+            udp_timeout: Some("2s".into()),
+            short_timers: true,
+            ..Settings::default()
+        };
+        let text = settings.yaml("lab-1-0", &Devices::packet_sockets(4));
+        for line in [
+            "  workers: 4",
+            "  internal0:",
+            "    device: \"net_af_packet0,iface=cg-int,qpairs=4\"",
+            "    addresses: [192.0.2.2/30]",
+            "      hold: 2m",
+            "  udp: { default: 2s }",
+            "  allow-short-timers: true",
+        ] {
+            assert!(text.lines().any(|has| has == line), "no line {line:?} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The laboratory: what needs more than one crate, a kernel, or somebody else's program.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`lab`] | three network namespaces joined by veths; the kernel's own NAT as a partner |
+//! | [`process`] | child processes with a bound on every wait |
+//! | [`cleanup`] | what was made is removed, also on a signal |
+//! | [`appliance`] | `cgnat run` inside the laboratory |
+//! | [`stats`] | the statistics that the appliance writes |
+//! | [`traffic`] | real clients and servers: curl, busybox httpd, dig, dnsmasq, ping, iperf3, tcpdump |
+//! | [`connect_storm`] | very many TCP connections, each checked for mix-ups |
+//! | [`decode`] | translated captures read by tshark and checked against the rules of the NAT |
+//!
+//! Nothing here depends on the crates under test: the laboratory sees the appliance as a user
+//! does, by its command line, its packets and its statistics.
+
+pub mod appliance;
+pub mod cleanup;
+pub mod connect_storm;
+pub mod decode;
+pub mod lab;
+pub mod process;
+pub mod stats;
+pub mod traffic;
