@@ -247,6 +247,20 @@ fn sigterm_and_sigint_stop_cleanly_with_statistics_and_every_packet_accounted_fo
     }
 }
 
+#[test]
+fn whoever_reads_the_output_may_leave_and_the_nat_goes_on() {
+    let bench = Bench::new();
+    let file = bench.config("unread", NULLS, "");
+    let (mut child, lines) = start(bench.command(&["run", &file]));
+    drop(lines);
+    drop(child.stderr.take());
+    // Progress is printed after a second for the first time.
+    std::thread::sleep(Duration::from_millis(1300));
+    assert!(child.try_wait().unwrap().is_none(), "it ended with its reader");
+    signal(&child, "-TERM");
+    assert_eq!(wait(child), 0);
+}
+
 fn from_subscriber(packet: &[u8]) -> Vec<u8> {
     frame(MACS[0], PEERS[0], None, packet)
 }

@@ -133,7 +133,12 @@ pub fn assemble(
         let (to_worker, commands) = bounded(COMMAND_QUEUE);
         let (events, from_worker) = bounded(EVENT_QUEUE);
         let counters = Arc::new(WorkerCounters::new(config.ports().len()));
-        links.push(WorkerLink { commands: to_worker, events: from_worker, due: shard.due() });
+        links.push(WorkerLink {
+            commands: to_worker,
+            untaken: commands.clone(),
+            events: from_worker,
+            due: shard.due(),
+        });
         all_counters.push(counters.clone());
         seats.push(Seat {
             parts: SeatParts {

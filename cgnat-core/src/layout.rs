@@ -41,8 +41,8 @@ pub struct Layout {
     pub shard_bytes: usize,
     /// Bytes that all port blocks need in provided memory.
     pub block_bytes: usize,
-    /// Bytes of shared deadline words, from the heap.
-    pub due_bytes: usize,
+    /// Bytes from the heap: shared deadline words, and each worker's places for leases.
+    pub heap_bytes: usize,
 }
 
 /// The memory of one shard's tables, cut up.
@@ -103,7 +103,8 @@ impl Layout {
             port_slots,
             shard_bytes,
             block_bytes,
-            due_bytes: 8 * (per_shard * usize::from(workers) + blocks as usize),
+            heap_bytes: 8 * (per_shard * usize::from(workers) + blocks as usize)
+                + usize::from(workers) * blocks as usize * size_of::<Option<BlockLease>>(),
         }
     }
 
@@ -114,7 +115,7 @@ impl Layout {
 
     /// All bytes of the tables.
     pub fn total_bytes(&self) -> usize {
-        self.provided_bytes() + self.due_bytes
+        self.provided_bytes() + self.heap_bytes
     }
 
     /// Cuts up the zeroed memory of one shard.

@@ -273,9 +273,9 @@ impl Shard {
         *self.wish_mut(wish) = Wish { outstanding: false, denied_until: until };
     }
 
-    /// Wishes that have come up since the last call.
-    pub fn take_wishes(&mut self) -> ArrayVec<BlockWish, 16> {
-        std::mem::take(&mut self.outbox)
+    /// The next wish that has come up, to be sent to housekeeping.
+    pub fn next_wish(&mut self) -> Option<BlockWish> {
+        self.outbox.pop()
     }
 
     /// Asks housekeeping for blocks unless that is useless; says whether an answer is due.

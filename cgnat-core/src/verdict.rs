@@ -59,6 +59,7 @@ drop_reasons! {
     ToUs, "to-us", "A packet for an own address that the box does not answer; only ARP and ping are.";
     // Outbound.
     SourceNotSubscriber, "source-not-subscriber", "The source on an internal port is in no subscriber range; check `subscribers`, or somebody spoofs.";
+    DestinationInside, "destination-inside", "A subscriber sent to an internal address: a subscriber range, an internal port's prefix, 100.64.0.0/10 or 169.254.0.0/16; such packets do not cross the box (RFC 6598 section 4).";
     TcpNotSyn, "tcp-not-syn", "A TCP packet without a mapping that is not a SYN; usual after a restart or an expired session (RFC 5382 section 5).";
     IcmpNoQuery, "icmp-no-query", "An echo reply without a mapping, or an echo request towards a mapping.";
     NoRoute, "no-route", "No route and no next hop for the destination; check `next-hop` and `routes`.";
@@ -76,7 +77,7 @@ drop_reasons! {
     NoMapping, "no-mapping", "An inbound packet to an external endpoint without a mapping; scans, mostly (normal).";
     PortNotLent, "port-not-lent", "An inbound packet to a pool address, to a port outside the pool's `ports` (normal).";
     DestinationUnknown, "destination-unknown", "An inbound packet to an address that is neither a pool's nor our own; more is routed here than the pools.";
-    SourceSpoofed, "source-spoofed", "An inbound packet whose source is a subscriber or pool address; somebody spoofs, or a route loops.";
+    SourceSpoofed, "source-spoofed", "An inbound packet whose source is a subscriber, shared, pool or own address; somebody spoofs, or a route loops.";
     // Egress.
     NeighbourUnresolved, "neighbour-unresolved", "The next hop did not answer ARP in time; check the link and `next-hop`.";
     LeakPrevented, "leak-prevented", "The last check before an external port found a source that is not ours; please report it, it is a bug of cgnat.";

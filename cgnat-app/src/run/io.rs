@@ -119,6 +119,18 @@ pub struct DpdkIo {
 }
 
 impl DpdkIo {
+    /// Whether a ring between workers is more than half full. A capture can wait; a wire
+    /// could not.
+    fn is_congested(&self) -> bool {
+        let half = |ring: &dpdk::MbufRing| ring.count() > ring.capacity() / 2;
+        self.rings.iter().any(|ring| half(ring.ring()))
+            || self.transmit.iter().any(|transmit| match transmit {
+                Transmit::Queue(_, Some(relay)) => half(relay.ring.ring()),
+                Transmit::Queue(_, None) => false,
+                Transmit::Relayed(ring) => half(ring.ring()),
+            })
+    }
+
     /// Sends what other workers have put into the relay of a port.
     fn pump(&mut self, port: usize) {
         if let Transmit::Queue(queue, Some(relay)) = &mut self.transmit[port] {
@@ -138,6 +150,9 @@ impl PacketIo for DpdkIo {
     fn receive(&mut self, port: usize, burst: &mut Burst<DpdkPacket>) {
         self.pump(port);
         if !self.gate.load(Ordering::Acquire) {
+            return;
+        }
+        if self.replay.is_some() && self.is_congested() {
             return;
         }
         if let Some(replay) = &mut self.replay {

@@ -10,6 +10,7 @@ pub mod io;
 pub mod plan;
 pub mod replay;
 pub mod report;
+mod say;
 mod start;
 
 use std::io::IsTerminal as _;
@@ -29,6 +30,7 @@ use crate::preflight::{Preflight, preflight};
 use instance::Instance;
 use plan::Plan;
 use report::Report;
+use say::{complain, say};
 use start::Running;
 
 /// Options of `cgnat run`.
@@ -55,29 +57,29 @@ pub fn run(options: &Options) -> ExitCode {
     let config = match check::load(&options.file) {
         Ok(config) => config,
         Err(refusal) => {
-            eprintln!("{refusal}");
+            complain(&refusal.to_string());
             return ExitCode::from(refusal.code);
         }
     };
     for warning in config.warnings() {
-        eprintln!("{warning}");
+        complain(&warning.to_string());
     }
     let here = preflight(&config, Path::new("/"));
-    eprint!("{}", check::render_preflight(&here));
+    complain(&check::render_preflight(&here));
     if let Some(code) = here.exit_code() {
         return ExitCode::from(code);
     }
     let plan = match Plan::new(&config, plan::wants_huge_pages(&config)) {
         Ok(plan) => plan,
         Err(message) => {
-            eprintln!("{}: error: system.memory: {message}", options.file.display());
+            complain(&format!("{}: error: system.memory: {message}", options.file.display()));
             return ExitCode::from(check::EXIT_CONFIG);
         }
     };
     match run_planned(options, &config, &here, &plan) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            complain(&format!("error: {error:#}"));
             ExitCode::from(check::EXIT_ENVIRONMENT)
         }
     }
@@ -90,24 +92,23 @@ fn run_planned(options: &Options, config: &Config, here: &Preflight, plan: &Plan
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, stop.clone()).context("cannot watch signals")?;
     }
-    let to_replay: u64 = here.captures.iter().map(|(_, capture)| capture.packets).sum();
     let replaying = here.captures.len() == config.ports().len();
     let running = start::start(config, plan, here, replaying, options.seed)?;
-    println!(
+    say(&format!(
         "ready: {} with {} {}, {} port blocks, {}",
         config.system().name(),
         plan.workers(),
         if plan.workers() == 1 { "worker" } else { "workers" },
         plan.layout.blocks,
         if plan.huge_pages { "huge pages" } else { "4 KiB pages" },
-    );
-    watch(&running, &stop, config, replaying.then_some(to_replay));
+    ));
+    watch(&running, &stop, config);
     if replaying && !stop.load(Ordering::Relaxed) {
-        running.settle();
+        running.settle(&stop);
     }
     let (report, shards_report) = running.stop(config, plan)?;
     let report = shards_report(report).with_outputs(outputs(config));
-    print!("{}", report.text());
+    say(report.text().trim_end());
     if let Some(file) = &options.stats_file {
         let text = format!("{:#}\n", report.json());
         std::fs::write(file, text)
@@ -117,24 +118,24 @@ fn run_planned(options: &Options, config: &Config, here: &Preflight, plan: &Plan
 }
 
 /// Prints progress until a signal comes or a replay has ended.
-fn watch(running: &Running, stop: &AtomicBool, config: &Config, to_replay: Option<u64>) {
+fn watch(running: &Running, stop: &AtomicBool, config: &Config) {
     let interval = if std::io::stdout().is_terminal() { PROGRESS.0 } else { PROGRESS.1 };
     let mut next = Instant::now() + interval.min(Duration::from_secs(1));
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(LOOK);
-        if to_replay.is_some_and(|packets| running.has_replayed(packets)) {
+        if running.has_replayed() {
             break;
         }
         if let Some(worker) = running.dead_worker() {
-            eprintln!("error: worker {worker} has ended by itself; stopping");
+            complain(&format!("error: worker {worker} has ended by itself; stopping"));
             break;
         }
         if Instant::now() >= next {
             next = Instant::now() + interval;
-            println!("{}", running.report(config).progress());
+            say(&running.report(config).progress());
         }
     }
-    println!("{}", running.report(config).progress());
+    say(&running.report(config).progress());
 }
 
 /// Where the translated captures lie.

@@ -235,12 +235,12 @@ pub fn capacity(config: &Config) -> Result<Vec<String>, String> {
         ),
         format!(
             "memory: {} bytes of tables for {} ({} bytes per worker, {} bytes for port blocks, \
-             {} bytes of deadlines), {} packet buffers; {} of `system.memory` {}",
+             {} bytes of deadlines and leases), {} packet buffers; {} of `system.memory` {}",
             grouped(layout.total_bytes() as u64),
             if workers == 1 { "1 worker".to_owned() } else { format!("{workers} workers") },
             grouped(layout.shard_bytes as u64),
             grouped(layout.block_bytes as u64),
-            grouped(layout.due_bytes as u64),
+            grouped(layout.heap_bytes as u64),
             grouped(u64::from(plan.buffers)),
             mib(u64::from(plan.memory_mib) << 20),
             mib(config.system().memory_bytes()),

@@ -5,6 +5,8 @@
 //! NAT's clock is the capture's.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrayvec::ArrayVec;
 use cgnat_core::time::Instant;
@@ -22,6 +24,8 @@ pub struct Track {
     pub stamps: TimestampField,
     /// Packets that the capture still holds.
     pub left: u64,
+    /// Empty answers in a row.
+    pub empty: u32,
 }
 
 /// All captures, merged.
@@ -31,13 +35,21 @@ pub struct Replay {
     /// Time stamp of the earliest packet, nanoseconds.
     first_ns: u64,
     latest: Instant,
+    /// Set when the last packet has been given.
+    ended: Arc<AtomicBool>,
 }
+
+/// Empty answers of a driver in a row after which a capture that should hold more is given
+/// up: the driver has lost packets for want of buffers.
+const GIVE_UP: u32 = 1 << 22;
 
 impl Replay {
     /// A replay of one capture per port; the earliest packet is at `first_ns`.
-    pub fn new(tracks: Vec<Track>, first_ns: u64) -> Self {
+    ///
+    /// `ended` is set when all packets have been given.
+    pub fn new(tracks: Vec<Track>, first_ns: u64, ended: Arc<AtomicBool>) -> Self {
         let ahead = tracks.iter().map(|_| VecDeque::with_capacity(BURST)).collect();
-        Self { tracks, ahead, first_ns, latest: Instant::from_millis(START_MS) }
+        Self { tracks, ahead, first_ns, latest: Instant::from_millis(START_MS), ended }
     }
 
     /// The next packets of `port`, as many as come before those of other ports.
@@ -59,7 +71,8 @@ impl Replay {
                 .min();
             match earliest {
                 Some((_, track)) if track == port => {}
-                _ => return,
+                Some(_) => return,
+                None => return self.ended.store(true, Ordering::Release),
             }
             if let Some(packet) = self.ahead[port].pop_front() {
                 burst.push(packet);
@@ -78,6 +91,14 @@ impl Replay {
         let mut mbufs: ArrayVec<Mbuf, BURST> = ArrayVec::new();
         queue.receive(&mut mbufs);
         self.tracks[track].left = self.tracks[track].left.saturating_sub(mbufs.len() as u64);
+        if mbufs.is_empty() {
+            self.tracks[track].empty += 1;
+            if self.tracks[track].empty >= GIVE_UP {
+                self.tracks[track].left = 0;
+            }
+        } else {
+            self.tracks[track].empty = 0;
+        }
         for mbuf in mbufs {
             let at = mbuf.timestamp_ns(&self.tracks[track].stamps).map_or(self.latest, |ns| {
                 Instant::from_nanos(ns.saturating_sub(self.first_ns)).plus_millis(START_MS)

@@ -13,7 +13,10 @@ use cgnat_core::housekeeping::Housekeeping;
 use cgnat_core::shard::Shard;
 use cgnat_core::time::Instant;
 use cgnat_core::worker::TimeSource;
-use dpdk::{Clock, Eal, LcoreHandle, MbufRing, Mempool, Port, PortConfig, RunningPort, Zone};
+use cgnat_core::worker::io::BURST;
+use dpdk::{
+    Clock, Eal, LcoreHandle, MbufRing, Mempool, Port, PortConfig, Rss, RssFields, RunningPort, Zone,
+};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 
@@ -22,6 +25,7 @@ use super::io::{DpdkIo, Relay, Transmit};
 use super::plan::{DESCRIPTORS, Plan, RING, device_name};
 use super::replay::{Replay, Track};
 use super::report::Report;
+use super::say::complain;
 use crate::preflight::Preflight;
 
 /// How long the start may take until every block is lent and every shard is ready.
@@ -29,6 +33,9 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long packets under way may take to come to their end at the stop.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+/// Polls of every worker that empty a full hand-off or relay ring, twice over.
+const DRAIN_POLLS: u64 = 2 * RING as u64 / BURST as u64;
 
 /// Polls without work after which a worker lets others run, and after which it naps.
 const IDLE_POLLS: (u32, u32) = (64, 512);
@@ -56,6 +63,8 @@ pub struct Running {
     workers: Vec<LcoreHandle<Shard>>,
     housekeeping: JoinHandle<Housekeeping>,
     counters: Vec<Arc<WorkerCounters>>,
+    /// Set when all captures are used up.
+    replayed: Arc<AtomicBool>,
     blocks: u32,
     _ports: Vec<RunningPort>,
     // Last: everything above lives in its memory.
@@ -71,7 +80,7 @@ pub fn start(
     seed: Option<u64>,
 ) -> Result<Running> {
     if !plan.huge_pages {
-        eprintln!("warning: no huge pages are used; expect up to a third less throughput");
+        complain("warning: no huge pages are used; expect up to a third less throughput");
     }
     let eal = Eal::init(&plan.eal(config))?;
     let clock = Clock::start(&eal);
@@ -95,7 +104,9 @@ pub fn start(
     let stop = Arc::new(AtomicBool::new(false));
     let gate = Arc::new(AtomicBool::new(false));
     let phase = Arc::new(AtomicU8::new(phase::RUN));
-    let replay = if replaying { Some(replay(&opened.ports, here)?) } else { None };
+    let replayed = Arc::new(AtomicBool::new(false));
+    let replay =
+        if replaying { Some(replay(&opened.ports, here, replayed.clone())?) } else { None };
     let views = views(&eal, plan, opened.queues, &pool, replay, &gate)?;
 
     let house = {
@@ -119,6 +130,7 @@ pub fn start(
         workers,
         housekeeping: house,
         counters,
+        replayed,
         blocks: plan.layout.blocks,
         _ports: opened.ports,
         _eal: eal,
@@ -157,6 +169,9 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pool: &Mempool) -> Result
             rx_descriptors: DESCRIPTORS,
             tx_descriptors: DESCRIPTORS,
             mtu: is_card.then_some(port.mtu()),
+            // Without, a card with several queues uses the first.
+            rss: (is_card && rx_queues > 1)
+                .then_some(Rss { fields: RssFields::Addresses, key: None }),
             ..PortConfig::default()
         };
         opened.macs.push(device.mac().with_context(context)?);
@@ -178,18 +193,18 @@ fn memory(eal: &Eal, plan: &Plan) -> Result<Memory> {
 }
 
 /// The merged captures of all ports.
-fn replay(ports: &[RunningPort], here: &Preflight) -> Result<Replay> {
+fn replay(ports: &[RunningPort], here: &Preflight, replayed: Arc<AtomicBool>) -> Result<Replay> {
     let mut tracks = Vec::new();
     for (port, capture) in &here.captures {
         let device = &ports[*port];
         let Some(stamps) = device.timestamp_field()? else {
             bail!("{} gives no time stamps, so its capture cannot be replayed", device.name());
         };
-        tracks.push(Track { stamps, left: capture.packets });
+        tracks.push(Track { stamps, left: capture.packets, empty: 0 });
     }
     let with_packets = here.captures.iter().filter(|(_, capture)| capture.packets > 0);
     let first_ns = with_packets.map(|(_, capture)| capture.first_ns).min().unwrap_or(0);
-    Ok(Replay::new(tracks, first_ns))
+    Ok(Replay::new(tracks, first_ns, replayed))
 }
 
 /// Gives each worker its queues and rings.
@@ -281,7 +296,7 @@ fn keep_house(
 ) -> Housekeeping {
     // The main thread is bound to one CPU and this thread has inherited that.
     if let Err(error) = dpdk::set_current_thread_affinity(cpus) {
-        eprintln!("warning: housekeeping stays where it is: {error}");
+        complain(&format!("warning: housekeeping stays where it is: {error}"));
     }
     let mut settling = 0u8;
     loop {
@@ -292,7 +307,9 @@ fn keep_house(
             phase::SETTLE if !housekeeping.is_busy() => {
                 // Twice: the first sweep ends mappings, the second the blocks they freed.
                 if settling == 2 {
-                    phase.store(phase::SETTLED, Ordering::Release);
+                    // Unless the main thread has moved on to stopping meanwhile.
+                    let (from, to) = (phase::SETTLE, phase::SETTLED);
+                    let _ = phase.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed);
                 } else {
                     settling += 1;
                     housekeeping.sweep_now(latest);
@@ -341,20 +358,25 @@ impl Running {
         dead.map(|worker| worker as u16)
     }
 
-    /// Whether the captures are used up and every packet of them has come to its end.
-    pub fn has_replayed(&self, packets: u64) -> bool {
-        let received = self.sum(|c| c.ports.iter().map(|p| p.rx_packets.value()).sum());
+    /// Whether the captures are used up and every packet of them has come to its end. Never
+    /// without captures.
+    pub fn has_replayed(&self) -> bool {
+        if !self.replayed.load(Ordering::Acquire) {
+            return false;
+        }
         let handed_off = self.sum(|c| c.handed_off.value());
         let handed_in = self.sum(|c| c.handed_in.value());
-        received >= packets && handed_in == handed_off && self.sum(|c| c.parked.value()) == 0
+        handed_in == handed_off && self.sum(|c| c.parked.value()) == 0
     }
 
     /// Ends what is due at the time of the last packet of a replay.
-    pub fn settle(&self) {
-        self.phase.store(phase::SETTLE, Ordering::Release);
+    pub fn settle(&self, stop: &AtomicBool) {
         let until = std::time::Instant::now() + START_LIMIT;
+        self.let_drain(until);
+        self.phase.store(phase::SETTLE, Ordering::Release);
         while self.phase.load(Ordering::Acquire) != phase::SETTLED
             && std::time::Instant::now() < until
+            && !stop.load(Ordering::Relaxed)
         {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -363,7 +385,8 @@ impl Running {
 
     /// Waits for some rounds of every worker: what is in rings and channels comes out.
     fn let_drain(&self, until: std::time::Instant) {
-        let target: Vec<u64> = self.counters.iter().map(|c| c.polls.value() + 64).collect();
+        let target: Vec<u64> =
+            self.counters.iter().map(|c| c.polls.value() + DRAIN_POLLS).collect();
         while self.counters.iter().zip(&target).any(|(c, t)| c.polls.value() < *t)
             && std::time::Instant::now() < until
         {
@@ -387,9 +410,10 @@ impl Running {
             shards.push(handle.join().with_context(|| format!("worker {worker}"))?);
         }
         self.phase.store(phase::STOP, Ordering::Release);
-        let Ok(housekeeping) = self.housekeeping.join() else {
+        let Ok(mut housekeeping) = self.housekeeping.join() else {
             bail!("the housekeeping thread has panicked; its message is above");
         };
+        housekeeping.take_back();
         let report = Report::of(config, &self.counters, plan.layout.blocks);
         let now = self.counters.iter().map(|c| c.now()).max().unwrap_or_default().tick();
         let complete: Complete = Box::new(move |report: Report| {

@@ -22,7 +22,7 @@ ports:
     vlan: 100
     addresses: [10.255.0.2/29]
     next-hop: 10.255.0.1
-    mtu: 9000
+    mtu: 1900
     neighbours: [{ address: 10.255.0.1, mac: "02:00:00:00:00:01" }]
   external0:
     side: external
@@ -107,7 +107,7 @@ fn every_value_of_a_full_file_arrives() {
     let port = &config.ports()[0];
     assert_eq!(port.device(), &Device::Pci("0000:3b:00.0".into()));
     assert_eq!(port.neighbours(), [(Ipv4Addr::new(10, 255, 0, 1), [2, 0, 0, 0, 0, 1])]);
-    assert_eq!((port.vlan(), port.mtu()), (Some(100), 9000));
+    assert_eq!((port.vlan(), port.mtu()), (Some(100), 1900));
     assert_eq!((config.routes()[0].port(), config.routes()[0].to().prefix_len()), (0, 11));
     let last: Vec<u8> = config.pools()[0].addresses().iter().map(|a| a.octets()[3]).collect();
     assert_eq!(last, [0, 2, 5, 6, 7, 8, 9, 20]);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::packet::ethernet::Mac;
 
-/// Slots; a power of two. Beyond three quarters full no neighbour is added.
+/// Slots; a power of two. Housekeeping looks after half as many neighbours.
 const SLOTS: usize = 4096;
 
 /// Slots that a look-up visits at most.
@@ -28,6 +28,8 @@ const NAME: u64 = (1 << 40) - 1;
 /// The table.
 pub struct NeighbourTable {
     slots: Vec<Slot>,
+    /// Grows with every change.
+    version: AtomicU64,
 }
 
 /// What the table says of a neighbour.
@@ -44,7 +46,7 @@ pub enum Neighbour {
 impl Default for NeighbourTable {
     fn default() -> Self {
         let slot = || Slot { key: AtomicU64::new(0), mac: AtomicU64::new(0) };
-        Self { slots: (0..SLOTS).map(|_| slot()).collect() }
+        Self { slots: (0..SLOTS).map(|_| slot()).collect(), version: AtomicU64::new(1) }
     }
 }
 
@@ -73,9 +75,20 @@ impl NeighbourTable {
         Neighbour::Unknown
     }
 
+    /// Grows with every change: whoever waits for a neighbour looks here first.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
     /// Publishes a neighbour, known or being resolved. Only housekeeping calls this.
     /// Says whether there was room.
     pub fn publish(&self, port: u8, address: u32, mac: Option<Mac>) -> bool {
+        let published = self.write(port, address, mac);
+        self.version.fetch_add(1, Ordering::Release);
+        published
+    }
+
+    fn write(&self, port: u8, address: u32, mac: Option<Mac>) -> bool {
         let wanted = name(port, address);
         let value = mac.map_or(0, |mac| KNOWN | pack(mac));
         let mut empty = None;

@@ -29,6 +29,8 @@ struct Search {
     /// Workers not asked yet, next one last.
     left: Vec<u16>,
     asked_at: Instant,
+    /// [`Lending::lends_for`] the wish when the first worker was asked.
+    lends: u64,
 }
 
 pub(super) struct Lending {
@@ -37,6 +39,8 @@ pub(super) struct Lending {
     held: Vec<BlockLease>,
     searches: Vec<Search>,
     next_ticket: u64,
+    /// Times that blocks were lent, by pool and external address.
+    lends: Vec<Vec<u64>>,
 }
 
 impl Lending {
@@ -47,7 +51,13 @@ impl Lending {
         leases: Vec<BlockLease>,
     ) -> Self {
         let workers = links.len() as u32;
-        let mut lending = Self { owners, held: Vec::new(), searches: Vec::new(), next_ticket: 1 };
+        let mut lending = Self {
+            owners,
+            held: Vec::new(),
+            searches: Vec::new(),
+            next_ticket: 1,
+            lends: space.pools().iter().map(|pool| vec![0; pool.addresses.len()]).collect(),
+        };
         let mut slices: Vec<ArrayVec<BlockLease, SLICE>> =
             links.iter().map(|_| ArrayVec::new()).collect();
         for lease in leases {
@@ -86,6 +96,7 @@ impl Lending {
 
     fn lend(&mut self, links: &mut [Link], worker: u16, slice: ArrayVec<BlockLease, SLICE>) {
         for lease in &slice {
+            self.lends[usize::from(lease.pool())][lease.address_index() as usize] += 1;
             self.owners.set(lease.id(), Some(worker));
         }
         links[usize::from(worker)].send(Command::Lend(slice));
@@ -125,17 +136,27 @@ impl Lending {
         if self.searches.len() == SEARCHES {
             return links[usize::from(requester)].send(Command::Denied(wish));
         }
-        let workers = links.len() as u16;
-        // The next worker after the requester is asked first, so that not always the same
-        // one gives.
-        let left: Vec<u16> = (1..workers).rev().map(|n| (requester + n) % workers).collect();
-        self.searches.push(Search { ticket: 0, requester, wish, left, asked_at: clock });
+        let left = others(requester, links.len() as u16);
+        let lends = self.lends_for(wish);
+        self.searches.push(Search { ticket: 0, requester, wish, left, asked_at: clock, lends });
         self.ask_next(links, self.searches.len() - 1, clock);
+    }
+
+    /// Times that blocks which would do for `wish` were lent.
+    fn lends_for(&self, wish: BlockWish) -> u64 {
+        let lends = &self.lends[usize::from(wish.pool)];
+        wish.address.map_or_else(|| lends.iter().sum(), |address| lends[address as usize])
     }
 
     /// Asks the next worker of a search, or ends it with a denial.
     fn ask_next(&mut self, links: &mut [Link], place: usize, clock: Instant) {
+        let lends = self.lends_for(self.searches[place].wish);
         let search = &mut self.searches[place];
+        if search.left.is_empty() && search.lends != lends {
+            // Blocks moved meanwhile: one may have come to a worker that was asked before.
+            search.lends = lends;
+            search.left = others(search.requester, links.len() as u16);
+        }
         let Some(worker) = search.left.pop() else {
             let search = self.searches.swap_remove(place);
             return links[usize::from(search.requester)].send(Command::Denied(search.wish));
@@ -154,10 +175,7 @@ impl Lending {
         leases: ArrayVec<BlockLease, SLICE>,
         clock: Instant,
     ) {
-        for lease in leases {
-            self.owners.set(lease.id(), None);
-            self.held.push(lease);
-        }
+        self.keep(leases);
         // The answer may come after its search has given up; then the blocks stay here.
         let Some(place) = self.searches.iter().position(|search| search.ticket == ticket) else {
             return;
@@ -167,6 +185,14 @@ impl Lending {
             self.searches.swap_remove(place);
         } else {
             self.ask_next(links, place, clock);
+        }
+    }
+
+    /// Takes blocks back.
+    pub(super) fn keep(&mut self, leases: ArrayVec<BlockLease, SLICE>) {
+        for lease in leases {
+            self.owners.set(lease.id(), None);
+            self.held.push(lease);
         }
     }
 
@@ -184,4 +210,10 @@ impl Lending {
             }
         }
     }
+}
+
+/// The other workers, last one first: the next after the requester is asked first, so that
+/// not always the same one gives.
+fn others(requester: u16, workers: u16) -> Vec<u16> {
+    (1..workers).rev().map(|n| (requester + n) % workers).collect()
 }

@@ -38,6 +38,8 @@ const EVENTS_PER_ROUND: usize = 256;
 pub struct WorkerLink {
     /// Commands to it.
     pub commands: Sender<Command>,
+    /// The other end of them: what a stopped worker has not taken is counted from here.
+    pub untaken: Receiver<Command>,
     /// Events from it.
     pub events: Receiver<Event>,
     /// Deadlines of its records.
@@ -47,6 +49,7 @@ pub struct WorkerLink {
 /// A worker with the commands that wait for room in its channel.
 struct Link {
     commands: Sender<Command>,
+    untaken: Receiver<Command>,
     events: Receiver<Event>,
     due: ShardDue,
     backlog: VecDeque<Command>,
@@ -62,12 +65,11 @@ impl Link {
         while let Some(command) = self.backlog.pop_front() {
             match self.commands.try_send(command) {
                 Ok(()) => {}
-                Err(TrySendError::Full(command)) => {
+                // Housekeeping itself holds the other end, so it is never disconnected.
+                Err(TrySendError::Full(command) | TrySendError::Disconnected(command)) => {
                     self.backlog.push_front(command);
                     return;
                 }
-                // The worker has stopped; so does the program.
-                Err(TrySendError::Disconnected(_)) => return,
             }
         }
     }
@@ -115,8 +117,9 @@ impl Housekeeping {
         assert!(!links.is_empty(), "housekeeping needs a worker to keep house for");
         let mut links: Vec<Link> = links
             .into_iter()
-            .map(|WorkerLink { commands, events, due }| Link {
+            .map(|WorkerLink { commands, untaken, events, due }| Link {
                 commands,
+                untaken,
                 events,
                 due,
                 backlog: VecDeque::new(),
@@ -165,20 +168,26 @@ impl Housekeeping {
         self.lending.held()
     }
 
-    /// Ports of the blocks at housekeeping and in messages to workers that have not been
-    /// taken; to be called when the workers have stopped.
+    /// Ports of the blocks at housekeeping.
     pub fn port_census(&self, now: Tick) -> PortCensus {
-        let mut census = self.lending.port_census(now);
-        for link in &self.links {
-            for command in &link.backlog {
+        self.lending.port_census(now)
+    }
+
+    /// Takes back every block that is under way; to be called when the workers have stopped.
+    pub fn take_back(&mut self) {
+        for link in &mut self.links {
+            let untaken = link.untaken.try_iter().chain(link.backlog.drain(..));
+            for command in untaken {
                 if let Command::Lend(leases) = command {
-                    for lease in leases {
-                        census += lease.census(now);
-                    }
+                    self.lending.keep(leases);
+                }
+            }
+            for event in link.events.try_iter() {
+                if let Event::Returned { leases, .. } = event {
+                    self.lending.keep(leases);
                 }
             }
         }
-        census
     }
 
     fn take(&mut self, worker: u16, event: Event, clock: Instant) {

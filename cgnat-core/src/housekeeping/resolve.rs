@@ -24,7 +24,11 @@ const REFRESH_MS: u64 = 30_000;
 /// Requests without an answer before a neighbour counts as gone.
 const TRIES: u32 = 4;
 
-/// Neighbours that are looked after, besides static ones.
+/// A neighbour that is no configured next hop is forgotten after this time; if it is still
+/// needed, the next packet waits for a moment until it is known again.
+const LIFE_MS: u64 = 600_000;
+
+/// Neighbours that are looked after.
 const NEIGHBOURS: usize = 2_048;
 
 struct Entry {
@@ -34,6 +38,7 @@ struct Entry {
     static_: bool,
     tries: u32,
     next: Instant,
+    born: Instant,
     /// Worker that sends the requests.
     worker: u16,
 }
@@ -56,6 +61,7 @@ impl Resolver {
                 static_: true,
                 tries: 0,
                 next: at_once,
+                born: at_once,
                 worker: 0,
             };
             entries.insert((*port, *address), entry);
@@ -63,7 +69,15 @@ impl Resolver {
         for (port, address) in forwarding.next_hops() {
             entries.entry((*port, *address)).or_insert_with(|| {
                 table.publish(*port, *address, None);
-                Entry { mac: None, keep: true, static_: false, tries: 0, next: at_once, worker: 0 }
+                Entry {
+                    mac: None,
+                    keep: true,
+                    static_: false,
+                    tries: 0,
+                    next: at_once,
+                    born: at_once,
+                    worker: 0,
+                }
             });
         }
         Self { entries, table, next_look: at_once }
@@ -85,9 +99,10 @@ impl Resolver {
             return;
         }
         let next = clock.plus_millis(RETRY_MS);
-        let entry = Entry { mac: None, keep: false, static_: false, tries: 1, next, worker };
+        let tries = u32::from(ask(links, worker, port, address, BROADCAST));
+        let entry =
+            Entry { mac: None, keep: false, static_: false, tries, next, born: clock, worker };
         self.entries.insert((port, address), entry);
-        ask(links, worker, port, address, BROADCAST);
     }
 
     /// A neighbour showed its MAC.
@@ -125,18 +140,27 @@ impl Resolver {
                 }
                 entry.tries = 0;
             }
-            entry.tries += 1;
+            if !entry.keep && clock >= entry.born.plus_millis(LIFE_MS) {
+                table.remove(*port, *address);
+                return false;
+            }
+            let to = entry.mac.unwrap_or(BROADCAST);
+            if ask(links, entry.worker, *port, *address, to) {
+                entry.tries += 1;
+            }
             entry.next = clock.plus_millis(RETRY_MS);
-            ask(links, entry.worker, *port, *address, entry.mac.unwrap_or(BROADCAST));
             true
         });
     }
 }
 
-fn ask(links: &mut [Link], worker: u16, port: u8, target: u32, to: Mac) {
+/// Has a worker send a request. A worker with a full channel is busy enough: then nothing is
+/// sent, and false says so.
+fn ask(links: &mut [Link], worker: u16, port: u8, target: u32, to: Mac) -> bool {
     let link = &mut links[usize::from(worker)];
-    // A worker with a full channel is busy enough; the request is repeated anyway.
-    if link.has_room() {
+    let room = link.has_room();
+    if room {
         link.send(Command::SendArp { port, target, to });
     }
+    room
 }

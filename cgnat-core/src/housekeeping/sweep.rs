@@ -24,21 +24,27 @@ struct Cursor {
     kind: Kind,
     slot: usize,
     done: bool,
+    /// When this sweep began; `None` before the first.
+    started: Option<Tick>,
 }
 
-const START: Cursor = Cursor { kind: Kind::Mapping, slot: 0, done: false };
+impl Cursor {
+    fn start(now: Tick) -> Self {
+        Self { kind: Kind::Mapping, slot: 0, done: false, started: Some(now) }
+    }
+}
 
 pub(super) struct Sweep {
+    /// By worker: one that is stalled holds up nobody else.
     cursors: Vec<Cursor>,
-    started: Option<Tick>,
     block_due: DueArray,
     owners: OwnerMap,
 }
 
 impl Sweep {
     pub(super) fn new(workers: usize, block_due: DueArray, owners: OwnerMap) -> Self {
-        let cursors = vec![Cursor { done: true, ..START }; workers];
-        Self { cursors, started: None, block_due, owners }
+        let never = Cursor { kind: Kind::Mapping, slot: 0, done: true, started: None };
+        Self { cursors: vec![never; workers], block_due, owners }
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -46,21 +52,21 @@ impl Sweep {
     }
 
     pub(super) fn restart(&mut self, now: Tick) {
-        self.cursors.fill(START);
-        self.started = Some(now);
+        self.cursors.fill(Cursor::start(now));
     }
 
-    /// Goes on with the sweep, or begins the next one if it is time.
+    /// Goes on with each worker's sweep, or begins its next one if it is time.
     pub(super) fn run(&mut self, links: &mut [Link], now: Tick) -> bool {
-        if !self.is_running() {
-            let next = self.started.map(|started| Tick(started.0.wrapping_add(INTERVAL)));
-            if next.is_some_and(|next| now.before(next)) {
-                return false;
-            }
-            self.restart(now);
-        }
         let mut proposed = false;
         for (worker, link) in links.iter_mut().enumerate() {
+            let cursor = &mut self.cursors[worker];
+            if cursor.done {
+                let next = cursor.started.map(|started| Tick(started.0.wrapping_add(INTERVAL)));
+                if next.is_some_and(|next| now.before(next)) {
+                    continue;
+                }
+                *cursor = Cursor::start(now);
+            }
             proposed |= self.sweep_worker(worker, link, now);
         }
         proposed
@@ -88,9 +94,9 @@ impl Sweep {
             }
             if cursor.slot == words.len() {
                 cursor = match cursor.kind {
-                    Kind::Mapping => Cursor { kind: Kind::Session, slot: 0, done: false },
-                    Kind::Session => Cursor { kind: Kind::Block, slot: 0, done: false },
-                    Kind::Block => Cursor { done: true, ..START },
+                    Kind::Mapping => Cursor { kind: Kind::Session, slot: 0, ..cursor },
+                    Kind::Session => Cursor { kind: Kind::Block, slot: 0, ..cursor },
+                    Kind::Block => Cursor { done: true, ..cursor },
                 };
             }
             if !batch.is_empty() {

@@ -43,14 +43,10 @@ pub fn parse(frame: &[u8], mac: Mac, vlan: Option<u16>) -> Result<Frame, DropRea
     let outer = u16_at(frame, 12);
     match (vlan, outer == DOT1Q) {
         (None, false) => Ok(Frame { ether_type: outer, payload: 14 }),
-        (Some(id), true) => {
-            if frame.len() < 18 {
-                Err(DropReason::FrameShort)
-            } else if u16_at(frame, 14) & 0x0fff != id {
-                Err(DropReason::VlanMismatch)
-            } else {
-                Ok(Frame { ether_type: u16_at(frame, 16), payload: 18 })
-            }
+        (_, true) if frame.len() < 18 => Err(DropReason::FrameShort),
+        // Id 0 is a priority tag: the frame belongs to no VLAN (802.1Q).
+        (vlan, true) if u16_at(frame, 14) & 0x0fff == vlan.unwrap_or(0) => {
+            Ok(Frame { ether_type: u16_at(frame, 16), payload: 18 })
         }
         _ => Err(DropReason::VlanMismatch),
     }
@@ -108,5 +104,8 @@ mod tests {
         assert_eq!(parse(&frame(Some(7), 64), ME, Some(8)), Err(DropReason::VlanMismatch));
         assert_eq!(parse(&frame(Some(7), 64), ME, None), Err(DropReason::VlanMismatch));
         assert_eq!(parse(&frame(None, 64), ME, Some(7)), Err(DropReason::VlanMismatch));
+        assert_eq!(parse(&frame(Some(0), 64), ME, Some(7)), Err(DropReason::VlanMismatch));
+        let priority = Frame { ether_type: IPV4, payload: 18 };
+        assert_eq!(parse(&frame(Some(0), 64), ME, None), Ok(priority));
     }
 }

@@ -72,8 +72,7 @@ pub fn endpoint(packet: &mut [u8], header: &Header, end: End, new: NewEndpoint) 
         }
         _ => {
             put_u16(segment, 4, new.port);
-            let updated = new.port_delta.apply(u16_at(segment, 2));
-            put_u16(segment, 2, updated);
+            icmp_checksum(segment, new.port_delta);
         }
     }
 }
@@ -99,6 +98,15 @@ pub fn echo_reply(packet: &mut [u8], header: &Header) {
     put_u16(packet, 10, checksum);
     let segment = &mut packet[header.header_len..];
     segment[0] = 0;
-    let checksum = Delta::NONE.word(0x0800, 0).apply(u16_at(segment, 2));
-    put_u16(segment, 2, checksum);
+    icmp_checksum(segment, Delta::NONE.word(0x0800, 0));
+}
+
+/// Updates an ICMP checksum. Without a pseudo-header a message may be all zero (an echo
+/// reply with identifier 0); its checksum is 0xffff, where RFC 1624 cannot tell it from 0.
+fn icmp_checksum(segment: &mut [u8], delta: Delta) {
+    let updated = delta.apply(u16_at(segment, 2));
+    put_u16(segment, 2, updated);
+    if updated == 0 && segment.iter().all(|byte| *byte == 0) {
+        put_u16(segment, 2, 0xffff);
+    }
 }

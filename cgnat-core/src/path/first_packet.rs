@@ -105,9 +105,6 @@ impl Shard {
 
     /// A new subscriber with its first block; the block's address becomes its pair.
     fn new_subscriber(&mut self, address: u32, pool: u16, now: Tick) -> Result<u32, Verdict> {
-        if self.subscribers.is_full() {
-            return Err(Verdict::Drop(DropReason::SubscriberTableFull));
-        }
         let taken = self.free[usize::from(pool)].take_any(&mut self.random);
         let Some((paired, block)) = taken else {
             let wish = BlockWish { pool, address: None };

@@ -15,6 +15,9 @@ use crate::verdict::DropReason;
 /// SYN floods to one endpoint (RFC 6888 REQ-5).
 pub const MAX_FURTHER_SESSIONS: u32 = 2048;
 
+/// Those that the remote side may open: it is anybody.
+pub const MAX_INBOUND_SESSIONS: u32 = 256;
+
 /// Which side of the NAT a packet comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum From {
@@ -71,6 +74,11 @@ impl Shard {
                 return Ok(());
             }
             self.end_session(session);
+            let mapping = &self.mappings[slot];
+            if mapping.is_expired(now) {
+                // Nothing is left of it and its word may be disarmed: it must be proposed.
+                self.due.mappings.arm(slot, mapping.generation, now);
+            }
         }
         if !tcp_state::opens(flags) {
             return Ok(());
@@ -118,7 +126,15 @@ impl Shard {
             self.gauges.sessions += 1;
             return Ok(());
         }
-        if record.further_sessions >= MAX_FURTHER_SESSIONS {
+        // What strangers open never takes the last quarter of the table from subscribers.
+        let (most, room) = match from {
+            From::Internal => (MAX_FURTHER_SESSIONS, true),
+            From::External => {
+                let capacity = self.sessions.capacity();
+                (MAX_INBOUND_SESSIONS, self.sessions.in_use() < capacity - capacity / 4)
+            }
+        };
+        if record.further_sessions >= most || !room {
             return Err(DropReason::SessionTableFull);
         }
         let Some(slot) = self.sessions.allocate() else {

@@ -13,7 +13,8 @@ use crate::verdict::DropReason;
 impl<I: PacketIo> Worker<I> {
     /// Sends a translated packet out of a side.
     pub(super) fn egress(&mut self, side: Side, packet: I::Packet, offset: usize) {
-        let waiting = AwaitsNeighbour { packet, side, offset, since: self.clock };
+        let next_hop = (0, 0);
+        let waiting = AwaitsNeighbour { packet, side, offset, since: self.clock, next_hop };
         if let Some((port, next_hop)) = self.egress_waiting(waiting) {
             // Asked once per packet that starts to wait; housekeeping paces the requests.
             self.note_event(Event::Resolve { port, address: next_hop });
@@ -24,7 +25,7 @@ impl<I: PacketIo> Worker<I> {
     /// be resolved is returned.
     pub(super) fn egress_waiting(
         &mut self,
-        waiting: AwaitsNeighbour<I::Packet>,
+        mut waiting: AwaitsNeighbour<I::Packet>,
     ) -> Option<(u8, u32)> {
         let (side, offset) = (waiting.side, waiting.offset);
         let bytes = &waiting.packet.bytes()[offset..];
@@ -41,15 +42,17 @@ impl<I: PacketIo> Worker<I> {
             self.drop_packet(waiting.packet, DropReason::TooBig);
             return None;
         }
-        if let Neighbour::At(mac) = self.neighbours.find(port, next_hop) {
+        let neighbour = self.neighbours.find(port, next_hop);
+        if let Neighbour::At(mac) = neighbour {
             self.send(usize::from(port), waiting.packet, offset, mac);
             return None;
         }
+        waiting.next_hop = (port, next_hop);
         if let Err(waiting) = self.parking.await_neighbour(waiting) {
             self.drop_packet(waiting.packet, DropReason::ParkingFull);
             return None;
         }
-        Some((port, next_hop))
+        (neighbour == Neighbour::Unknown).then_some((port, next_hop))
     }
 
     /// Puts the link header of `port` before the IPv4 header and queues the frame.

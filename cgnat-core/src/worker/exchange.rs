@@ -98,7 +98,7 @@ impl<I: PacketIo> Worker<I> {
         while count < COMMANDS_PER_POLL {
             // An answer must find room in the outbox before its question is taken.
             if self.outbox.is_full() {
-                self.send_events();
+                self.flush_outbox();
                 if self.outbox.is_full() {
                     break;
                 }
@@ -167,12 +167,16 @@ impl<I: PacketIo> Worker<I> {
 
     /// Sends events and wishes; what finds the channel full stays for the next poll.
     pub(super) fn send_events(&mut self) {
-        for wish in self.shard.take_wishes() {
-            if !self.note_event(Event::Wish(wish)) {
-                // The shard will ask again a second later.
-                self.shard.denied(wish, self.now.tick());
-            }
+        self.flush_outbox();
+        while !self.outbox.is_full()
+            && let Some(wish) = self.shard.next_wish()
+        {
+            self.outbox.push(Event::Wish(wish));
         }
+        self.flush_outbox();
+    }
+
+    fn flush_outbox(&mut self) {
         while !self.outbox.is_empty() {
             let event = self.outbox.remove(0);
             if let Err(error) = self.events.try_send(event) {

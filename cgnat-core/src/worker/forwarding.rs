@@ -8,6 +8,12 @@ use crate::config::{Config, Side};
 use crate::packet::ethernet::Mac;
 use crate::space::ExternalSpace;
 
+/// 100.64.0.0/10: never crosses a provider's boundary (RFC 6598 section 4).
+const SHARED: (u32, u32) = (0x6440_0000, 0x647f_ffff);
+
+/// 169.254.0.0/16: never forwarded (RFC 3927 section 2.7).
+const LINK_LOCAL: (u32, u32) = (0xa9fe_0000, 0xa9fe_ffff);
+
 /// One port.
 #[derive(Debug, Clone)]
 pub struct PortInfo {
@@ -62,8 +68,8 @@ pub struct Forwarding {
     /// Longest prefix first; a handful of entries.
     internal: Vec<Route>,
     external: Vec<Route>,
-    /// Subscriber ranges: first and last address.
-    subscribers: Vec<(u32, u32)>,
+    /// Ranges that exist only on the internal side: first and last address.
+    inside: Vec<(u32, u32)>,
     static_neighbours: Vec<(u8, u32, Mac)>,
     next_hops: Vec<(u8, u32)>,
 }
@@ -137,13 +143,15 @@ impl Forwarding {
         for table in [&mut routes.0, &mut routes.1] {
             table.sort_by_key(|route| std::cmp::Reverse(route.mask));
         }
-        let subscribers = config
-            .groups()
-            .iter()
-            .flat_map(|group| group.ranges())
-            .map(|range| (u32::from(range.network()), u32::from(range.broadcast())));
+        let internal_ports = config.ports().iter().filter(|port| port.side() == Side::Internal);
+        let prefixes = internal_ports.flat_map(|port| port.addresses());
+        let ranges = config.groups().iter().flat_map(|group| group.ranges());
+        let inside = ranges
+            .chain(prefixes)
+            .map(|range| (u32::from(range.network()), u32::from(range.broadcast())))
+            .chain([SHARED, LINK_LOCAL]);
         Arc::new(Self {
-            subscribers: subscribers.collect(),
+            inside: inside.collect(),
             ports,
             own,
             internal: routes.0,
@@ -164,10 +172,11 @@ impl Forwarding {
         self.own.contains_key(&address)
     }
 
-    /// Whether `address` lies in a subscriber range.
+    /// Whether `address` belongs to the internal side alone: a subscriber range, a prefix of
+    /// an internal port, shared (RFC 6598) or link-local (RFC 3927) space.
     #[inline]
-    pub fn is_subscriber(&self, address: u32) -> bool {
-        self.subscribers.iter().any(|(first, last)| (*first..=*last).contains(&address))
+    pub fn is_inside(&self, address: u32) -> bool {
+        self.inside.iter().any(|(first, last)| (*first..=*last).contains(&address))
     }
 
     /// Port and next hop towards `destination` on a side.

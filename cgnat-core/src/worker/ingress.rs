@@ -58,6 +58,9 @@ impl<I: PacketIo> Worker<I> {
         };
         match self.forwarding.ports()[port].side {
             Side::Internal => {
+                if self.forwarding.is_inside(header.destination) {
+                    return self.refuse(port, packet, DropReason::DestinationInside);
+                }
                 let owner = self.steering.owner_of(header.source);
                 if owner != self.id {
                     let note = self.note(Kind::Outbound, port, offset, owner, 0);
@@ -67,7 +70,8 @@ impl<I: PacketIo> Worker<I> {
             }
             Side::External => {
                 if self.shard.space.contains(header.source)
-                    || self.forwarding.is_subscriber(header.source)
+                    || self.forwarding.is_own(header.source)
+                    || self.forwarding.is_inside(header.source)
                 {
                     return self.refuse(port, packet, DropReason::SourceSpoofed);
                 }

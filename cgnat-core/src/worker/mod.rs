@@ -188,8 +188,18 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Ends: packets that wait are dropped and counted, the shard is returned.
+    ///
+    /// Blocks that were recalled and found no room in the channel stay with the shard.
     pub fn stop(mut self) -> Shard {
         self.flush();
+        self.send_events();
+        for event in std::mem::take(&mut self.outbox) {
+            if let Event::Returned { leases, .. } = event {
+                for lease in leases {
+                    self.shard.adopt(lease);
+                }
+            }
+        }
         while let Some(packet) = self.parking.take_any() {
             self.drop_packet(packet, DropReason::Shutdown);
         }
@@ -199,11 +209,12 @@ impl<I: PacketIo> Worker<I> {
 
     fn publish(&mut self, worked: bool) {
         self.counters.polls.add(1);
+        // What waits may leave in a poll without other work, and must not count twice.
+        self.counters.parked.set(self.parking.len() as u64);
         let tick = self.now.tick();
         if worked || tick != self.published {
             self.published = tick;
             self.counters.now_ns.set(self.now.nanos());
-            self.counters.parked.set(self.parking.len() as u64);
             self.counters.publish(&self.shard.gauges());
         }
     }

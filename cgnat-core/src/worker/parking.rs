@@ -18,6 +18,13 @@ const BLOCK_WAITS: usize = 1024;
 /// Packets that may wait for neighbours, per worker.
 const NEIGHBOUR_WAITS: usize = 256;
 
+/// Packets that may wait for one neighbour, per worker: a dead one does not take the places
+/// of the others.
+const WAITS_PER_NEIGHBOUR: usize = 64;
+
+/// Time after which waiting packets are tried again although no neighbour has changed.
+const RETRY_MS: u64 = 50;
+
 /// How long a packet waits for a block.
 const BLOCK_WAIT_MS: u64 = 500;
 
@@ -38,11 +45,16 @@ pub(super) struct AwaitsNeighbour<P> {
     pub(super) side: Side,
     pub(super) offset: usize,
     pub(super) since: Instant,
+    /// Port and address of the next hop, once it is known.
+    pub(super) next_hop: (u8, u32),
 }
 
 pub(super) struct Parking<P> {
     blocks: VecDeque<AwaitsBlock<P>>,
     neighbours: VecDeque<AwaitsNeighbour<P>>,
+    /// Version of the neighbour table when the waiting packets were last tried.
+    tried: u64,
+    next_try: Instant,
 }
 
 impl<P> Parking<P> {
@@ -50,6 +62,8 @@ impl<P> Parking<P> {
         Self {
             blocks: VecDeque::with_capacity(BLOCK_WAITS),
             neighbours: VecDeque::with_capacity(NEIGHBOUR_WAITS),
+            tried: 0,
+            next_try: Instant::default(),
         }
     }
 
@@ -77,7 +91,8 @@ impl<P> Parking<P> {
         &mut self,
         waiting: AwaitsNeighbour<P>,
     ) -> Result<(), AwaitsNeighbour<P>> {
-        if self.neighbours.len() == NEIGHBOUR_WAITS {
+        let same = self.neighbours.iter().filter(|other| other.next_hop == waiting.next_hop);
+        if self.neighbours.len() == NEIGHBOUR_WAITS || same.count() == WAITS_PER_NEIGHBOUR {
             return Err(waiting);
         }
         self.neighbours.push_back(waiting);
@@ -102,6 +117,15 @@ impl<I: PacketIo> Worker<I> {
                 self.refuse(waiting.port, waiting.packet, DropReason::BlockWait);
             }
         }
+        let version = self.neighbours.version();
+        let parking = &mut self.parking;
+        if parking.neighbours.is_empty()
+            || version == parking.tried && self.clock < parking.next_try
+        {
+            return;
+        }
+        parking.tried = version;
+        parking.next_try = self.clock.plus_millis(RETRY_MS);
         // One round through the queue: those that still wait go to its end again.
         for _ in 0..self.parking.neighbours.len() {
             let Some(waiting) = self.parking.neighbours.pop_front() else {

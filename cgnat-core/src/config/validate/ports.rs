@@ -93,7 +93,7 @@ fn port(report: &mut Report<'_>, name: Located<String>, cursor: &Cursor<'_>) -> 
         .required(report, "device")
         .and_then(|c| c.located(report, "a PCI address or a virtual device", device::device));
     let vlan = fields.get("vlan").and_then(|c| c.whole(report, 1, 4094)).map(|n| n as u16);
-    let mtu = fields.get("mtu").and_then(|c| c.whole(report, 576, 9000)).unwrap_or(1500) as u16;
+    let mtu = fields.get("mtu").and_then(|c| c.whole(report, 576, 2000)).unwrap_or(1500) as u16;
 
     let mut draft = Draft {
         name,
