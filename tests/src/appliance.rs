@@ -39,6 +39,9 @@ pub struct Settings {
     pub seed: Option<u64>,
     /// Prefixes, ranges or single addresses of the pool.
     pub pool: Vec<String>,
+    /// Ports of each address that are lent, as the configuration writes them; the default if
+    /// `None`.
+    pub ports: Option<String>,
     /// Ports per block.
     pub block_size: u16,
     /// Blocks per subscriber.
@@ -47,6 +50,8 @@ pub struct Settings {
     pub hold: String,
     /// Idle time of a UDP mapping, as the configuration writes it; the default if `None`.
     pub udp_timeout: Option<String>,
+    /// All idle times of a TCP session, as the configuration writes them; the defaults if `None`.
+    pub tcp_timeout: Option<String>,
     /// Allow timers under the minimums of the RFCs.
     pub short_timers: bool,
     /// Mappings of all workers together.
@@ -59,10 +64,12 @@ impl Default for Settings {
             workers: 1,
             seed: None,
             pool: vec!["203.0.113.0/28".to_owned()],
+            ports: None,
             block_size: 512,
             max_blocks: 4,
             hold: "2m".to_owned(),
             udp_timeout: None,
+            tcp_timeout: None,
             short_timers: false,
             max_mappings: 200_000,
         }
@@ -115,15 +122,18 @@ impl Settings {
             workers,
             seed: _,
             pool,
+            ports,
             block_size,
             max_blocks,
             hold,
             udp_timeout,
+            tcp_timeout,
             short_timers,
             max_mappings,
         } = self;
         let Devices { internal, external, silent } = devices;
         let pool = pool.join(", ");
+        let lent = ports.as_ref().map(|ports| format!("    ports: {ports}\n")).unwrap_or_default();
         let neighbour = |address, mac: &str| match silent {
             true => format!("    neighbours: [{{ address: {address}, mac: \"{mac}\" }}]\n"),
             false => String::new(),
@@ -138,15 +148,24 @@ impl Settings {
              \x20   addresses: [{BOX_INTERNAL}/30]\n    next-hop: {ROUTER}\n{router}\
              \x20 {EXTERNAL_PORT}:\n    side: external\n    device: \"{external}\"\n\
              \x20   addresses: [{BOX_EXTERNAL}/30]\n    next-hop: {WORLD}\n{world}\
-             pools:\n  laboratory:\n    addresses: [{pool}]\n    allocation:\n\
+             pools:\n  laboratory:\n    addresses: [{pool}]\n{lent}    allocation:\n\
              \x20     block-size: {block_size}\n      max-blocks: {max_blocks}\n\
              \x20     hold: {hold}\n\
              subscribers:\n  - name: laboratory\n    match: [{SUBSCRIBER_PREFIX}]\n\
              \x20   pool: laboratory\n"
         );
+        if udp_timeout.is_some() || tcp_timeout.is_some() {
+            text.push_str("timeouts:\n");
+        }
+        // Writing to a String cannot fail.
         if let Some(timeout) = udp_timeout {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "timeouts:\n  udp: {{ default: {timeout} }}\n");
+            let _ = writeln!(text, "  udp: {{ default: {timeout} }}");
+        }
+        if let Some(t) = tcp_timeout {
+            let _ = writeln!(
+                text,
+                "  tcp: {{ established: {t}, opening: {t}, closing: {t}, reset: {t} }}"
+            );
         }
         if *short_timers {
             text.push_str("lab:\n  allow-short-timers: true\n");

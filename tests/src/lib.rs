@@ -18,6 +18,7 @@ pub mod appliance;
 pub mod cleanup;
 pub mod connect_storm;
 pub mod decode;
+pub mod hairpin_storm;
 pub mod lab;
 pub mod process;
 pub mod stats;

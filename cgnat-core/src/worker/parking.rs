@@ -119,8 +119,12 @@ impl<I: PacketIo> Worker<I> {
         }
         let version = self.neighbours.version();
         let parking = &mut self.parking;
-        if parking.neighbours.is_empty()
-            || version == parking.tried && self.clock < parking.next_try
+        let Some(first) = parking.neighbours.front() else {
+            return;
+        };
+        if version == parking.tried
+            && self.clock < parking.next_try
+            && !too_old(first.since, NEIGHBOUR_WAIT_MS, self.clock)
         {
             return;
         }

@@ -1,0 +1,147 @@
+# The one door. `make help` lists what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help deps deps-test build demo demo-live test check fmt clippy deny unit hairpin soak \
+	recording clean need-root
+
+# Where cargo builds, as cargo and the tests see it too.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# What a demo writes; configs/demo.yaml names the directory.
+DEMO := target/demo
+# Seconds of the hairpin test of `make hairpin` and `make soak`.
+HAIRPIN_SECONDS ?= $(or $(CGNAT_HAIRPIN_SECONDS),60)
+SOAK_SECONDS ?= 3600
+
+# Debian and Ubuntu packages: to build, and further ones to test.
+BUILD_PACKAGES := gcc libc6-dev pkg-config libdpdk-dev dpdk libpcap-dev libclang-dev clang
+TEST_PACKAGES := $(shell sed 's/\#.*//' tests/PACKAGES)
+CARGO_DENY := 0.20
+
+CARGO := cargo
+LOCKED := --locked --workspace
+
+help: ## list these targets
+	@echo "make TARGET, with TARGET one of:"
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) \
+		| awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
+
+# $(call install,packages): nothing is asked of the network unless one is missing.
+define install
+	if ! command -v cargo >/dev/null; then \
+		echo "There is no Rust toolchain: install rustup (https://rustup.rs); it then fetches the" \
+			"version in rust-toolchain.toml by itself." >&2; exit 1; \
+	fi; \
+	if ! command -v dpkg-query >/dev/null; then \
+		echo "This is not Debian or Ubuntu, so nothing was installed. Needed are what these" \
+			"packages hold: $(1)" >&2; exit 0; \
+	fi; \
+	missing=(); \
+	for package in $(1); do \
+		state=$$(dpkg-query -W -f='$${db:Status-Status}' $$package 2>/dev/null || true); \
+		[[ $$state == installed ]] || missing+=($$package); \
+	done; \
+	if [[ $${#missing[@]} -eq 0 ]]; then exit 0; fi; \
+	echo "Missing packages: $${missing[*]}"; \
+	root=(); \
+	if [[ $$(id -u) -ne 0 ]]; then \
+		if ! command -v sudo >/dev/null; then \
+			echo "Installing them needs root and there is no sudo. As root:" \
+				"apt-get install $${missing[*]}" >&2; exit 1; \
+		fi; \
+		root=(sudo); \
+	fi; \
+	quiet=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y); \
+	"$${root[@]}" "$${quiet[@]}" update || echo "The package lists could not be refreshed." >&2; \
+	if ! "$${root[@]}" "$${quiet[@]}" install --no-install-recommends $${missing[*]}; then \
+		echo "apt-get could not install all of: $${missing[*]}" \
+			"(its reason is above)" >&2; exit 1; \
+	fi
+endef
+
+deps: ## install what a build needs, if it is missing
+	@$(call install,$(BUILD_PACKAGES))
+
+deps-test: ## install what the tests need, if it is missing
+	@$(call install,$(BUILD_PACKAGES) $(TEST_PACKAGES))
+	@if ! $(CARGO) deny --version >/dev/null 2>&1; then \
+		echo "cargo-deny is missing; building it takes some minutes"; \
+		env -u CARGO_TARGET_DIR $(CARGO) install cargo-deny --locked --version '^$(CARGO_DENY)'; \
+	fi
+
+build: deps ## release build of cgnat and of the laboratory's programs
+	$(CARGO) build $(LOCKED) --release --bins
+
+demo: build ## translate a recording of real traffic; needs no root, huge pages or network card
+	@mkdir -p $(DEMO)
+	$(TARGET)/release/cgnat run configs/demo.yaml --seed 1 --stats-file $(DEMO)/stats.json
+	@echo
+	@echo "Translated captures, to be read with tcpdump -nr or wireshark:"
+	@echo "  $(DEMO)/external-out.pcap   what subscribers sent, as the Internet sees it"
+	@echo "  $(DEMO)/internal-out.pcap   what came back, as subscribers see it"
+	@echo "Statistics: $(DEMO)/stats.json. What they came from: tests/captures/README.md."
+
+demo-live: need-root deps-test build ## curl, dig, ping and iperf3 through the NAT, live (root)
+	$(TARGET)/release/demo-live
+
+need-root:
+	@if [[ $$(id -u) -ne 0 ]]; then \
+		echo "This needs root: it makes network namespaces, veths and packet sockets. Run" \
+			"\`sudo env PATH=\"\$$PATH\" make $(MAKECMDGOALS)\`. Without root there are" \
+			"\`make demo\` and \`make check\`." >&2; exit 1; \
+	fi
+
+# $(call run-tests,log,kind,arguments): runs tests and adds up what each test program printed. A
+# test that is ignored is a failure, and so is one that is left out where kind is `all`.
+define run-tests
+	mkdir -p $(TARGET); status=0; \
+	$(CARGO) test $(LOCKED) --no-fail-fast $(3) 2>&1 | tee $(TARGET)/$(1) || status=$$?; \
+	awk -v kind=$(2) '/^test result:/ { for (i = 2; i <= NF; i++) { \
+			if ($$i ~ /^passed/) p += $$(i - 1); if ($$i ~ /^failed/) f += $$(i - 1); \
+			if ($$i ~ /^ignored/) n += $$(i - 1); if ($$i ~ /^filtered/) o += $$(i - 1) } } \
+		END { printf "\n%d passed, %d failed", p, f; \
+			if (n > 0) printf ", %d IGNORED", n; \
+			if (kind == "rootless") printf ", %d left out because they need root", o; \
+			else if (kind == "all" && o > 0) printf ", %d LEFT OUT", o; \
+			print ""; \
+			exit p == 0 || n > 0 || (kind == "all" && o > 0) }' $(TARGET)/$(1) || status=1; \
+	exit $$status
+endef
+
+test: need-root deps-test fmt clippy deny build ## everything that CI runs; nothing is skipped (root)
+	@$(call run-tests,test.log,all,)
+
+check: deps-test fmt clippy deny build ## the part of `make test` that needs no root
+	@$(call run-tests,check.log,rootless,-- --skip root_)
+
+fmt: ## is the code formatted?
+	$(CARGO) fmt --all --check
+
+clippy: deps ## lints, each a failure
+	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
+
+deny: deps-test ## licences, sources and advisories of the dependencies
+	$(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources
+	@if timeout 120 $(CARGO) deny --locked fetch db >/dev/null 2>&1; then \
+		echo "$(CARGO) deny --locked check --disable-fetch advisories"; \
+		$(CARGO) deny --locked check --disable-fetch --hide-inclusion-graph advisories; \
+	else \
+		echo "advisories: NOT CHECKED, the advisory database cannot be reached from here"; \
+	fi
+
+hairpin: need-root deps-test build ## hairpinning between workers while mappings expire, 60 s (root)
+	@export CGNAT_HAIRPIN_SECONDS=$(HAIRPIN_SECONDS); \
+	$(call run-tests,hairpin.log,some,hairpin -- --nocapture)
+
+soak: ## `make hairpin` for an hour; SOAK_SECONDS says otherwise (root)
+	@$(MAKE) hairpin HAIRPIN_SECONDS=$(SOAK_SECONDS)
+
+recording: need-root deps-test build ## record tests/captures anew from real programs (root)
+	$(TARGET)/release/record-capture
+
+clean: ## remove what was built
+	$(CARGO) clean
+	rm -rf $(DEMO)

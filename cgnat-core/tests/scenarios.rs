@@ -1,0 +1,26 @@
+//! What the box must do, one property per test, byte for byte and with exact counters.
+//!
+//! Numbers such as 4787-REQ-9 name the requirement that a test shows.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "scenarios/blocks.rs"]
+mod blocks;
+#[path = "scenarios/desk.rs"]
+mod desk;
+#[path = "scenarios/hairpinning.rs"]
+mod hairpinning;
+#[path = "scenarios/link.rs"]
+mod link;
+#[path = "scenarios/mapping.rs"]
+mod mapping;
+#[path = "scenarios/neighbours.rs"]
+mod neighbours;
+#[path = "scenarios/overload.rs"]
+mod overload;
+#[path = "scenarios/tcp.rs"]
+mod tcp;
+#[path = "scenarios/timers.rs"]
+mod timers;
+#[path = "specification/wire.rs"]
+mod wire;

@@ -1,0 +1,195 @@
+//! Resolving next hops: what waits, for how long, and refresh.
+
+use cgnat_core::packet::arp::{Arp, Operation};
+use cgnat_core::testing::lab::{Lab, port_mac};
+use cgnat_core::verdict::DropReason::*;
+
+use crate::desk::*;
+use crate::wire::{Link, ip};
+
+const HOST: &str = "100.64.3.9";
+const HOP: &str = "192.0.2.1";
+
+/// No static neighbour outside.
+fn dynamic() -> String {
+    let line = "    neighbours: [{ address: 192.0.2.1, mac: \"02:00:00:00:09:02\" }]\n";
+    let yaml = plain();
+    assert!(yaml.contains(line));
+    yaml.replace(line, "")
+}
+
+fn reply(desk: &mut Desk) -> Frames {
+    let arp = Arp {
+        operation: Operation::Reply,
+        sender_mac: HOPS[1],
+        sender: ip(HOP),
+        target_mac: port_mac(1),
+        target: ip("192.0.2.2"),
+    };
+    let frame = arp_frame(1, None, &arp);
+    let mut sent = desk.lab.arrive(0, EXTERNAL, &frame);
+    desk.lab.settle();
+    sent.extend(desk.lab.take_sent());
+    desk.nothing_leaks(&sent);
+    sent
+}
+
+fn question(to: [u8; 6]) -> (usize, Vec<u8>) {
+    let link = Link { to, from: port_mac(1), vlan: None };
+    let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 1];
+    arp.extend(port_mac(1));
+    arp.extend(ip("192.0.2.2").to_be_bytes());
+    arp.extend([0; 6]);
+    arp.extend(ip(HOP).to_be_bytes());
+    (1, link.frame(0x0806, &arp))
+}
+
+/// Offers `count` packets of as many flows without letting time go on.
+fn offer(desk: &mut Desk, count: u16) {
+    for port in 1..=count {
+        let frame = desk.arriving(INTERNAL, &udp((HOST, port), server(80)));
+        let packet = cgnat_core::testing::io::MemoryPacket::new(&frame);
+        desk.lab.workers[0].io_mut().arrive(INTERNAL, packet);
+    }
+    let now = desk.lab.now;
+    while desk.lab.workers[0].poll(now) > 0 {}
+}
+
+#[test]
+fn the_next_hop_is_asked_for_from_the_start_and_every_quarter_second() {
+    let mut desk = Desk::new(&dynamic());
+    for _ in 0..5 {
+        desk.lab.advance(240);
+        assert_eq!(desk.lab.take_sent(), []);
+        desk.lab.advance(20);
+        assert_eq!(desk.lab.take_sent(), [question([0xff; 6])]);
+    }
+}
+
+#[test]
+fn packets_wait_for_the_next_hop_in_order_and_in_a_bounded_number() {
+    let mut desk = Desk::new(&dynamic());
+    offer(&mut desk, 300);
+    assert_eq!(desk.lab.take_sent(), []);
+    assert_eq!(desk.lab.counters[0].parked.value(), 64);
+    assert_eq!(desk.drops(), [(ParkingFull, 236)].into());
+    let sent = reply(&mut desk);
+    assert_eq!(sent.len(), 64);
+    assert!(sent.iter().all(|(port, frame)| *port == EXTERNAL && frame[..6] == HOPS[1]));
+    let identifications: Vec<&[u8]> = sent.iter().map(|(_, frame)| &frame[34..36]).collect();
+    let list: Vec<_> = desk.lab.workers[0].shard().mapping_list().collect();
+    for (n, external) in identifications.iter().enumerate() {
+        let mapping = list.iter().find(|(_, internal, _)| internal.port == n as u16 + 1);
+        assert_eq!(mapping.unwrap().2.port.to_be_bytes(), **external, "out of order");
+    }
+    assert_eq!(desk.lab.counters[0].parked.value(), 0);
+}
+
+#[test]
+fn a_packet_waits_two_seconds_for_its_next_hop_and_not_longer() {
+    let mut desk = Desk::new(&dynamic());
+    offer(&mut desk, 2);
+    desk.lab.advance(1_990);
+    assert_eq!(desk.lab.counters[0].parked.value(), 2);
+    // It is looked at every 50 ms.
+    desk.lab.advance(60);
+    assert_eq!(desk.drops(), [(NeighbourUnresolved, 2)].into());
+    assert_eq!(desk.lab.counters[0].parked.value(), 0);
+}
+
+#[test]
+fn a_known_next_hop_is_asked_again_by_unicast_and_lost_after_four_silent_tries() {
+    let mut desk = Desk::new(&dynamic());
+    reply(&mut desk);
+    desk.goes_out(&udp((HOST, 1), server(80)));
+    desk.lab.advance(29_900);
+    assert_eq!(desk.lab.take_sent(), []);
+    desk.lab.advance(200);
+    assert_eq!(desk.lab.take_sent(), [question(HOPS[1])]);
+    reply(&mut desk);
+    desk.lab.advance(29_900);
+    assert_eq!(desk.lab.take_sent(), []);
+    for _ in 0..4 {
+        desk.lab.advance(260);
+        assert_eq!(desk.lab.take_sent(), [question(HOPS[1])]);
+        desk.goes_out(&udp((HOST, 1), server(80)));
+    }
+    // Given up: asked by broadcast, and packets wait again.
+    desk.lab.advance(260);
+    assert_eq!(desk.lab.take_sent(), [question([0xff; 6])]);
+    offer(&mut desk, 1);
+    assert_eq!(desk.lab.take_sent(), []);
+    assert_eq!(reply(&mut desk).len(), 1);
+    desk.goes_out(&udp((HOST, 1), server(80)));
+}
+
+#[test]
+fn what_waits_for_a_neighbour_at_shutdown_is_counted() {
+    let mut desk = Desk::new(&dynamic());
+    offer(&mut desk, 7);
+    desk.lab.workers.remove(0).stop();
+    assert_eq!(desk.drops(), [(Shutdown, 7)].into());
+}
+
+#[test]
+fn an_on_link_destination_is_resolved_when_a_packet_needs_it() {
+    let yaml = plain().replace("10.255.0.2/30", "100.127.255.254/10");
+    let yaml = yaml.replace("10.255.0.1", "100.127.255.253");
+    let mut desk = Desk::new(&yaml);
+    let outside = desk.goes_out(&udp((HOST, 1), server(80)));
+    let inbound = udp((SERVER, 80), outside);
+    let sent = desk.offer(EXTERNAL, &inbound);
+    // The question goes out, the packet waits.
+    assert_eq!(sent.len(), 1);
+    assert_eq!((sent[0].0, &sent[0].1[12..14]), (INTERNAL, &[8u8, 6][..]));
+    let mac = [2, 7, 7, 7, 7, 7];
+    let arp = Arp {
+        operation: Operation::Reply,
+        sender_mac: mac,
+        sender: ip(HOST),
+        target_mac: port_mac(0),
+        target: ip("100.127.255.254"),
+    };
+    desk.lab.arrive(0, INTERNAL, &arp_frame(0, None, &arp));
+    desk.lab.settle();
+    let sent = desk.lab.take_sent();
+    let mut expected = inbound.clone();
+    expected.set_destination((ip(HOST), 1));
+    expected.ttl -= 1;
+    let link = Link { to: mac, from: port_mac(0), vlan: None };
+    let expected = (INTERNAL, link.frame(0x0800, &expected.bytes()));
+    assert!(sent.contains(&expected) || desk.offer(EXTERNAL, &inbound) == [expected]);
+}
+
+#[test]
+fn a_dead_neighbour_does_not_take_the_places_of_others_and_all_are_bounded() {
+    let yaml = plain().replace("10.255.0.2/30", "100.127.255.254/10");
+    let mut desk = Desk::new(&yaml.replace("10.255.0.1", "100.127.255.253"));
+    let mut inbound = Vec::new();
+    for n in 1..=6 {
+        let host = format!("100.64.3.{n}");
+        inbound.push(udp((SERVER, 80), desk.goes_out(&udp((&host, 1), server(80)))));
+    }
+    let mut parked = 0;
+    for packet in &inbound {
+        for _ in 0..70 {
+            let frame = desk.arriving(EXTERNAL, packet);
+            let packet = cgnat_core::testing::io::MemoryPacket::new(&frame);
+            desk.lab.workers[0].io_mut().arrive(EXTERNAL, packet);
+        }
+        let now = desk.lab.now;
+        while desk.lab.workers[0].poll(now) > 0 {}
+        parked = (parked + 64).min(256);
+        assert_eq!(desk.lab.counters[0].parked.value(), parked);
+    }
+    assert_eq!(desk.drops(), [(ParkingFull, 6 * 70 - 256)].into());
+}
+
+/// A box that starts sends nothing of subscribers before it knows where to.
+#[test]
+fn a_box_that_starts_sends_arp_requests_only() {
+    let mut lab = Lab::new(&dynamic(), 4, 1);
+    lab.advance(10_000);
+    let sent = lab.take_sent();
+    assert!(!sent.is_empty() && sent.iter().all(|frame| *frame == question([0xff; 6])));
+}

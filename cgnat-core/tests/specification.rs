@@ -1,0 +1,255 @@
+//! The core against an executable specification: random events, byte for byte.
+//!
+//! `CGNAT_SEED` repeats a run, `CGNAT_EVENTS` sets the events of each world (the default
+//! makes 2.25 million in all). A failure prints the seed and the last events.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "specification/drive.rs"]
+mod drive;
+#[path = "specification/events.rs"]
+mod events;
+#[path = "specification/nat.rs"]
+mod nat;
+#[path = "specification/wire.rs"]
+mod wire;
+
+use std::collections::BTreeSet;
+
+use cgnat_core::time::Instant;
+
+use drive::{Driver, Fault, World};
+use events::Habits;
+use nat::{Pool, Rules};
+use wire::ip;
+
+const EVENTS: u64 = 250_000;
+
+/// 2^32 ticks of 100 ms.
+const TICK_WRAP_MS: u64 = (1 << 32) * 100;
+
+fn variable(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+}
+
+/// Addresses `first` to `last`.
+fn addresses(first: &str, last: &str) -> BTreeSet<u32> {
+    (ip(first)..=ip(last)).collect()
+}
+
+/// Two pools, three groups of which the first two overlap, RFC timers.
+fn world(workers: u16) -> World {
+    let big = Pool {
+        addresses: addresses("203.0.113.0", "203.0.113.1"),
+        ports: (1024, 1535),
+        block_size: 64,
+        max_blocks: 3,
+        hold_s: 120,
+    };
+    let small = Pool {
+        addresses: addresses("203.0.113.64", "203.0.113.64"),
+        ports: (2000, 2000 + 64 * 6 - 1),
+        block_size: 64,
+        max_blocks: 2,
+        hold_s: 5,
+    };
+    let group = |first: &str, count: u32, pool| (ip(first), ip(first) + count - 1, pool);
+    World {
+        rules: Rules {
+            pools: vec![big, small],
+            groups: vec![
+                group("100.64.0.0", 16, 0),
+                group("100.64.0.0", 32, 1),
+                group("100.65.0.0", 32, 0),
+            ],
+            own: [ip(drive::INTERNAL_OWN), ip(drive::EXTERNAL_OWN)],
+            hairpinning: true,
+            mtu_internal: 1500,
+            mtu_external: 576,
+            opening_s: 240,
+            established_s: 7440,
+            closing_s: 240,
+            reset_s: 240,
+            udp_s: 300,
+            udp_by_port_s: [(53, 10), (123, 30)].into(),
+            icmp_s: 60,
+            mappings: 0,
+            further_sessions: 0,
+        },
+        workers,
+        vlans: [None, None],
+        max_mappings: 1000,
+        start: Instant::from_millis(1_000_000),
+        settles: true,
+        habits: Habits {
+            hosts: 18,
+            remotes: 3,
+            source_ports: 40,
+            steps: 60,
+            housekeeping: 15,
+            step_ms: 3_000,
+        },
+    }
+}
+
+fn short_timers(mut world: World, hold_s: u64) -> World {
+    let rules = &mut world.rules;
+    (rules.opening_s, rules.established_s, rules.closing_s, rules.reset_s) = (2, 20, 3, 4);
+    (rules.udp_s, rules.icmp_s) = (5, 1);
+    for pool in &mut rules.pools {
+        pool.hold_s = hold_s;
+    }
+    world.habits.step_ms = 400;
+    world
+}
+
+/// Few hosts that want more ports than they may have.
+fn greedy(workers: u16) -> World {
+    let mut world = world(workers);
+    world.habits.hosts = 4;
+    world.habits.source_ports = 600;
+    world.habits.step_ms = 700;
+    world
+}
+
+fn agree(name: &str, world: &World, seed: u64) {
+    let seed = variable("CGNAT_SEED", seed);
+    let events = variable("CGNAT_EVENTS", EVENTS);
+    let started = std::time::Instant::now();
+    let mut driver = Driver::new(world, seed, Fault::None);
+    if let Err(difference) = driver.run(events) {
+        panic!("{name}: CGNAT_SEED={seed}: {difference}");
+    }
+    let spent = started.elapsed();
+    println!("{name}: seed {seed}, {events} events in {spent:?}, {} frames", driver.sent);
+    println!("  drops: {:?}", driver.reasons);
+    assert!(driver.sent > events / 5, "too few packets got through to prove anything");
+}
+
+#[test]
+fn one_worker_with_rfc_timers_agrees() {
+    agree("one worker", &world(1), 1);
+}
+
+#[test]
+fn two_workers_with_short_timers_and_vlans_agree() {
+    let mut world = short_timers(world(2), 1);
+    world.vlans = [Some(100), Some(200)];
+    agree("two workers", &world, 2);
+}
+
+#[test]
+fn four_workers_that_fight_for_few_blocks_without_hold_down_agree() {
+    let mut world = short_timers(world(4), 0);
+    world.rules.pools[0].addresses = addresses("203.0.113.0", "203.0.113.0");
+    world.vlans = [None, Some(200)];
+    world.settles = false;
+    agree("four workers", &world, 3);
+}
+
+#[test]
+fn four_workers_across_the_wrap_of_the_tick_clock_agree() {
+    let mut world = world(4);
+    world.start = Instant::from_millis(TICK_WRAP_MS - 3_600_000);
+    world.vlans = [Some(7), None];
+    agree("across the wrap", &world, 4);
+}
+
+#[test]
+fn one_worker_with_full_tables_agrees() {
+    let mut world = world(1);
+    world.rules.pools[0].ports = (1024, 1024 + 64 * 32 - 1);
+    world.rules.pools[0].max_blocks = 8;
+    world.habits = Habits {
+        hosts: 18,
+        remotes: 40,
+        source_ports: 300,
+        steps: 20,
+        housekeeping: 5,
+        step_ms: 500,
+    };
+    agree("full tables", &world, 5);
+}
+
+#[test]
+fn two_workers_with_few_greedy_hosts_agree() {
+    agree("greedy hosts", &greedy(2), 8);
+}
+
+#[test]
+fn one_worker_with_a_full_session_table_agrees() {
+    let mut world = world(1);
+    world.habits = Habits {
+        hosts: 12,
+        remotes: 500,
+        source_ports: 3,
+        steps: 20,
+        housekeeping: 5,
+        step_ms: 2_000,
+    };
+    agree("full session table", &world, 9);
+}
+
+#[test]
+fn two_workers_across_the_wrap_with_short_timers_agree() {
+    let mut world = short_timers(world(2), 2);
+    world.settles = false;
+    world.start = Instant::from_millis(TICK_WRAP_MS - 600_000);
+    agree("across the wrap, short", &world, 6);
+}
+
+#[test]
+fn one_worker_without_hairpinning_and_few_hosts_agrees() {
+    let mut world = short_timers(world(1), 3);
+    world.rules.hairpinning = false;
+    world.habits.hosts = 3;
+    world.habits.source_ports = 400;
+    agree("no hairpinning", &world, 7);
+}
+
+/// Changes the specification's rules, and not the core's.
+type Wrong = fn(&mut Rules);
+
+/// Runs a world that is wrong on purpose.
+fn difference(world: &World, wrong: impl Fn(&mut Rules), fault: Fault) -> String {
+    let mut driver = Driver::new(world, 11, fault);
+    driver.mislead(wrong);
+    driver.run(60_000).err().unwrap_or_default()
+}
+
+#[test]
+fn a_flipped_bit_in_any_place_is_found() {
+    for at in 100..130 {
+        let found = difference(&world(1), |_| {}, Fault::FlippedBit(at));
+        assert!(found.contains("the core: sent"), "{found}");
+    }
+}
+
+#[test]
+fn a_hidden_drop_is_found() {
+    let found = difference(&world(2), |_| {}, Fault::HiddenDrop(500));
+    assert!(found.contains("dropped []"), "{found}");
+}
+
+#[test]
+fn each_wrong_rule_of_the_specification_is_found() {
+    let wrongs: [(&str, Wrong); 12] = [
+        ("udp timeout", |rules| rules.udp_s += 1),
+        ("udp timeout of port 53", |rules| _ = rules.udp_by_port_s.insert(53, 9)),
+        ("icmp timeout", |rules| rules.icmp_s -= 1),
+        ("opening timeout", |rules| rules.opening_s += 1),
+        ("closing timeout", |rules| rules.closing_s += 1),
+        ("reset timeout", |rules| rules.reset_s -= 1),
+        ("established timeout", |rules| rules.established_s += 100),
+        ("hold-down", |rules| rules.pools[0].hold_s += 1),
+        ("max-blocks", |rules| rules.pools[0].max_blocks -= 1),
+        ("pool", |rules| rules.pools[1].addresses = addresses("203.0.113.65", "203.0.113.65")),
+        ("group order", |rules| rules.groups.swap(0, 1)),
+        ("hairpinning", |rules| rules.hairpinning = false),
+    ];
+    for (name, wrong) in wrongs {
+        let worlds = [world(1), short_timers(world(1), 1), greedy(1)];
+        let noticed = worlds.iter().any(|world| !difference(world, wrong, Fault::None).is_empty());
+        assert!(noticed, "a wrong {name} was not noticed");
+    }
+}

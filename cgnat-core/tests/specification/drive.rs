@@ -1,0 +1,526 @@
+//! Drives the core and the specification with the same events and compares.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write;
+
+use cgnat_core::config::Config;
+use cgnat_core::layout::Layout;
+use cgnat_core::testing::io::MemoryPacket;
+use cgnat_core::testing::lab::{Lab, port_mac};
+use cgnat_core::time::Instant;
+use cgnat_core::verdict::DropReason;
+use cgnat_core::worker::steering::Steering;
+
+use super::events::{EXTERNAL, Event, Events, Habits, INTERNAL};
+use super::nat::{Block, Endpoint, Nat, Outcome, Pool, Rules, Seen, Ticks};
+use super::wire::{ICMP, Link, TCP, UDP, ip};
+
+pub const INTERNAL_OWN: &str = "10.255.0.2";
+pub const EXTERNAL_OWN: &str = "192.0.2.2";
+const INTERNAL_HOP: [u8; 6] = [2, 0, 0, 0, 9, 1];
+const EXTERNAL_HOP: [u8; 6] = [2, 0, 0, 0, 9, 2];
+
+/// Events between two audits.
+const AUDIT: u64 = 2_000;
+
+/// Events that a failure shows.
+const SHOWN: usize = 25;
+
+/// One world: the rules, and the core's configuration made from them.
+#[derive(Debug, Clone)]
+pub struct World {
+    pub rules: Rules,
+    pub workers: u16,
+    pub vlans: [Option<u16>; 2],
+    pub max_mappings: u32,
+    pub start: Instant,
+    /// Lending comes to rest after each event; else blocks may be under way meanwhile.
+    pub settles: bool,
+    pub habits: Habits,
+}
+
+impl World {
+    fn yaml(&self) -> String {
+        let mut yaml = String::from("version: 1\nlab: { allow-short-timers: true }\n");
+        let rules = &self.rules;
+        let vlan = |id: Option<u16>| id.map_or(String::new(), |id| format!("    vlan: {id}\n"));
+        let _ = write!(yaml, "system: {{ max-mappings: {} }}\nports:\n", self.max_mappings);
+        for (name, side, device, own, hop, mac, mtu, id) in [
+            (
+                "i",
+                "internal",
+                "net_null0",
+                INTERNAL_OWN,
+                "10.255.0.1",
+                "02:00:00:00:09:01",
+                rules.mtu_internal,
+                self.vlans[0],
+            ),
+            (
+                "e",
+                "external",
+                "net_null1",
+                EXTERNAL_OWN,
+                "192.0.2.1",
+                "02:00:00:00:09:02",
+                rules.mtu_external,
+                self.vlans[1],
+            ),
+        ] {
+            let _ = write!(
+                yaml,
+                "  {name}:\n    side: {side}\n    device: {device}\n    addresses: [{own}/30]\n    \
+                 next-hop: {hop}\n    mtu: {mtu}\n    neighbours: [{{ address: {hop}, mac: \
+                 \"{mac}\" }}]\n{}",
+                vlan(id)
+            );
+        }
+        yaml.push_str("pools:\n");
+        for (number, pool) in rules.pools.iter().enumerate() {
+            let addresses: Vec<String> =
+                pool.addresses.iter().map(|a| std::net::Ipv4Addr::from(*a).to_string()).collect();
+            let _ = write!(
+                yaml,
+                "  pool{number}:\n    addresses: [{}]\n    ports: {}-{}\n    allocation: {{ \
+                 block-size: {}, max-blocks: {}, hold: {}s }}\n",
+                addresses.join(", "),
+                pool.ports.0,
+                pool.ports.1,
+                pool.block_size,
+                pool.max_blocks,
+                pool.hold_s
+            );
+        }
+        yaml.push_str("subscribers:\n");
+        for (number, (first, last, pool)) in rules.groups.iter().enumerate() {
+            let length = 32 - (last - first + 1).trailing_zeros();
+            let first = std::net::Ipv4Addr::from(*first);
+            let _ = writeln!(
+                yaml,
+                "  - {{ name: g{number}, match: [{first}/{length}], pool: pool{pool} }}"
+            );
+        }
+        let Rules { opening_s, established_s, closing_s, reset_s, udp_s, icmp_s, .. } = rules;
+        let by_port: String =
+            rules.udp_by_port_s.iter().map(|(port, s)| format!(", \"{port}\": {s}s")).collect();
+        let _ = write!(
+            yaml,
+            "nat44: {{ hairpinning: {} }}\ntimeouts:\n  tcp: {{ established: {established_s}s, \
+             opening: {opening_s}s, closing: {closing_s}s, reset: {reset_s}s }}\n  udp: {{ \
+             default: {udp_s}s{by_port} }}\n  icmp: {icmp_s}s\n",
+            rules.hairpinning
+        );
+        yaml
+    }
+}
+
+/// What is broken on purpose, to prove that a difference is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    /// One bit of a frame that the core sent, at this event.
+    FlippedBit(u64),
+    /// The drop of this event is not reported.
+    HiddenDrop(u64),
+}
+
+pub struct Driver {
+    world: World,
+    lab: Lab,
+    nat: Nat,
+    events: Events,
+    steering: Steering,
+    /// Last moment at which a worker (or housekeeping) had no free block of an address.
+    bare: BTreeMap<(u16, u32), Ticks>,
+    /// NAT time of housekeeping's last sweep; the same time lends without sweeping.
+    swept: Instant,
+    last: VecDeque<String>,
+    pub reasons: BTreeMap<&'static str, u64>,
+    pub sent: u64,
+    fault: Fault,
+}
+
+impl Driver {
+    pub fn new(world: &World, seed: u64, fault: Fault) -> Self {
+        let yaml = world.yaml();
+        let mut lab = Lab::new(&yaml, world.workers, seed);
+        let config = Config::from_yaml("world.yaml", &yaml).unwrap_or_else(|e| panic!("{e}"));
+        let layout = Layout::new(&config, world.workers);
+        let mut world = world.clone();
+        world.rules.mappings = layout.mappings_per_shard as usize;
+        world.rules.further_sessions = layout.sessions_per_shard as usize;
+        let link = |port: usize| {
+            let from = [INTERNAL_HOP, EXTERNAL_HOP][port];
+            Link { to: port_mac(port), from, vlan: world.vlans[port] }
+        };
+        let own = [ip(INTERNAL_OWN), ip(EXTERNAL_OWN)];
+        let workers = usize::from(world.workers);
+        let events = Events::new(seed, world.habits, workers, [link(0), link(1)], own);
+        lab.now = world.start;
+        let mut driver = Self {
+            nat: Nat::new(world.rules.clone()),
+            steering: Steering::new(world.workers),
+            swept: lab.now,
+            lab,
+            world,
+            events,
+            bare: BTreeMap::new(),
+            last: VecDeque::new(),
+            reasons: BTreeMap::new(),
+            sent: 0,
+            fault,
+        };
+        driver.housekeeping();
+        driver
+    }
+
+    /// Makes the specification believe in other rules than the core has.
+    pub fn mislead(&mut self, wrong: impl Fn(&mut Rules)) {
+        wrong(&mut self.nat.rules);
+    }
+
+    /// Runs events; the error says how the core and the specification differ.
+    pub fn run(&mut self, events: u64) -> Result<(), String> {
+        for number in 0..events {
+            let event = self.events.next(&self.nat);
+            self.remember(format!("{number} at {:?}: {event:?}", self.lab.now));
+            self.note_bare();
+            let result = self.step(number, event);
+            if self.world.settles {
+                self.rounds(self.swept);
+            }
+            self.note_bare();
+            let result = result
+                .and_then(|()| if number % AUDIT == AUDIT - 1 { self.audit() } else { Ok(()) });
+            if let Err(difference) = result {
+                let mut text = String::new();
+                for event in &self.last {
+                    let _ = writeln!(text, "  {event}");
+                }
+                return Err(format!("event {number}: {difference}\nlast events:\n{text}"));
+            }
+        }
+        self.finish()
+    }
+
+    fn remember(&mut self, event: String) {
+        if self.last.len() == SHOWN {
+            self.last.pop_front();
+        }
+        self.last.push_back(event);
+    }
+
+    /// Ticks since the origin, which the specification does not let wrap.
+    fn ticks(&self) -> Ticks {
+        self.lab.now.nanos() / 100_000_000
+    }
+
+    fn step(&mut self, number: u64, event: Event) -> Result<(), String> {
+        match event {
+            Event::Pass(ms) => {
+                self.lab.advance_silently(ms);
+                Ok(())
+            }
+            Event::Housekeeping => {
+                self.housekeeping();
+                let output = (self.lab.take_sent(), Vec::new());
+                self.expect(number, output, &Outcome::Drop(DropReason::Shutdown), true)?;
+                self.audit()
+            }
+            Event::Broken { worker, port, frame, whole, reason } => {
+                let packet = MemoryPacket::new(&frame);
+                let packet = if whole { packet } else { packet.segmented() };
+                let output = self.offer(worker, port, packet);
+                self.expect(number, output, &Outcome::Drop(reason), false)
+            }
+            Event::Ping { worker, port, frame, answer } => {
+                let (sent, dropped) = self.offer(worker, port, MemoryPacket::new(&frame));
+                let right = sent == [(port, answer.clone())] && dropped.is_empty();
+                if right {
+                    Ok(())
+                } else {
+                    Err(format!("ping: {sent:02x?} {dropped:?}, not {answer:02x?}"))
+                }
+            }
+            Event::Arrive { worker, port, packet } => {
+                let now = self.ticks();
+                let frame = self.link(port, false).frame(0x0800, &packet.bytes());
+                let output = self.offer(worker, port, MemoryPacket::new(&frame));
+                let outcome = if port == EXTERNAL {
+                    self.nat.inbound(&packet, now)
+                } else {
+                    let key = (packet.protocol(), packet.source, packet.from().1);
+                    let seen = self.seen(key, &output.1, now);
+                    self.nat.outbound(&packet, now, &seen)?
+                };
+                self.expect(number, output, &outcome, false)
+            }
+        }
+    }
+
+    /// The link header of frames that arrive at a port, or leave it.
+    fn link(&self, port: usize, leaves: bool) -> Link {
+        let (us, hop) = (port_mac(port), [INTERNAL_HOP, EXTERNAL_HOP][port]);
+        let (to, from) = if leaves { (hop, us) } else { (us, hop) };
+        Link { to, from, vlan: self.world.vlans[port] }
+    }
+
+    fn expect(
+        &mut self,
+        number: u64,
+        (mut sent, mut dropped): (Vec<(usize, Vec<u8>)>, Vec<DropReason>),
+        outcome: &Outcome,
+        silence: bool,
+    ) -> Result<(), String> {
+        match self.fault {
+            Fault::FlippedBit(at) if number >= at && !sent.is_empty() => {
+                let place = number as usize % sent[0].1.len();
+                sent[0].1[place] ^= 1 << (number % 8);
+            }
+            Fault::HiddenDrop(at) if number >= at => dropped.clear(),
+            _ => {}
+        }
+        self.sent += sent.len() as u64;
+        for reason in &dropped {
+            *self.reasons.entry(reason.name()).or_default() += 1;
+        }
+        let right = match outcome {
+            _ if silence => sent.is_empty() && dropped.is_empty(),
+            Outcome::Drop(reason) => sent.is_empty() && dropped == [*reason],
+            Outcome::DropEither(one, two) => {
+                sent.is_empty() && (dropped == [*one] || dropped == [*two])
+            }
+            Outcome::External(packet) => {
+                let frame = self.link(EXTERNAL, true).frame(0x0800, &packet.bytes());
+                dropped.is_empty() && sent == [(EXTERNAL, frame)]
+            }
+            Outcome::Internal(packet) => {
+                let frame = self.link(INTERNAL, true).frame(0x0800, &packet.bytes());
+                dropped.is_empty() && sent == [(INTERNAL, frame)]
+            }
+        };
+        if right {
+            return Ok(());
+        }
+        let wanted = match outcome {
+            Outcome::External(packet) | Outcome::Internal(packet) => {
+                format!("{:02x?}", packet.bytes())
+            }
+            _ => String::new(),
+        };
+        Err(format!(
+            "the core: sent {sent:02x?}, dropped {dropped:?}\nexpected {outcome:?} {wanted}"
+        ))
+    }
+
+    /// What the specification must learn of the core's choices.
+    fn seen(&self, key: Endpoint, dropped: &[DropReason], now: Ticks) -> Seen {
+        let worker = self.steering.owner_of(key.1);
+        let known = self.nat.mappings.get(&key).is_some_and(|mapping| !mapping.is_expired(now));
+        let shard = self.lab.workers[usize::from(worker)].shard();
+        let choice = (!known).then(|| {
+            shard.mapping_list().find_map(|(protocol, internal, external)| {
+                let number = [TCP, UDP, ICMP][protocol as usize];
+                ((number, internal.address.0, internal.port) == key)
+                    .then_some((external.address.0, external.port))
+            })
+        });
+        let scarce = self.is_scarce(key.1, worker, now);
+        Seen { reason: dropped.first().copied(), choice: choice.flatten(), worker, scarce }
+    }
+
+    /// Whether a worker may refuse a block: it has none itself, and each of the others had
+    /// none at some moment of the last second (a denial is believed that long). While blocks
+    /// are under way between workers nobody can tell.
+    fn is_scarce(&self, subscriber: u32, worker: u16, now: Ticks) -> bool {
+        if !self.world.settles {
+            return true;
+        }
+        let rules = &self.nat.rules;
+        let addresses: Vec<u32> = match self.nat.subscribers.get(&subscriber) {
+            Some(held) => vec![held.address],
+            None => {
+                let group = rules.groups.iter().find(|g| (g.0..=g.1).contains(&subscriber));
+                let pool = group.map(|group| &rules.pools[group.2]);
+                pool.into_iter().flat_map(|pool| pool.addresses.iter().copied()).collect()
+            }
+        };
+        let workers = (0..self.world.workers).chain([u16::MAX]);
+        let age = |who: u16, address: &u32| {
+            self.bare.get(&(who, *address)).map_or(u64::MAX, |at| now - at)
+        };
+        workers.into_iter().all(|who| {
+            let believed = if who == worker { 0 } else { 10 };
+            addresses.iter().all(|address| age(who, address) <= believed)
+        })
+    }
+
+    fn note_bare(&mut self) {
+        let mut free: BTreeMap<(u16, u32), usize> = BTreeMap::new();
+        let mut number = 0;
+        for pool in &self.nat.rules.pools {
+            for address in &pool.addresses {
+                for who in (0..self.world.workers).chain([u16::MAX]) {
+                    free.insert((who, *address), 0);
+                }
+                let mut first = pool.ports.0;
+                while first < pool.ports.1 {
+                    let block: Block = (*address, first);
+                    if !self.nat.blocks.contains_key(&block) {
+                        let owner = self.lab.owners.owner(number);
+                        let who = owner.map_or(u16::MAX, |owner| owner.worker);
+                        *free.entry((who, *address)).or_default() += 1;
+                    }
+                    number += 1;
+                    first = first.saturating_add(pool.block_size);
+                }
+            }
+        }
+        let now = self.ticks();
+        for (place, count) in free {
+            if count == 0 {
+                self.bare.insert(place, now);
+            }
+        }
+    }
+
+    fn drops(&self) -> [u64; DropReason::COUNT] {
+        std::array::from_fn(|n| self.lab.counters.iter().map(|c| c.drops[n].value()).sum())
+    }
+
+    /// A frame arrives; what was sent and dropped because of it.
+    fn offer(
+        &mut self,
+        worker: usize,
+        port: usize,
+        packet: MemoryPacket,
+    ) -> (Vec<(usize, Vec<u8>)>, Vec<DropReason>) {
+        let before = self.drops();
+        self.lab.workers[worker].io_mut().arrive(port, packet);
+        for _ in 0..1000 {
+            let mut work = 0;
+            for worker in &mut self.lab.workers {
+                work += worker.poll(self.lab.now);
+            }
+            if work > 0 {
+                continue;
+            }
+            if self.lab.sum(|counters| counters.parked.value()) == 0 {
+                break;
+            }
+            // Lends, but does not sweep: no time has gone by since the last sweep.
+            self.lab.housekeeping.run(self.swept, self.lab.now);
+        }
+        let after = self.drops();
+        let mut dropped = Vec::new();
+        for (place, reason) in DropReason::ALL.iter().enumerate() {
+            dropped.extend((before[place]..after[place]).map(|_| *reason));
+        }
+        (self.lab.take_sent(), dropped)
+    }
+
+    /// Housekeeping until nothing is left to do: lending first, then two sweeps, because a
+    /// block may become idle in the first.
+    fn housekeeping(&mut self) {
+        self.rounds(self.swept);
+        for _ in 0..2 {
+            self.swept = self.lab.now;
+            self.lab.housekeeping.sweep_now(self.swept);
+            self.rounds(self.swept);
+        }
+        let now = self.ticks();
+        self.nat.housekeeping(now);
+    }
+
+    fn rounds(&mut self, sweep: Instant) {
+        for _ in 0..1000 {
+            // Workers first: who has been asked answers before it counts as silent.
+            let mut busy = false;
+            for worker in &mut self.lab.workers {
+                busy |= worker.poll(self.lab.now) > 0;
+            }
+            busy |= self.lab.housekeeping.run(sweep, self.lab.now);
+            busy |= self.lab.housekeeping.is_busy();
+            if !busy {
+                return;
+            }
+        }
+        panic!("housekeeping does not come to rest");
+    }
+
+    /// Tables against the specification.
+    fn audit(&mut self) -> Result<(), String> {
+        let tick = self.lab.now.tick();
+        for worker in &self.lab.workers {
+            worker.shard().audit(tick).map_err(|e| format!("audit: {e}"))?;
+        }
+        let mut mappings = BTreeMap::new();
+        let mut blocks = BTreeMap::new();
+        for worker in &self.lab.workers {
+            for (protocol, internal, external) in worker.shard().mapping_list() {
+                let number = [TCP, UDP, ICMP][protocol as usize];
+                let external = (number, external.address.0, external.port);
+                mappings.insert((number, internal.address.0, internal.port), external);
+            }
+            for (internal, external, first, _) in worker.shard().block_list() {
+                blocks.insert((u32::from(external), first), u32::from(internal));
+            }
+        }
+        let known: BTreeMap<Endpoint, Endpoint> =
+            self.nat.mappings.iter().map(|(key, mapping)| (*key, mapping.external)).collect();
+        if mappings != known {
+            return Err(format!("mappings differ: {mappings:?}\n{known:?}"));
+        }
+        if blocks != self.nat.blocks {
+            return Err(format!("blocks differ: {blocks:?}\n{:?}", self.nat.blocks));
+        }
+        let now = self.ticks();
+        let census = self.lab.port_census();
+        let resting = self.nat.resting.values().filter(|due| now < **due).count() as u64;
+        if (census.used, census.resting) != (known.len() as u64, resting) {
+            return Err(format!("{census:?}, {} used, {resting} resting", known.len()));
+        }
+        self.account()
+    }
+
+    /// rx + originated = tx + drops + arp_received + echo_answered + parked.
+    fn account(&self) -> Result<(), String> {
+        let sum =
+            |value: fn(&cgnat_core::control::counters::WorkerCounters) -> u64| self.lab.sum(value);
+        let received = sum(|c| c.ports.iter().map(|p| p.rx_packets.value()).sum());
+        let sent = sum(|c| c.ports.iter().map(|p| p.tx_packets.value()).sum());
+        let dropped = self.lab.all_drops();
+        let (arp, echo) = (sum(|c| c.arp_received.value()), sum(|c| c.echo_answered.value()));
+        let (made, parked) = (sum(|c| c.originated.value()), sum(|c| c.parked.value()));
+        if received + made == sent + dropped + arp + echo + parked {
+            return Ok(());
+        }
+        Err(format!("{received} + {made} != {sent} + {dropped} + {arp} + {echo} + {parked}"))
+    }
+
+    /// Everything expires: nothing may be left.
+    fn finish(&mut self) -> Result<(), String> {
+        self.audit()?;
+        for _ in 0..4 {
+            self.lab.advance_silently(8 * 24 * 3600 * 1000);
+            self.housekeeping();
+        }
+        self.audit()?;
+        let census = self.lab.port_census();
+        let ports = |pool: &Pool| {
+            (u64::from(pool.ports.1 - pool.ports.0) + 1) * 3 * pool.addresses.len() as u64
+        };
+        let all: u64 = self.nat.rules.pools.iter().map(ports).sum();
+        if census.free != all || census.total() != all {
+            return Err(format!("{census:?} of {all} ports in the end"));
+        }
+        let left =
+            self.lab.sum(|c| c.blocks_in_use.value() + c.sessions.value() + c.subscribers.value());
+        if left != 0 || !self.nat.mappings.is_empty() {
+            return Err(format!("{left} records, {} mappings left", self.nat.mappings.len()));
+        }
+        let given = self.lab.sum(|c| c.blocks_allocated.value());
+        let back = self.lab.sum(|c| c.blocks_released.value());
+        if given != back { Err(format!("{given} blocks given, {back} back")) } else { Ok(()) }
+    }
+}

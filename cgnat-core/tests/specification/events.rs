@@ -1,0 +1,437 @@
+//! Random events: what arrives where, and how time goes on. Steered by the specification's
+//! state, so that live, expired and resting endpoints are met often.
+
+use cgnat_core::verdict::DropReason::{self, *};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+use super::nat::{Endpoint, Mapping, Nat};
+use super::wire::{Body, ICMP, Link, Packet, Protocol, TCP, UDP, checksum, ip, put};
+
+pub const INTERNAL: usize = 0;
+pub const EXTERNAL: usize = 1;
+
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A good packet.
+    Arrive {
+        worker: usize,
+        port: usize,
+        packet: Packet,
+    },
+    /// A frame that never reaches the NAT.
+    Broken {
+        worker: usize,
+        port: usize,
+        frame: Vec<u8>,
+        whole: bool,
+        reason: DropReason,
+    },
+    /// An echo request to an own address, and the answer.
+    Ping {
+        worker: usize,
+        port: usize,
+        frame: Vec<u8>,
+        answer: Vec<u8>,
+    },
+    /// Milliseconds.
+    Pass(u64),
+    Housekeeping,
+}
+
+/// What a world is like.
+#[derive(Debug, Clone, Copy)]
+pub struct Habits {
+    /// Subscribers, remote hosts and ports per host that are used.
+    pub hosts: u32,
+    pub remotes: u32,
+    pub source_ports: u32,
+    /// In a thousand: time steps and housekeeping.
+    pub steps: u32,
+    pub housekeeping: u32,
+    /// The usual time step, milliseconds.
+    pub step_ms: u64,
+}
+
+pub struct Events {
+    random: ChaCha8Rng,
+    habits: Habits,
+    workers: usize,
+    /// By port, as frames arrive.
+    links: [Link; 2],
+    own: [u32; 2],
+}
+
+impl Events {
+    pub fn new(seed: u64, habits: Habits, workers: usize, links: [Link; 2], own: [u32; 2]) -> Self {
+        Self { random: ChaCha8Rng::seed_from_u64(seed), habits, workers, links, own }
+    }
+
+    fn below(&mut self, bound: u32) -> u32 {
+        self.random.next_u32() % bound
+    }
+
+    fn one_in(&mut self, n: u32) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u32) as usize]
+    }
+
+    pub fn next(&mut self, nat: &Nat) -> Event {
+        let Habits { steps, housekeeping, .. } = self.habits;
+        let worker = self.below(self.workers as u32) as usize;
+        match self.below(1000) {
+            n if n < steps => Event::Pass(self.step()),
+            n if n < steps + housekeeping => Event::Housekeeping,
+            n if n < steps + housekeeping + 60 => self.broken(worker),
+            n if n < steps + housekeeping + 70 => self.ping(worker),
+            n if n % 3 == 0 => {
+                let packet = self.inbound(nat);
+                Event::Arrive { worker, port: EXTERNAL, packet }
+            }
+            n => {
+                let packet = match n % 6 {
+                    1 => self.hairpin(nat),
+                    2 => self.again(nat),
+                    _ => self.outbound(),
+                };
+                Event::Arrive { worker, port: INTERNAL, packet }
+            }
+        }
+    }
+
+    fn step(&mut self) -> u64 {
+        let usual = self.habits.step_ms as u32;
+        match self.below(2000) {
+            0 => u64::from(self.below(3 * 3600 * 1000)),
+            1..6 => u64::from(self.below(500_000)),
+            6..60 => u64::from(self.below(30 * usual)),
+            60..700 => u64::from(self.below(300)),
+            _ => u64::from(self.below(usual)),
+        }
+    }
+
+    fn protocol(&mut self) -> Protocol {
+        self.pick(&[UDP, UDP, TCP, TCP, TCP, ICMP])
+    }
+
+    fn subscriber(&mut self) -> u32 {
+        if self.one_in(60) {
+            // Outside all groups.
+            return self.pick(&[ip("10.9.9.9"), ip("100.64.1.0"), ip("192.168.0.1")]);
+        }
+        let host = self.below(self.habits.hosts);
+        self.pick(&[ip("100.64.0.0"), ip("100.64.0.0"), ip("100.65.0.0")]) + host
+    }
+
+    fn remote(&mut self) -> (u32, u16) {
+        if self.one_in(80) {
+            // Such addresses exist on the internal side only.
+            let inside = ["100.64.0.2", "100.127.0.1", "169.254.1.1", "10.255.0.3"];
+            return (ip(self.pick(&inside)), 443);
+        }
+        let host = ip("198.51.100.7") + self.below(self.habits.remotes);
+        (host, self.pick(&[53, 123, 443, 443, 5000, 65535]))
+    }
+
+    fn packet(&mut self, protocol: Protocol, from: (u32, u16), to: (u32, u16)) -> Packet {
+        let body = match protocol {
+            UDP => Body::Udp { source: from.1, destination: to.1, checksummed: !self.one_in(8) },
+            TCP => {
+                let usual = [2, 2, 2, 0x12, 0x10, 0x10, 0x18, 0x11, 0x11, 0x14, 0x04];
+                let any = self.random.next_u32() as u8;
+                let flags = if self.one_in(10) { any } else { self.pick(&usual) };
+                let options = vec![1; 4 * self.below(3) as usize];
+                Body::Tcp { source: from.1, destination: to.1, flags, options }
+            }
+            _ => Body::Echo {
+                request: !self.one_in(8),
+                identifier: from.1,
+                sequence: self.below(3) as u16,
+            },
+        };
+        let length = match self.below(40) {
+            0..4 => 0,
+            4 => self.below(700),
+            _ => self.below(24),
+        };
+        let filler = self.pick(&[0, 0xff, self.random.clone().next_u32() as u8]);
+        let mut payload = vec![filler; length as usize];
+        if !self.one_in(3) {
+            self.random.fill_bytes(&mut payload);
+        }
+        let usual_ttl = 2 + self.below(254) as u8;
+        Packet {
+            identification: self.random.next_u32() as u16,
+            ttl: if self.one_in(25) { self.below(2) as u8 } else { usual_ttl },
+            options: if self.one_in(20) { vec![1; 4 * self.below(11) as usize] } else { vec![] },
+            source: from.0,
+            destination: to.0,
+            body,
+            payload,
+        }
+    }
+
+    fn outbound(&mut self) -> Packet {
+        let protocol = self.protocol();
+        let host = self.subscriber();
+        let port = self.below(self.habits.source_ports) as u16 + u16::from(protocol != ICMP);
+        let to = self.remote();
+        self.packet(protocol, (host, port), to)
+    }
+
+    /// From an internal endpoint that is mapped, to a remote that it knows.
+    fn again(&mut self, nat: &Nat) -> Packet {
+        let protocol = self.protocol();
+        let host = ip("100.64.0.0") + self.below(1 << 17);
+        let found = nat.mappings.range((protocol, host, 0)..).next();
+        let Some((key, mapping)) = found else { return self.outbound() };
+        let to = self.known_remote(mapping);
+        self.packet(key.0, (key.1, key.2), to)
+    }
+
+    fn known_remote(&mut self, mapping: &Mapping) -> (u32, u16) {
+        let known: Vec<_> = mapping.remotes().collect();
+        if known.is_empty() || self.one_in(8) { self.remote() } else { self.pick(&known) }
+    }
+
+    /// An endpoint of ours: mapped, resting, or anything.
+    fn target(&mut self, nat: &Nat) -> Endpoint {
+        let protocol = self.protocol();
+        let pool = &nat.rules.pools[self.below(nat.rules.pools.len() as u32) as usize];
+        let place = self.below(pool.addresses.len() as u32) as usize;
+        let address = *pool.addresses.iter().nth(place).unwrap();
+        let span = u32::from(pool.ports.1 - pool.ports.0) + 1;
+        let any = (protocol, address, pool.ports.0 + self.below(span) as u16);
+        match self.below(20) {
+            0 => any,
+            1 => (protocol, address, self.random.next_u32() as u16 | 1),
+            2..4 => nat.resting.range(any..).next().map_or(any, |(endpoint, _)| *endpoint),
+            _ => nat.external.range(any..).next().map_or(any, |(endpoint, _)| *endpoint),
+        }
+    }
+
+    fn inbound(&mut self, nat: &Nat) -> Packet {
+        let (protocol, address, port) = self.target(nat);
+        let owner = nat.external.get(&(protocol, address, port));
+        let mut from = match owner.and_then(|key| nat.mappings.get(key)) {
+            Some(mapping) => self.known_remote(mapping),
+            None => self.remote(),
+        };
+        if self.one_in(40) {
+            from.0 =
+                self.pick(&[ip("100.64.0.1"), ip("203.0.113.0"), ip("100.65.0.3"), self.own[1]]);
+        }
+        let address = if self.one_in(40) { ip("203.0.113.200") } else { address };
+        if protocol == ICMP {
+            from.1 = port;
+        }
+        let mut packet = self.packet(protocol, from, (address, port));
+        if let Body::Echo { request, .. } = &mut packet.body {
+            *request = self.one_in(12);
+        }
+        packet
+    }
+
+    /// From a subscriber to an external endpoint: somebody's, or its own.
+    fn hairpin(&mut self, nat: &Nat) -> Packet {
+        let mut packet = self.outbound();
+        let (protocol, address, port) = self.target(nat);
+        if packet.protocol() != protocol && protocol != ICMP {
+            let from = (packet.source, packet.from().1.max(1));
+            packet = self.packet(protocol, from, (address, port));
+        }
+        if packet.protocol() == ICMP {
+            packet.destination = address;
+        } else {
+            packet.set_destination((address, port));
+        }
+        // To itself.
+        if let Some(mapping) = nat.mappings.get(&(protocol, packet.source, packet.from().1))
+            && self.one_in(6)
+        {
+            packet.set_destination((mapping.external.1, mapping.external.2));
+        }
+        packet
+    }
+
+    fn ping(&mut self, worker: usize) -> Event {
+        let port = self.below(2) as usize;
+        let (from, id) = (self.pick(&[ip("198.51.100.7"), ip("100.64.0.1")]), self.below(3));
+        let mut packet = self.packet(ICMP, (from, id as u16), (self.own[port], id as u16));
+        packet.body =
+            Body::Echo { request: true, identifier: id as u16, sequence: self.below(2) as u16 };
+        let link = self.links[port];
+        let frame = link.frame(0x0800, &packet.bytes());
+        (packet.source, packet.destination) = (packet.destination, packet.source);
+        packet.ttl = 64;
+        if let Body::Echo { request, .. } = &mut packet.body {
+            *request = false;
+        }
+        let back = Link { to: link.from, from: link.to, ..link };
+        Event::Ping { worker, port, frame, answer: back.frame(0x0800, &packet.bytes()) }
+    }
+
+    /// A good outbound or inbound packet, broken in one way.
+    fn broken(&mut self, worker: usize) -> Event {
+        let port = self.below(2) as usize;
+        let mut link = self.links[port];
+        let (inner, outer) = ((ip("100.64.0.1"), 1000), (ip("198.51.100.7"), 443));
+        let (from, to) = if port == INTERNAL { (inner, outer) } else { (outer, inner) };
+        let protocol = self.pick(&[UDP, TCP, ICMP]);
+        let mut packet = self.packet(protocol, from, to);
+        packet.options.clear();
+        packet.payload.resize(30, 7);
+        let martian = self.pick(&[ip("0.0.0.9"), ip("127.0.0.1"), ip("224.0.0.5"), u32::MAX]);
+        let mut ether_type = 0x0800;
+        let mut whole = true;
+        let mut bytes = packet.bytes();
+        let fix = |bytes: &mut Vec<u8>| {
+            put(bytes, 10, 0);
+            let sum = checksum(&bytes[..20]);
+            put(bytes, 10, sum);
+        };
+        let reason = match self.below(24) {
+            0 => {
+                bytes[10 + self.below(2) as usize] ^= 1 << self.below(8);
+                IpChecksum
+            }
+            1 => {
+                bytes.truncate(self.below(20) as usize);
+                IpShort
+            }
+            2 => {
+                bytes.pop();
+                IpTotalLength
+            }
+            3 => {
+                bytes[0] = self.pick(&[0x05, 0x55, 0x65, 0xf5]);
+                IpVersion
+            }
+            4 => {
+                bytes[0] = 0x40 | self.below(5) as u8;
+                IpHeaderLength
+            }
+            5 => {
+                bytes.truncate(40);
+                bytes[0] = 0x4b + self.below(5) as u8;
+                IpHeaderLength
+            }
+            6 => {
+                let wrong = self.pick(&[19, 0, 5000]);
+                put(&mut bytes, 2, wrong);
+                IpTotalLength
+            }
+            7 => {
+                packet.source = martian;
+                bytes = packet.bytes();
+                SourceMartian
+            }
+            8 => {
+                packet.destination = martian;
+                bytes = packet.bytes();
+                DestinationMartian
+            }
+            9 => {
+                packet.source = packet.destination;
+                bytes = packet.bytes();
+                SourceMartian
+            }
+            10 => {
+                let fragment = self.pick(&[0x2000, 0x2001, 0x0001, 0x5fff]);
+                put(&mut bytes, 6, fragment);
+                fix(&mut bytes);
+                Fragment
+            }
+            11 => {
+                bytes[9] = self.pick(&[0, 2, 47, 50, 132, 255]);
+                fix(&mut bytes);
+                ProtocolUnsupported
+            }
+            12 => {
+                // The transport header is cut off.
+                let least = if protocol == TCP { 20 } else { 8 };
+                let total = 20 + self.below(least);
+                bytes.truncate(total as usize);
+                put(&mut bytes, 2, total as u16);
+                fix(&mut bytes);
+                TransportTruncated
+            }
+            13 if protocol == UDP => {
+                let wrong = self.pick(&[0, 7, 39, 65535]);
+                put(&mut bytes, 24, wrong);
+                TransportTruncated
+            }
+            13 | 14 if protocol == TCP => {
+                bytes[32] = self.pick(&[0x40, 0xf0, 0x00]);
+                TransportTruncated
+            }
+            13 | 14 if protocol == ICMP => {
+                bytes[20] = self.pick(&[3, 5, 11, 13, 255]);
+                IcmpUnsupported
+            }
+            14 | 15 if protocol != ICMP => {
+                let at = self.pick(&[20, 22]);
+                put(&mut bytes, at, 0);
+                PortZero
+            }
+            16 => {
+                link.to[5] ^= 0x55;
+                FrameNotForUs
+            }
+            17 => {
+                link.to = self.pick(&[[0xff; 6], [1, 0, 0x5e, 0, 0, 1]]);
+                FrameNotForUs
+            }
+            18 => {
+                link.vlan = match link.vlan {
+                    Some(id) => self.pick(&[None, Some(id + 1)]),
+                    None => Some(5),
+                };
+                VlanMismatch
+            }
+            19 => {
+                ether_type = 0x86dd;
+                Ipv6
+            }
+            20 => {
+                ether_type = self.pick(&[0x88cc, 0x8847, 0x0000]);
+                EtherTypeOther
+            }
+            21 => {
+                whole = false;
+                FrameSegmented
+            }
+            22 => {
+                ether_type = 0x0806;
+                ArpMalformed
+            }
+            _ => {
+                packet.destination = self.own[self.below(2) as usize];
+                if let Body::Echo { request, .. } = &mut packet.body {
+                    *request = false;
+                }
+                bytes = packet.bytes();
+                ToUs
+            }
+        };
+        let mut frame = link.frame(ether_type, &bytes);
+        if reason == ArpMalformed {
+            frame.truncate(ethernet(link.vlan) + self.below(28) as usize);
+        }
+        let reason = if reason == IpShort && self.one_in(4) {
+            frame.truncate(self.below(ethernet(link.vlan) as u32) as usize);
+            FrameShort
+        } else {
+            reason
+        };
+        Event::Broken { worker, port, frame, whole, reason }
+    }
+}
+
+/// Bytes of the link header.
+fn ethernet(vlan: Option<u16>) -> usize {
+    if vlan.is_some() { 18 } else { 14 }
+}

@@ -1,0 +1,492 @@
+//! The executable specification: a naive NAT with ordered maps.
+//!
+//! It knows no records, hashes, checksum deltas or wrapping clocks. What a NAT may choose
+//! (address of a new subscriber, block, port) it adopts from the core after checking that
+//! the choice was legal; what the core refuses it checks to be unavailable. Expiry happens
+//! at the deadline; a port begins to rest when its owner notices: at the next outbound
+//! packet of the same internal endpoint, or when housekeeping runs.
+//!
+//! One thing of the core's making is repeated here on purpose: a TCP mapping carries its
+//! first session inside, and the others are records of their own that keep the mapping until
+//! their owner has ended them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cgnat_core::verdict::DropReason::{self, *};
+
+use super::wire::{Body, ICMP, Packet, Protocol, TCP, UDP, ip};
+
+/// Tenths of a second, without wrap-around.
+pub type Ticks = u64;
+/// X:x or X':x' of a protocol.
+pub type Endpoint = (Protocol, u32, u16);
+/// External address and first port.
+pub type Block = (u32, u16);
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+#[derive(Debug, Clone)]
+pub struct Pool {
+    pub addresses: BTreeSet<u32>,
+    pub ports: (u16, u16),
+    pub block_size: u16,
+    pub max_blocks: usize,
+    pub hold_s: u64,
+}
+
+/// The configuration as the specification understands it.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    pub pools: Vec<Pool>,
+    /// First and last address, pool; the first that matches wins.
+    pub groups: Vec<(u32, u32, usize)>,
+    /// The box's own addresses, internal and external, each in a /30.
+    pub own: [u32; 2],
+    pub hairpinning: bool,
+    pub mtu_internal: usize,
+    pub mtu_external: usize,
+    pub opening_s: u64,
+    pub established_s: u64,
+    pub closing_s: u64,
+    pub reset_s: u64,
+    pub udp_s: u64,
+    pub udp_by_port_s: BTreeMap<u16, u64>,
+    pub icmp_s: u64,
+    /// Records of one worker.
+    pub mappings: usize,
+    pub further_sessions: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Opening,
+    Established,
+    /// FIN from the side that opened, or from the other.
+    OneFin {
+        opener: bool,
+    },
+    Closing,
+    Reset,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Session {
+    state: State,
+    opened_inside: bool,
+    deadline: Ticks,
+}
+
+#[derive(Debug, Clone)]
+pub struct Mapping {
+    pub external: Endpoint,
+    pub worker: u16,
+    deadline: Ticks,
+    first: Option<((u32, u16), Session)>,
+    further: BTreeMap<(u32, u16), Session>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Subscriber {
+    pub address: u32,
+    pub blocks: BTreeSet<Block>,
+}
+
+/// What the core did, where the specification must know.
+pub struct Seen {
+    pub reason: Option<DropReason>,
+    /// External endpoint that the core chose, if it made a mapping for this packet.
+    pub choice: Option<(u32, u16)>,
+    /// Worker that owns the subscriber.
+    pub worker: u16,
+    /// Whether this worker may believe that the others have no block (of this address).
+    pub scarce: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    External(Packet),
+    Internal(Packet),
+    Drop(DropReason),
+    /// Several reasons are right.
+    DropEither(DropReason, DropReason),
+}
+
+pub struct Nat {
+    pub rules: Rules,
+    pub mappings: BTreeMap<Endpoint, Mapping>,
+    pub external: BTreeMap<Endpoint, Endpoint>,
+    pub resting: BTreeMap<Endpoint, Ticks>,
+    pub subscribers: BTreeMap<u32, Subscriber>,
+    pub blocks: BTreeMap<Block, u32>,
+}
+
+fn after(now: Ticks, seconds: u64) -> Ticks {
+    now + seconds * 10 + 1
+}
+
+impl Mapping {
+    pub fn is_expired(&self, now: Ticks) -> bool {
+        if self.external.0 != TCP {
+            return now >= self.deadline;
+        }
+        self.further.is_empty() && self.first.is_none_or(|(_, session)| now >= session.deadline)
+    }
+
+    /// Remote endpoints of its TCP sessions.
+    pub fn remotes(&self) -> impl Iterator<Item = (u32, u16)> {
+        self.first.iter().map(|(remote, _)| *remote).chain(self.further.keys().copied())
+    }
+}
+
+impl Nat {
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            mappings: BTreeMap::new(),
+            external: BTreeMap::new(),
+            resting: BTreeMap::new(),
+            subscribers: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+        }
+    }
+
+    fn pool_with(&self, address: u32) -> Option<&Pool> {
+        self.rules.pools.iter().find(|pool| pool.addresses.contains(&address))
+    }
+
+    /// Belongs to the internal side: a subscriber range, the port's prefix, RFC 6598, RFC 3927.
+    fn is_inside(&self, address: u32) -> bool {
+        let prefixes = [(self.rules.own[0], 30), (ip("100.64.0.0"), 10), (ip("169.254.0.0"), 16)];
+        let ranges = &self.rules.groups;
+        ranges.iter().any(|(first, last, _)| (*first..=*last).contains(&address))
+            || prefixes.iter().any(|(net, length)| (address ^ net) >> (32 - length) == 0)
+    }
+
+    fn is_own(&self, address: u32) -> bool {
+        self.rules.own.contains(&address)
+    }
+
+    /// The block that an external endpoint lies in.
+    pub fn block_of(&self, address: u32, port: u16) -> Option<Block> {
+        let pool = self.pool_with(address)?;
+        (pool.ports.0..=pool.ports.1)
+            .contains(&port)
+            .then(|| (address, port - (port - pool.ports.0) % pool.block_size))
+    }
+
+    /// A well-formed packet from the internal side.
+    pub fn outbound(
+        &mut self,
+        packet: &Packet,
+        now: Ticks,
+        seen: &Seen,
+    ) -> Result<Outcome, String> {
+        if packet.source == packet.destination {
+            return Ok(Outcome::Drop(SourceMartian));
+        }
+        if self.is_inside(packet.destination) {
+            return Ok(Outcome::Drop(DestinationInside));
+        }
+        if packet.ttl <= 1 {
+            return Ok(Outcome::Drop(TtlExpired));
+        }
+        let hairpin = self.pool_with(packet.destination).is_some();
+        if hairpin && !self.rules.hairpinning {
+            return Ok(Outcome::Drop(HairpinDisabled));
+        }
+        if hairpin && packet.protocol() == ICMP {
+            return Ok(Outcome::Drop(IcmpNoQuery));
+        }
+        let key = (packet.protocol(), packet.source, packet.from().1);
+        let remote = packet.to();
+        if self.mappings.get(&key).is_some_and(|mapping| mapping.is_expired(now)) {
+            self.end(key, now);
+        }
+        let is_new = !self.mappings.contains_key(&key);
+        if is_new && let Err(reason) = self.create(key, packet, now, seen)? {
+            return Ok(Outcome::Drop(reason));
+        }
+        if let Body::Tcp { flags, .. } = packet.body {
+            if let Err(reason) = self.note_tcp(key, remote, flags, true, now) {
+                return Ok(Outcome::Drop(reason));
+            }
+        } else {
+            let by_port = self.rules.udp_by_port_s.get(&remote.1).copied();
+            let udp_s = by_port.unwrap_or(self.rules.udp_s);
+            let timeout_s = if key.0 == UDP { udp_s } else { self.rules.icmp_s };
+            let mapping = self.mappings.get_mut(&key).ok_or("no mapping")?;
+            mapping.deadline = mapping.deadline.max(after(now, timeout_s));
+        }
+        let mut packet = packet.clone();
+        let external = self.mappings[&key].external;
+        packet.set_source((external.1, external.2));
+        packet.ttl -= 1;
+        if hairpin {
+            return Ok(self.inward(&packet, true, now));
+        }
+        Ok(fits(packet, self.rules.mtu_external, Outcome::External))
+    }
+
+    /// A well-formed packet from the external side.
+    pub fn inbound(&mut self, packet: &Packet, now: Ticks) -> Outcome {
+        if packet.source == packet.destination {
+            return Outcome::Drop(SourceMartian);
+        }
+        let source = packet.source;
+        if self.pool_with(source).is_some() || self.is_inside(source) || self.is_own(source) {
+            return Outcome::Drop(SourceSpoofed);
+        }
+        self.inward(packet, false, now)
+    }
+
+    fn inward(&mut self, packet: &Packet, hairpinned: bool, now: Ticks) -> Outcome {
+        let external = (packet.protocol(), packet.destination, packet.to().1);
+        let Some(block) = self.block_of(external.1, external.2) else {
+            let known = self.pool_with(external.1).is_some();
+            return Outcome::Drop(if known { PortNotLent } else { DestinationUnknown });
+        };
+        let early = match packet.body {
+            _ if packet.ttl <= 1 && !hairpinned => Some(TtlExpired),
+            Body::Echo { request: true, .. } => Some(IcmpNoQuery),
+            _ => None,
+        };
+        if let Some(reason) = early {
+            // A block that no worker holds is refused before anybody looks at the packet.
+            return match self.blocks.contains_key(&block) {
+                true => Outcome::Drop(reason),
+                false => Outcome::DropEither(reason, NoMapping),
+            };
+        }
+        let Some(key) = self.external.get(&external).copied() else {
+            return Outcome::Drop(NoMapping);
+        };
+        if self.mappings[&key].is_expired(now) {
+            return Outcome::Drop(NoMapping);
+        }
+        if let Body::Tcp { flags, .. } = packet.body {
+            let remote = packet.from();
+            if let Err(reason) = self.note_tcp(key, remote, flags, false, now) {
+                return Outcome::Drop(reason);
+            }
+        }
+        let mut packet = packet.clone();
+        packet.set_destination((key.1, key.2));
+        packet.ttl -= u8::from(!hairpinned);
+        fits(packet, self.rules.mtu_internal, Outcome::Internal)
+    }
+
+    /// RFC requirements, section 6.1. The outer error is the core's fault.
+    fn note_tcp(
+        &mut self,
+        key: Endpoint,
+        remote: (u32, u16),
+        flags: u8,
+        from_inside: bool,
+        now: Ticks,
+    ) -> Result<(), DropReason> {
+        let rules = &self.rules;
+        let opens = flags & (SYN | ACK | RST | FIN) == SYN;
+        let worker = self.mappings[&key].worker;
+        let records = || self.mappings.values().filter(|m| m.worker == worker);
+        let further: usize = match opens {
+            true => records().map(|m| m.further.len()).sum(),
+            false => 0,
+        };
+        let Some(mapping) = self.mappings.get_mut(&key) else {
+            unreachable!("the caller found it")
+        };
+        mapping.first = mapping.first.filter(|(_, session)| now < session.deadline);
+        let expired = mapping.further.get(&remote).is_some_and(|s| now >= s.deadline);
+        if expired {
+            mapping.further.remove(&remote);
+        }
+        let session = match &mut mapping.first {
+            Some((with, session)) if *with == remote => Some(session),
+            _ => mapping.further.get_mut(&remote),
+        };
+        let opening = |opened_inside| {
+            let deadline = after(now, rules.opening_s);
+            Session { state: State::Opening, opened_inside, deadline }
+        };
+        let Some(session) = session else {
+            if opens && mapping.first.is_none() {
+                mapping.first = Some((remote, opening(from_inside)));
+            } else if opens {
+                // Strangers never get the last quarter of the records.
+                let records = rules.further_sessions;
+                let room = if from_inside { records } else { records - records / 4 };
+                if further - usize::from(expired) >= room {
+                    return Err(SessionTableFull);
+                }
+                mapping.further.insert(remote, opening(from_inside));
+            }
+            return Ok(());
+        };
+        let (syn, fin, rst) = (flags & SYN != 0, flags & FIN != 0, flags & RST != 0);
+        let opener = session.opened_inside == from_inside;
+        let next = match session.state {
+            State::Opening if rst || !syn => None,
+            State::Opening if opener => Some(State::Opening),
+            State::Opening => Some(State::Established),
+            State::Reset if rst => None,
+            State::Reset => Some(State::Established),
+            _ if rst => Some(State::Reset),
+            State::Closing if opens => {
+                *session = opening(from_inside);
+                None
+            }
+            State::Closing => None,
+            State::Established if fin => Some(State::OneFin { opener }),
+            State::OneFin { opener: other } if fin && other != opener => Some(State::Closing),
+            same => Some(same),
+        };
+        if let Some(state) = next {
+            session.state = state;
+            session.deadline = after(
+                now,
+                match state {
+                    State::Opening => rules.opening_s,
+                    State::Established | State::OneFin { .. } => rules.established_s,
+                    State::Closing => rules.closing_s,
+                    State::Reset => rules.reset_s,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    /// A new mapping, as the core chose it; or the core's refusal, if it is justified.
+    fn create(
+        &mut self,
+        key: Endpoint,
+        packet: &Packet,
+        now: Ticks,
+        seen: &Seen,
+    ) -> Result<Result<(), DropReason>, String> {
+        let range = |(first, last, _): &&(u32, u32, usize)| (*first..=*last).contains(&key.1);
+        let Some((_, _, pool_number)) = self.rules.groups.iter().find(range).copied() else {
+            return Ok(Err(SourceNotSubscriber));
+        };
+        match packet.body {
+            Body::Tcp { flags, .. } if flags & (SYN | ACK | RST | FIN) != SYN => {
+                return Ok(Err(TcpNotSyn));
+            }
+            Body::Echo { request: false, .. } => return Ok(Err(IcmpNoQuery)),
+            _ => {}
+        }
+        if self.mappings.values().filter(|m| m.worker == seen.worker).count() >= self.rules.mappings
+        {
+            return Ok(Err(MappingTableFull));
+        }
+        let pool = &self.rules.pools[pool_number];
+        let held = self.subscribers.get(&key.1);
+        let blocks = held.map(|held| held.blocks.clone()).unwrap_or_default();
+        let is_free = |block: &Block| {
+            (block.1..=block.1 + (pool.block_size - 1))
+                .any(|p| self.is_free((key.0, block.0, p), now))
+        };
+        let room = blocks.iter().any(is_free);
+        // Refusals.
+        let refusal = match seen.reason {
+            Some(SubscriberPorts) => Some(!room && blocks.len() == pool.max_blocks),
+            Some(AddressExhausted) => {
+                Some(held.is_some() && !room && blocks.len() < pool.max_blocks && seen.scarce)
+            }
+            Some(PoolExhausted) => Some(held.is_none() && seen.scarce),
+            _ => None,
+        };
+        if let Some(justified) = refusal {
+            let reason = seen.reason.ok_or("checked")?;
+            return if justified {
+                Ok(Err(reason))
+            } else {
+                Err(format!("{reason:?} is not justified"))
+            };
+        }
+        // The choice.
+        let (address, port) = seen.choice.ok_or("a mapping was due and none was made")?;
+        let external = (key.0, address, port);
+        let illegal = |why: &str| Err(format!("{key:?} -> {external:?}: {why}"));
+        let Some(block) = self.block_of(address, port) else {
+            return illegal("not in a pool");
+        };
+        if !pool.addresses.contains(&address) {
+            return illegal("of another pool");
+        }
+        if held.is_some_and(|held| held.address != address) {
+            return illegal("not the paired address");
+        }
+        if !self.is_free(external, now) {
+            return illegal("used or resting");
+        }
+        if !blocks.contains(&block) {
+            if self.blocks.contains_key(&block) {
+                return illegal("in a block of another subscriber");
+            }
+            if room || blocks.len() == pool.max_blocks {
+                return illegal("a further block was not called for");
+            }
+        }
+        let fresh = Subscriber { address, blocks: BTreeSet::new() };
+        self.subscribers.entry(key.1).or_insert(fresh).blocks.insert(block);
+        self.blocks.insert(block, key.1);
+        self.resting.remove(&external);
+        self.external.insert(external, key);
+        let mapping = Mapping {
+            external,
+            worker: seen.worker,
+            deadline: 0,
+            first: None,
+            further: BTreeMap::new(),
+        };
+        self.mappings.insert(key, mapping);
+        Ok(Ok(()))
+    }
+
+    fn is_free(&self, external: Endpoint, now: Ticks) -> bool {
+        !self.external.contains_key(&external)
+            && self.resting.get(&external).is_none_or(|due| now >= *due)
+    }
+
+    /// The owner notices that a mapping has ended: its port rests.
+    fn end(&mut self, key: Endpoint, now: Ticks) {
+        let Some(mapping) = self.mappings.remove(&key) else { return };
+        self.external.remove(&mapping.external);
+        let hold_s = self.pool_with(mapping.external.1).map_or(0, |pool| pool.hold_s);
+        if hold_s > 0 {
+            self.resting.insert(mapping.external, after(now, hold_s));
+        }
+    }
+
+    /// Housekeeping has run and the owners have acted.
+    pub fn housekeeping(&mut self, now: Ticks) {
+        for mapping in self.mappings.values_mut() {
+            mapping.first = mapping.first.filter(|(_, session)| now < session.deadline);
+            mapping.further.retain(|_, session| now < session.deadline);
+        }
+        let ended: Vec<Endpoint> =
+            self.mappings.iter().filter(|(_, m)| m.is_expired(now)).map(|(key, _)| *key).collect();
+        for key in ended {
+            self.end(key, now);
+        }
+        self.resting.retain(|_, due| now < *due);
+        let busy: BTreeSet<Block> = self
+            .external
+            .keys()
+            .chain(self.resting.keys())
+            .filter_map(|(_, address, port)| self.block_of(*address, *port))
+            .collect();
+        self.blocks.retain(|block, _| busy.contains(block));
+        for subscriber in self.subscribers.values_mut() {
+            subscriber.blocks.retain(|block| busy.contains(block));
+        }
+        self.subscribers.retain(|_, subscriber| !subscriber.blocks.is_empty());
+    }
+}
+
+fn fits(packet: Packet, mtu: usize, sent: impl Fn(Packet) -> Outcome) -> Outcome {
+    if packet.bytes().len() > mtu { Outcome::Drop(TooBig) } else { sent(packet) }
+}

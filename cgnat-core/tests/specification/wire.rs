@@ -1,0 +1,166 @@
+//! Packets as fields, and their bytes with full checksums. Knows nothing of the crate's own
+//! packet code, so that the two can be held against each other.
+
+/// What a packet carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    Udp { source: u16, destination: u16, checksummed: bool },
+    Tcp { source: u16, destination: u16, flags: u8, options: Vec<u8> },
+    Echo { request: bool, identifier: u16, sequence: u16 },
+}
+
+/// An IPv4 packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packet {
+    pub identification: u16,
+    pub ttl: u8,
+    pub options: Vec<u8>,
+    pub source: u32,
+    pub destination: u32,
+    pub body: Body,
+    pub payload: Vec<u8>,
+}
+
+/// Protocol as in the IPv4 header.
+pub type Protocol = u8;
+
+pub const ICMP: Protocol = 1;
+pub const TCP: Protocol = 6;
+pub const UDP: Protocol = 17;
+
+impl Packet {
+    pub fn protocol(&self) -> Protocol {
+        match self.body {
+            Body::Udp { .. } => UDP,
+            Body::Tcp { .. } => TCP,
+            Body::Echo { .. } => ICMP,
+        }
+    }
+
+    /// Source address and port, or query identifier.
+    pub fn from(&self) -> (u32, u16) {
+        match self.body {
+            Body::Udp { source, .. } | Body::Tcp { source, .. } => (self.source, source),
+            Body::Echo { identifier, .. } => (self.source, identifier),
+        }
+    }
+
+    /// Destination address and port, or query identifier.
+    pub fn to(&self) -> (u32, u16) {
+        match self.body {
+            Body::Udp { destination, .. } | Body::Tcp { destination, .. } => {
+                (self.destination, destination)
+            }
+            Body::Echo { identifier, .. } => (self.destination, identifier),
+        }
+    }
+
+    pub fn set_source(&mut self, (address, port): (u32, u16)) {
+        self.source = address;
+        match &mut self.body {
+            Body::Udp { source, .. } | Body::Tcp { source, .. } => *source = port,
+            Body::Echo { identifier, .. } => *identifier = port,
+        }
+    }
+
+    pub fn set_destination(&mut self, (address, port): (u32, u16)) {
+        self.destination = address;
+        match &mut self.body {
+            Body::Udp { destination, .. } | Body::Tcp { destination, .. } => *destination = port,
+            Body::Echo { identifier, .. } => *identifier = port,
+        }
+    }
+
+    /// The packet on the wire.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut segment = Vec::new();
+        match &self.body {
+            Body::Udp { source, destination, .. } => {
+                let length = 8 + self.payload.len() as u16;
+                push(&mut segment, &[*source, *destination, length, 0]);
+            }
+            Body::Tcp { source, destination, flags, options } => {
+                let offset = ((20 + options.len() as u16) / 4) << 12 | u16::from(*flags);
+                push(&mut segment, &[*source, *destination, 1, 2, 3, 4, offset, 500, 0, 0]);
+                segment.extend(options);
+            }
+            Body::Echo { request, identifier, sequence } => {
+                let kind = if *request { 0x0800 } else { 0 };
+                push(&mut segment, &[kind, 0, *identifier, *sequence]);
+            }
+        }
+        segment.extend(&self.payload);
+        let (high, low) = (|a: u32| (a >> 16) as u16, |a: u32| a as u16);
+        let mut covered = Vec::new();
+        if self.protocol() != ICMP {
+            let (s, d) = (self.source, self.destination);
+            let length = segment.len() as u16;
+            push(&mut covered, &[high(s), low(s), high(d), low(d), self.protocol().into(), length]);
+        }
+        covered.extend(&segment);
+        let sum = checksum(&covered);
+        match self.body {
+            Body::Udp { checksummed: false, .. } => {}
+            Body::Udp { .. } => put(&mut segment, 6, if sum == 0 { 0xffff } else { sum }),
+            Body::Tcp { .. } => put(&mut segment, 16, sum),
+            Body::Echo { .. } => put(&mut segment, 2, sum),
+        }
+
+        let header_len = 20 + self.options.len();
+        let total = (header_len + segment.len()) as u16;
+        let first = (0x40 | (header_len as u16 / 4)) << 8;
+        let ttl = u16::from(self.ttl) << 8 | u16::from(self.protocol());
+        let mut packet = Vec::new();
+        push(&mut packet, &[first, total, self.identification, 0x4000, ttl, 0]);
+        let (s, d) = (self.source, self.destination);
+        push(&mut packet, &[high(s), low(s), high(d), low(d)]);
+        packet.extend(&self.options);
+        let sum = checksum(&packet);
+        put(&mut packet, 10, sum);
+        packet.extend(segment);
+        packet
+    }
+}
+
+/// Link header of a port.
+#[derive(Debug, Clone, Copy)]
+pub struct Link {
+    pub to: [u8; 6],
+    pub from: [u8; 6],
+    pub vlan: Option<u16>,
+}
+
+impl Link {
+    pub fn frame(&self, ether_type: u16, payload: &[u8]) -> Vec<u8> {
+        let mut frame = [self.to, self.from].concat();
+        if let Some(id) = self.vlan {
+            push(&mut frame, &[0x8100, id]);
+        }
+        push(&mut frame, &[ether_type]);
+        frame.extend(payload);
+        frame
+    }
+}
+
+/// RFC 1071.
+pub fn checksum(bytes: &[u8]) -> u16 {
+    let mut sum = 0u32;
+    for pair in bytes.chunks(2) {
+        sum += u32::from(pair[0]) << 8 | pair.get(1).copied().map_or(0, u32::from);
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !sum as u16
+}
+
+pub fn put(bytes: &mut [u8], at: usize, value: u16) {
+    bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
+}
+
+fn push(bytes: &mut Vec<u8>, words: &[u16]) {
+    bytes.extend(words.iter().flat_map(|word| word.to_be_bytes()));
+}
+
+/// The address in dotted form, as a number.
+pub fn ip(text: &str) -> u32 {
+    u32::from(text.parse::<std::net::Ipv4Addr>().unwrap())
+}

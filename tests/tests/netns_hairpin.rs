@@ -1,0 +1,228 @@
+//! The libalias fault: subscribers of different workers reach each other by their external
+//! endpoints at full speed while mappings, ports and blocks expire and move between workers.
+//!
+//! Nothing may be owned twice, nothing may be lost, and no datagram may reach somebody else.
+//! Needs root. Lasts `CGNAT_HAIRPIN_SECONDS` (10).
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use cgnat_tests::appliance::{Appliance, Outcome, Settings};
+use cgnat_tests::hairpin_storm::{Reflected, StormReport};
+use cgnat_tests::lab::{Lab, SERVERS};
+use cgnat_tests::process::{Process, output_within, wait_until};
+use cgnat_tests::stats::PortCensus;
+
+const WORKERS: u16 = 4;
+const SUBSCRIBERS: u32 = 300;
+/// These subscribers have so many sockets that one port block is not enough.
+const CROWDED: usize = 2;
+const SOCKETS_OF_CROWDED: usize = 110;
+const BLOCK_SIZE: u16 = 64;
+const PROTOCOLS: u64 = 3;
+/// Idle time, hold-down, and the two sweeps that find both over, and time to spare.
+const SILENCE: Duration = Duration::from_secs(6);
+
+/// The external side: few blocks, so that workers must borrow from each other.
+struct Pool {
+    addresses: &'static str,
+    count: u64,
+    ports: (u64, u64),
+}
+
+impl Pool {
+    fn all_ports(&self) -> u64 {
+        self.count * (self.ports.1 - self.ports.0 + 1)
+    }
+
+    fn blocks(&self) -> u64 {
+        self.all_ports() / u64::from(BLOCK_SIZE)
+    }
+}
+
+fn seconds() -> Result<u64> {
+    match std::env::var("CGNAT_HAIRPIN_SECONDS") {
+        Ok(text) => text.parse().context("CGNAT_HAIRPIN_SECONDS is not a number"),
+        Err(_) => Ok(10),
+    }
+}
+
+fn sources_file(addresses: impl Iterator<Item = Ipv4Addr>) -> Result<tempfile::NamedTempFile> {
+    let mut file = tempfile::NamedTempFile::new()?;
+    for address in addresses {
+        writeln!(file, "{address}")?;
+    }
+    Ok(file)
+}
+
+/// Runs the storm through whatever is in the middle of `lab`.
+fn storm(lab: &Lab, seconds: u64) -> Result<(StormReport, Reflected)> {
+    const PROGRAM: &str = env!("CARGO_BIN_EXE_hairpin-storm");
+    let address = SocketAddrV4::new(SERVERS[0], 3478);
+    let log = tempfile::NamedTempFile::new()?;
+    let mut command = lab.server.command(PROGRAM);
+    command.arg("reflector").arg(address.to_string());
+    command.stdout(log.reopen()?).stderr(Stdio::inherit());
+    let mut reflecting = Process::start("hairpin-storm reflector", command)?;
+    let text = || std::fs::read_to_string(log.path()).context("the reflector's output vanished");
+    wait_until("the reflector", Duration::from_secs(10), || Ok(text()?.contains("ready")))?;
+
+    let all = lab.addresses().iter().copied();
+    let crowded = all.clone().take(CROWDED);
+    let more = crowded.flat_map(|address| std::iter::repeat_n(address, SOCKETS_OF_CROWDED));
+    let sources = sources_file(all.clone().chain(more))?;
+    let tcp_sources = sources_file(all)?;
+    let mut command = lab.subscribers.command(PROGRAM);
+    command.arg("storm").arg(address.to_string()).args(["--seconds", &seconds.to_string()]);
+    command.arg("--sources-file").arg(sources.path());
+    command.arg("--tcp-sources-file").arg(tcp_sources.path());
+    let output = output_within(command, Duration::from_secs(seconds + 60))?;
+    let printed = String::from_utf8_lossy(&output.stdout);
+    std::fs::write("/tmp/storm-stderr.txt", &output.stderr)?;
+    let report = last_json(&printed)
+        .with_context(|| format!("storm: {}", String::from_utf8_lossy(&output.stderr)))?;
+    reflecting.terminate(Duration::from_secs(10))?;
+    Ok((report, last_json(&text()?)?))
+}
+
+fn last_json<T: serde::de::DeserializeOwned>(printed: &str) -> Result<T> {
+    let line = printed.lines().last().context("it printed nothing")?;
+    serde_json::from_str(line).with_context(|| format!("not a report: {line}"))
+}
+
+/// What the appliance says about itself, beyond what every test asks.
+#[derive(Debug)]
+struct Figures {
+    hairpinned: u64,
+    mappings_created: u64,
+    mappings_active: u64,
+    blocks_allocated: u64,
+    blocks_released: u64,
+    blocks_in_use: u64,
+    blocks_total: u64,
+    stale_requests: u64,
+    came: u64,
+    ended: u64,
+    handed_off: Vec<u64>,
+    drops: BTreeMap<String, u64>,
+}
+
+impl Figures {
+    fn of(outcome: &Outcome) -> Result<Figures> {
+        let document = outcome.stats.document();
+        let number = |path: &str| {
+            let value = document.pointer(path).and_then(serde_json::Value::as_u64);
+            value.with_context(|| format!("statistics have no number {path}"))
+        };
+        let handed_off =
+            (0..WORKERS).map(|worker| number(&format!("/workers/{worker}/handed_off")));
+        Ok(Figures {
+            hairpinned: number("/hairpinned")?,
+            mappings_created: number("/mappings/created")?,
+            mappings_active: outcome.stats.active_mappings()?,
+            blocks_allocated: number("/blocks/allocated")?,
+            blocks_released: number("/blocks/released")?,
+            blocks_in_use: outcome.stats.blocks_in_use()?,
+            blocks_total: number("/blocks/total")?,
+            stale_requests: number("/ownership/stale_requests")?,
+            came: number("/balance/came")?,
+            ended: number("/balance/ended")?,
+            handed_off: handed_off.collect::<Result<_>>()?,
+            drops: outcome.stats.drops()?,
+        })
+    }
+}
+
+fn weather(pool: &Pool) -> Result<()> {
+    let seconds = seconds()?;
+    let lab = Lab::new(SUBSCRIBERS)?;
+    let settings = Settings {
+        workers: WORKERS,
+        pool: vec![pool.addresses.to_owned()],
+        ports: Some(format!("{}-{}", pool.ports.0, pool.ports.1)),
+        block_size: BLOCK_SIZE,
+        max_blocks: 4,
+        hold: "1s".to_owned(),
+        udp_timeout: Some("1s".to_owned()),
+        tcp_timeout: Some("1s".to_owned()),
+        short_timers: true,
+        max_mappings: 20_000,
+        ..Settings::default()
+    };
+    let appliance = Appliance::start(&lab, &settings)?;
+    let stormed = storm(&lab, seconds);
+    std::thread::sleep(SILENCE);
+    let errors = appliance.errors();
+    let outcome = appliance.stop()?;
+    drop(lab);
+    let (report, reflected) =
+        stormed.with_context(|| format!("the appliance said:\n{errors}{}", outcome.printed))?;
+    let figures = Figures::of(&outcome)?;
+    let per_second = figures.hairpinned as f64 / report.seconds;
+    println!(
+        "{} blocks at {} addresses, {:.1} s: {per_second:.0} packets/s hairpinned, {} mappings \
+         created, {} blocks allocated, {} stale requests; drops {:?}",
+        figures.blocks_total,
+        pool.count,
+        report.seconds,
+        figures.mappings_created,
+        figures.blocks_allocated,
+        figures.stale_requests,
+        figures.drops
+    );
+    println!("{figures:?}\n{report:#?}\n{reflected:?}");
+
+    let violations = outcome.stats.ownership_violations()?;
+    ensure!(violations == 0, "{violations} ownership violations");
+    for never in ["ownership-violation", "leak-prevented"] {
+        let count = figures.drops.get(never);
+        ensure!(count.is_none(), "{count:?} drops as {never}");
+    }
+    ensure!(figures.came == figures.ended, "{} came, {} ended", figures.came, figures.ended);
+
+    let PortCensus { free, used, resting, total } = outcome.stats.port_census()?;
+    ensure!(free + used + resting == total, "{free} + {used} + {resting} ports are not {total}");
+    let all = pool.all_ports() * PROTOCOLS;
+    ensure!(total == all, "{total} ports of {all} are left: a block is lost");
+    ensure!(used == 0 && figures.mappings_active == 0, "{used} ports are used after the silence");
+    ensure!(resting == 0, "{resting} ports rest after the silence");
+    ensure!(figures.blocks_total == pool.blocks(), "{} blocks", figures.blocks_total);
+    ensure!(figures.blocks_in_use == 0, "{} blocks in use after all", figures.blocks_in_use);
+    let (allocated, released) = (figures.blocks_allocated, figures.blocks_released);
+    ensure!(allocated == released, "{allocated} blocks allocated, {released} released");
+
+    let first = &report.findings.described;
+    ensure!(report.findings.wrong() == 0, "the first of what is wrong:\n{}", first.join("\n"));
+    ensure!(report.tcp.wrong == 0, "TCP: {:?}", report.tcp.described);
+    ensure!(report.talked.foreign == 0, "{} foreign datagrams", report.talked.foreign);
+    ensure!(report.findings.not_kept == 0, "{} in doubt not kept", report.findings.not_kept);
+
+    let undecided = report.findings.undecided;
+    ensure!(undecided * 1000 < report.talked.right, "{undecided} datagrams are undecided");
+
+    // That it was a storm: blocks went round several times, by several workers.
+    // A block goes round in four seconds at best: talk, idle time, hold-down, two sweeps.
+    ensure!(allocated > pool.blocks() * seconds / 10, "only {allocated} blocks allocated");
+    ensure!(figures.hairpinned > 1_000 * seconds, "only {} hairpinned", figures.hairpinned);
+    ensure!(report.talked.right > 500 * seconds, "only {} received", report.talked.right);
+    ensure!(report.findings.passed_on > 10 * seconds, "few endpoints got a new owner");
+    ensure!(report.tcp.completed > seconds, "only {} TCP connections", report.tcp.completed);
+    let busy = figures.handed_off.iter().filter(|count| **count > 0).count();
+    ensure!(busy > 1, "handed off: {:?}", figures.handed_off);
+    Ok(())
+}
+
+#[test]
+fn root_netns_hairpin_storm() -> Result<()> {
+    weather(&Pool { addresses: "203.0.113.0/30", count: 4, ports: (16_384, 19_455) })
+}
+
+/// Fewer addresses than workers.
+#[test]
+fn root_netns_hairpin_storm_2_addresses_4_workers() -> Result<()> {
+    weather(&Pool { addresses: "203.0.113.0/31", count: 2, ports: (16_384, 22_527) })
+}
