@@ -261,6 +261,16 @@ fn whoever_reads_the_output_may_leave_and_the_nat_goes_on() {
     assert_eq!(wait(child), 0);
 }
 
+#[test]
+fn statistics_that_cannot_be_written_are_refused_before_the_start() {
+    let bench = Bench::new();
+    let file = bench.config("stats", NULLS, "");
+    let output = bench.cgnat(&["run", &file, "--stats-file", &bench.path("no/such/dir.json")]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("error: cannot write the statistics to "));
+    assert!(!stdout(&output).contains("ready"));
+}
+
 fn from_subscriber(packet: &[u8]) -> Vec<u8> {
     frame(MACS[0], PEERS[0], None, packet)
 }

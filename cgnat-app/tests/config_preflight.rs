@@ -212,7 +212,7 @@ fn an_interface_must_be_there_and_up_and_used_once() {
 fn raw_packets_need_a_permission_and_its_own_exit_code() {
     let root = machine();
     put(&root, "proc/self/status", "CapEff:\t0000000000000000\nCpus_allowed_list:\t0-1\n");
-    let expected = "error: port internal0: net_af_packet needs CAP_NET_RAW; run as root, or: \
+    let expected = "error: port internal0: net_af_packet needs CAP_NET_RAW and CAP_NET_ADMIN; run as root, or: \
                     setcap cap_net_raw,cap_net_admin+ep \"$(command -v cgnat)\"";
     assert_eq!(said(&root, "net_af_packet0,iface=eth1", PCAP1, ""), [expected]);
     assert_eq!(look(&root, "net_af_packet0,iface=eth1", PCAP1, "").exit_code(), Some(77));

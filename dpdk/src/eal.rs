@@ -7,11 +7,12 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
 use dpdk_sys::rte_lcore_state_t;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::errno::{EACCES, ENOENT, ENOMEM, Errno};
 use crate::log;
@@ -166,7 +167,7 @@ unsafe impl Send for RetiredPool {}
 
 impl Instance {
     pub(crate) fn control(&self) -> MutexGuard<'_, Control> {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+        self.control.lock()
     }
 
     pub(crate) fn is_running(lcore: u16) -> bool {

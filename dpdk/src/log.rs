@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 use std::ffi::{c_char, c_void};
 use std::io::Write;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 /// Lines kept for quoting. An EAL that fails to start writes fewer.
 const KEPT_LINES: usize = 32;
@@ -29,19 +30,19 @@ pub(crate) fn redirect() -> bool {
 }
 
 pub(crate) fn mark() -> Mark {
-    Mark(RECENT.lock().unwrap_or_else(PoisonError::into_inner).seen)
+    Mark(RECENT.lock().seen)
 }
 
 /// What DPDK said since `mark`, as one line; empty when it said nothing.
 pub(crate) fn since(mark: Mark) -> String {
-    let recent = RECENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let recent = RECENT.lock();
     let fresh = recent.seen.saturating_sub(mark.0).min(recent.lines.len());
     let lines: Vec<&str> = recent.lines.range(recent.lines.len() - fresh..).map(|l| &**l).collect();
     lines.join("; ")
 }
 
 fn keep(text: &str) {
-    let mut recent = RECENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut recent = RECENT.lock();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         if recent.lines.len() == KEPT_LINES {
             recent.lines.pop_front();

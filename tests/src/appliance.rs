@@ -231,6 +231,7 @@ impl Appliance {
         let errors =
             File::create(directory.path().join("stderr")).context("cannot make a log file")?;
         let mut command = lab.middle.command(program);
+        command.env("RUNTIME_DIRECTORY", directory.path());
         command.arg("run").arg(&configuration);
         command.arg("--stats-file").arg(directory.path().join("stats.json"));
         if let Some(seed) = settings.seed {

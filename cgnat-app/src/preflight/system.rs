@@ -17,15 +17,20 @@ pub(super) fn capabilities(here: &mut Preflight, config: &Config, root: &Path) {
         let Device::Virtual { driver, arguments, .. } = port.device() else { continue };
         let uses_interface =
             arguments.iter().any(|(key, _)| ARGUMENTS_WITH_INTERFACE.contains(&key.as_str()));
-        let (capability, name) = match driver.as_str() {
-            "net_tap" => (CAP_NET_ADMIN, "CAP_NET_ADMIN"),
-            _ if uses_interface => (CAP_NET_RAW, "CAP_NET_RAW"),
+        // A packet socket's MAC and flags are set too, so it needs both.
+        let needed: &[(u32, &str)] = match driver.as_str() {
+            "net_tap" => &[(CAP_NET_ADMIN, "CAP_NET_ADMIN")],
+            "net_af_packet" => &[(CAP_NET_RAW, "CAP_NET_RAW"), (CAP_NET_ADMIN, "CAP_NET_ADMIN")],
+            _ if uses_interface => &[(CAP_NET_RAW, "CAP_NET_RAW")],
             _ => continue,
         };
-        if held >> capability & 1 == 0 {
+        let missing = needed.iter().filter(|(capability, _)| held >> capability & 1 == 0);
+        let names: Vec<&str> = missing.map(|(_, name)| *name).collect();
+        if !names.is_empty() {
             let message = format!(
-                "{driver} needs {name}; run as root, or: setcap cap_net_raw,cap_net_admin+ep \
-                 \"$(command -v cgnat)\""
+                "{driver} needs {}; run as root, or: setcap cap_net_raw,cap_net_admin+ep \
+                 \"$(command -v cgnat)\"",
+                names.join(" and ")
             );
             here.denied(&subject(port), message);
         }

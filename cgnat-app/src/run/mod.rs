@@ -13,14 +13,15 @@ pub mod report;
 mod say;
 mod start;
 
-use std::io::IsTerminal as _;
+use std::fs::File;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use cgnat_core::config::{Config, Device};
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -92,6 +93,7 @@ fn run_planned(options: &Options, config: &Config, here: &Preflight, plan: &Plan
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, stop.clone()).context("cannot watch signals")?;
     }
+    let stats_file = options.stats_file.as_deref().map(StatsFile::create).transpose()?;
     let replaying = here.captures.len() == config.ports().len();
     let running = start::start(config, plan, here, replaying, options.seed)?;
     say(&format!(
@@ -102,23 +104,44 @@ fn run_planned(options: &Options, config: &Config, here: &Preflight, plan: &Plan
         plan.layout.blocks,
         if plan.huge_pages { "huge pages" } else { "4 KiB pages" },
     ));
-    watch(&running, &stop, config);
+    let dead = watch(&running, &stop, config);
     if replaying && !stop.load(Ordering::Relaxed) {
         running.settle(&stop);
     }
     let (report, shards_report) = running.stop(config, plan)?;
     let report = shards_report(report).with_outputs(outputs(config));
     say(report.text().trim_end());
-    if let Some(file) = &options.stats_file {
-        let text = format!("{:#}\n", report.json());
-        std::fs::write(file, text)
-            .with_context(|| format!("cannot write the statistics to {}", file.display()))?;
+    if let Some(file) = stats_file {
+        file.write(&report)?;
+    }
+    if let Some(worker) = dead {
+        bail!("worker {worker} ended by itself, so the run was stopped");
     }
     Ok(())
 }
 
-/// Prints progress until a signal comes or a replay has ended.
-fn watch(running: &Running, stop: &AtomicBool, config: &Config) {
+/// The file for the final statistics, opened before anything starts.
+struct StatsFile<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> StatsFile<'a> {
+    fn create(path: &'a Path) -> Result<Self> {
+        let file = File::create(path)
+            .with_context(|| format!("cannot write the statistics to {}", path.display()))?;
+        Ok(Self { path, file })
+    }
+
+    fn write(mut self, report: &Report) -> Result<()> {
+        writeln!(self.file, "{:#}", report.json())
+            .with_context(|| format!("cannot write the statistics to {}", self.path.display()))
+    }
+}
+
+/// Prints progress until a signal comes or a replay has ended, or until a worker ends that
+/// nobody told to; that one is returned.
+fn watch(running: &Running, stop: &AtomicBool, config: &Config) -> Option<u16> {
     let interval = if std::io::stdout().is_terminal() { PROGRESS.0 } else { PROGRESS.1 };
     let mut next = Instant::now() + interval.min(Duration::from_secs(1));
     while !stop.load(Ordering::Relaxed) {
@@ -126,9 +149,9 @@ fn watch(running: &Running, stop: &AtomicBool, config: &Config) {
         if running.has_replayed() {
             break;
         }
-        if let Some(worker) = running.dead_worker() {
-            complain(&format!("error: worker {worker} has ended by itself; stopping"));
-            break;
+        let dead = running.dead_worker();
+        if dead.is_some() {
+            return dead;
         }
         if Instant::now() >= next {
             next = Instant::now() + interval;
@@ -136,6 +159,7 @@ fn watch(running: &Running, stop: &AtomicBool, config: &Config) {
         }
     }
     say(&running.report(config).progress());
+    None
 }
 
 /// Where the translated captures lie.
