@@ -104,11 +104,19 @@ pub fn header(packet: &[u8]) -> Result<Header, DropReason> {
     Ok(header)
 }
 
-/// Reads the header of a packet that passed [`header`] earlier, here or at another worker.
+/// Reads header and transport of a packet that passed [`header`] and [`transport`] earlier,
+/// here or at another worker; its addresses may have been translated since.
 ///
 /// # Errors
-/// If version or lengths are impossible all the same.
-pub fn fields(packet: &[u8]) -> Result<Header, DropReason> {
+/// If lengths are impossible all the same.
+pub fn reread(packet: &[u8]) -> Result<(Header, Transport), DropReason> {
+    let header = fields(packet)?;
+    let transport = transport(packet, &header)?;
+    Ok((header, transport))
+}
+
+/// The fields of a header whose version and lengths are possible.
+fn fields(packet: &[u8]) -> Result<Header, DropReason> {
     if packet.len() < 20 {
         return Err(DropReason::IpShort);
     }

@@ -2,6 +2,7 @@
 
 use super::handoff::{Kind, Note};
 use super::io::{Burst, PacketBuf, PacketIo};
+use super::parking::AwaitsBlock;
 use super::{COMMANDS_PER_POLL, TimeSource, Worker};
 use crate::control::{Command, Event};
 use crate::endpoint::ExternalEndpoint;
@@ -60,15 +61,13 @@ impl<I: PacketIo> Worker<I> {
         if self.time == TimeSource::Packets {
             self.now = self.now.max(note.at);
         }
-        let bytes = &packet.bytes()[offset..];
-        let parsed = ipv4::fields(bytes).and_then(|h| Ok((h, ipv4::transport(bytes, &h)?)));
-        let (header, transport) = match parsed {
+        let (header, transport) = match ipv4::reread(&packet.bytes()[offset..]) {
             Ok(parsed) => parsed,
             Err(reason) => return self.refuse(port, packet, reason),
         };
         match self.is_mine(&note, &header, transport) {
             Ok(()) if note.kind == Kind::Outbound => {
-                self.outbound(port, packet, offset, &header, transport);
+                self.outbound(self.clock, port, packet, offset, &header, transport);
             }
             Ok(()) => self.inbound(note.kind, port, packet, offset, &header, transport),
             Err(reason) => self.refuse(port, packet, reason),
@@ -151,17 +150,13 @@ impl<I: PacketIo> Worker<I> {
             let Some(waiting) = self.parking.next_block_wait() else {
                 return;
             };
-            let bytes = &waiting.packet.bytes()[waiting.offset..];
-            let parsed = ipv4::fields(bytes).and_then(|h| Ok((h, ipv4::transport(bytes, &h)?)));
-            let clock = std::mem::replace(&mut self.clock, waiting.since);
-            match parsed {
+            let AwaitsBlock { packet, port, offset, since } = waiting;
+            match ipv4::reread(&packet.bytes()[offset..]) {
                 Ok((header, transport)) => {
-                    let (port, offset) = (waiting.port, waiting.offset);
-                    self.outbound(port, waiting.packet, offset, &header, transport);
+                    self.outbound(since, port, packet, offset, &header, transport);
                 }
-                Err(reason) => self.refuse(waiting.port, waiting.packet, reason),
+                Err(reason) => self.refuse(port, packet, reason),
             }
-            self.clock = clock;
         }
     }
 

@@ -9,6 +9,7 @@ use crate::endpoint::ExternalEndpoint;
 use crate::packet::ipv4::{self, Header, Transport};
 use crate::packet::{ethernet, rewrite};
 use crate::space::Location;
+use crate::time::Instant;
 use crate::verdict::{DropReason, Verdict};
 
 impl<I: PacketIo> Worker<I> {
@@ -66,7 +67,7 @@ impl<I: PacketIo> Worker<I> {
                     let note = self.note(Kind::Outbound, port, offset, owner, 0);
                     return self.hand_over(packet, note);
                 }
-                self.outbound(port, packet, offset, &header, transport);
+                self.outbound(self.clock, port, packet, offset, &header, transport);
             }
             Side::External => {
                 if self.shard.space.contains(header.source)
@@ -80,9 +81,10 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    /// Outbound at its owner.
+    /// Outbound at its owner. `since` is when the packet came here first.
     pub(super) fn outbound(
         &mut self,
+        since: Instant,
         port: usize,
         mut packet: I::Packet,
         offset: usize,
@@ -97,7 +99,7 @@ impl<I: PacketIo> Worker<I> {
                 self.hairpin(port, packet, offset);
             }
             Verdict::AwaitBlock => {
-                let waiting = AwaitsBlock { packet, port, offset, since: self.clock };
+                let waiting = AwaitsBlock { packet, port, offset, since };
                 if let Err(waiting) = self.parking.await_block(waiting) {
                     self.refuse(port, waiting.packet, DropReason::ParkingFull);
                 }
@@ -110,9 +112,7 @@ impl<I: PacketIo> Worker<I> {
     /// A packet whose source was translated goes to the owner of its destination. It does
     /// this once: what comes out of [`Worker::inbound`] is never hairpinned again.
     fn hairpin(&mut self, port: usize, packet: I::Packet, offset: usize) {
-        let bytes = &packet.bytes()[offset..];
-        let parsed = ipv4::fields(bytes).and_then(|h| Ok((h, ipv4::transport(bytes, &h)?)));
-        match parsed {
+        match ipv4::reread(&packet.bytes()[offset..]) {
             Ok((header, transport)) => {
                 self.steer_inward(Kind::Hairpin, port, packet, offset, &header, transport);
             }

@@ -315,10 +315,11 @@ impl Nat {
             if opens && mapping.first.is_none() {
                 mapping.first = Some((remote, opening(from_inside)));
             } else if opens {
-                // Strangers never get the last quarter of the records.
-                let records = rules.further_sessions;
-                let room = if from_inside { records } else { records - records / 4 };
-                if further - usize::from(expired) >= room {
+                // Strangers open a few, and never in the last quarter of the records.
+                let (in_use, records) = (further - usize::from(expired), rules.further_sessions);
+                let (most, room) =
+                    if from_inside { (2048, records) } else { (256, records - records / 4) };
+                if mapping.further.len() >= most || in_use >= room {
                     return Err(SessionTableFull);
                 }
                 mapping.further.insert(remote, opening(from_inside));
