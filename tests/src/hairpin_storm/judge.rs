@@ -14,7 +14,7 @@
 //! put aside by the kernel between reading the clock and receiving has a clock that is late.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -88,7 +88,7 @@ pub struct Findings {
     pub confirmations: u64,
     /// Distinct external endpoints.
     pub endpoints: u64,
-    /// Endpoints that passed from one speaker to another, rightly.
+    /// Times that an endpoint passed from one speaker to another.
     pub passed_on: u64,
     /// Wrong: the source of a hairpinned datagram is not the sender's external endpoint
     /// (RFC 4787 REQ-9a).
@@ -185,6 +185,8 @@ impl Evidence {
 struct Records {
     by_speaker: HashMap<Speaker, Vec<Confirmed>>,
     by_endpoint: HashMap<SocketAddrV4, Vec<Confirmed>>,
+    /// External addresses.
+    addresses: HashSet<Ipv4Addr>,
     timers: Timers,
 }
 
@@ -196,7 +198,8 @@ impl Records {
             by_speaker.entry(confirmed.who).or_default().push(*confirmed);
             by_endpoint.entry(confirmed.endpoint).or_default().push(*confirmed);
         }
-        Records { by_speaker, by_endpoint, timers }
+        let addresses = confirmed.iter().map(|confirmed| *confirmed.endpoint.ip()).collect();
+        Records { by_speaker, by_endpoint, addresses, timers }
     }
 
     /// The endpoint that `who` was mapped to all the time from `from` to `to`, if known.
@@ -220,13 +223,11 @@ impl Records {
 
     fn look_for_shared(&self, findings: &mut Findings) {
         for of in self.by_endpoint.values() {
-            for (first, second) in of.iter().zip(&of[1..]) {
-                if first.who == second.who {
-                    continue;
-                }
-                findings.passed_on += 1;
-                if second.answered < first.asked + self.timers.reserved() {
-                    findings.passed_on -= 1;
+            let next = of.iter().zip(&of[1..]);
+            findings.passed_on +=
+                next.filter(|(first, second)| first.who != second.who).count() as u64;
+            for (first, second) in pairs_within(of, self.timers.reserved()) {
+                if first.who != second.who {
                     findings.shared += 1;
                     findings.describe(|| format!("shared endpoint: {first:?}, then {second:?}"));
                 }
@@ -236,9 +237,8 @@ impl Records {
 
     fn look_for_changed(&self, findings: &mut Findings) {
         for of in self.by_speaker.values() {
-            for (first, second) in of.iter().zip(&of[1..]) {
-                let in_use = second.answered < first.asked + self.timers.mapped();
-                if first.endpoint != second.endpoint && in_use {
+            for (first, second) in pairs_within(of, self.timers.mapped()) {
+                if first.endpoint != second.endpoint {
                     findings.changed += 1;
                     findings.describe(|| format!("changed mapping: {first:?}, then {second:?}"));
                 }
@@ -249,6 +249,7 @@ impl Records {
     fn judge(&self, doubt: &Doubt, findings: &mut Findings) {
         let Doubt { talk, source, receiver, received } = *doubt;
         let source_known = match self.mapped(talk.from, talk.sent, received) {
+            _ if !self.addresses.contains(source.ip()) => Some(false),
             Some(mapped) => Some(mapped == source),
             None => match self.reserved(source, talk.sent, received) {
                 Some(owner) if owner != talk.from => Some(false),
@@ -271,9 +272,21 @@ impl Records {
         } else if source_known == Some(true) && delivery_known == Some(true) {
             findings.right_after_all += 1;
         } else {
-            if let Some(of)=self.by_speaker.get(&talk.from){eprintln!("TMPFROM n={} last={:?}",of.len(),of.last());}else{eprintln!("TMPFROM none");} if let Some(of)=self.by_speaker.get(&receiver){eprintln!("TMPRECV n={} first={:?} last={:?}",of.len(),of.first(),of.last());}else{eprintln!("TMPRECV none");} if let Some(of)=self.by_endpoint.get(&talk.to){eprintln!("TMPTO {:?}", of.iter().filter(|c| c.asked+4_000_000_000>talk.sent && c.asked<talk.sent+4_000_000_000).collect::<Vec<_>>());} eprintln!("TMPD {doubt:?}"); findings.leave_open(|| {
+            findings.leave_open(|| {
                 format!("source {source_known:?}, delivery {delivery_known:?}: {doubt:?}")
             });
         }
     }
+}
+
+/// Pairs that are certainly less than `span` apart. A question that was asked first may be the
+/// last to be translated: packets of one flow overtake each other when a queue is full.
+fn pairs_within(of: &[Confirmed], span: u64) -> impl Iterator<Item = (&Confirmed, &Confirmed)> {
+    of.iter().enumerate().flat_map(move |(place, first)| {
+        let later = of[place + 1..].iter().take_while(move |c| c.asked < first.asked + span);
+        let within = move |second: &&Confirmed| {
+            second.answered < first.asked + span && first.answered < second.asked + span
+        };
+        later.filter(within).map(move |second| (first, second))
+    })
 }

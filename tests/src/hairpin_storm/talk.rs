@@ -22,8 +22,8 @@ const MOST_THREADS: usize = 3;
 const BURST: u32 = 8;
 /// Datagrams that a speaker takes before the next one's turn.
 const TAKEN: u32 = 64;
-/// Endpoints of the silent that are remembered.
-const OLD: usize = 64;
+/// Endpoints of the silent that are remembered: for some seconds, until others have them.
+const OLD: usize = 256;
 /// One speaker in so many sends to old endpoints.
 const STALE_ONE_IN: u64 = 8;
 

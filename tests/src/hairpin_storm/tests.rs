@@ -70,7 +70,10 @@ fn another_source_is_wrong_while_the_mapping_must_live_and_undecided_later() {
     // The mapping may have expired at 600 ms: 1001 may be the next one.
     let found = judged(&known, &[doubt(1001, B, 700)]);
     assert_eq!((found.wrong(), found.undecided), (0, 1), "{found:?}");
-    // But not the endpoint of somebody else.
+    // But not an address that is no external one, nor the endpoint of somebody else.
+    let mut untranslated = doubt(1001, B, 700);
+    untranslated.source.set_ip(Ipv4Addr::new(100, 64, 0, 10));
+    assert_eq!(judged(&known, &[untranslated]).wrong_source, 1);
     let found = judged(&known, &[doubt(2000, B, 700)]);
     assert_eq!(found.wrong_source, 1, "{found:?}");
     let found = judged(&[known[0], known[1], confirmed(A, 1001, 2000)], &[doubt(1001, B, 700)]);
@@ -101,13 +104,20 @@ fn another_receiver_is_wrong_while_the_endpoint_is_reserved_and_right_when_it_ha
 #[test]
 fn an_endpoint_of_two_within_hold_down_and_a_mapping_that_changes_are_wrong() {
     let found = judged(&[confirmed(A, 7, 0), confirmed(B, 7, 1500)], &[]);
-    assert_eq!((found.shared, found.passed_on), (1, 0), "{found:?}");
+    assert_eq!((found.shared, found.wrong()), (1, 1), "{found:?}");
     let found = judged(&[confirmed(A, 7, 0), confirmed(B, 7, 1700)], &[]);
     assert_eq!((found.shared, found.passed_on), (0, 1), "{found:?}");
     let found = judged(&[confirmed(A, 7, 0), confirmed(A, 8, 500)], &[]);
     assert_eq!((found.changed, found.wrong()), (1, 1), "{found:?}");
     let found = judged(&[confirmed(A, 7, 0), confirmed(A, 8, 700)], &[]);
     assert_eq!(found.changed, 0, "{found:?}");
+    // The first question was overtaken and waited: its answer may tell of the next mapping.
+    let late = Confirmed { answered: 1900 * MS, ..confirmed(A, 7, 0) };
+    let found = judged(&[late, confirmed(A, 8, 200)], &[]);
+    assert_eq!(found.wrong(), 0, "{found:?}");
+    // Another one in between does not hide it.
+    let found = judged(&[confirmed(A, 7, 0), late, confirmed(A, 8, 200)], &[]);
+    assert_eq!(found.changed, 1, "{found:?}");
 }
 
 #[test]

@@ -33,6 +33,18 @@ pub fn reasons_are_documented(document: &str, reasons: &[Reason]) -> Vec<String>
     wrong
 }
 
+/// docs/counters.md with its table of reasons written anew.
+pub fn with_reasons(document: &str, reasons: &[Reason]) -> String {
+    let (before, after) = document.split_once("\n## Drops\n").expect("the heading");
+    let (head, rows) = after.split_once("\n| --- | --- |\n").expect("the table");
+    let rest = rows.find("\n\n").map_or("\n", |end| &rows[end..]);
+    let rows = reasons
+        .iter()
+        .map(|(_, name, sentence)| format!("\n| `{name}` | {} |", sentence.replace("\\\"", "\"")));
+    let rows: String = rows.collect();
+    format!("{before}\n## Drops\n{head}\n| --- | --- |{rows}{rest}")
+}
+
 /// docs/counters.md has every field of a struct of counters, and no other.
 pub fn counters_are_documented(
     document: &str,
@@ -230,6 +242,9 @@ mod rules {
         let good = format!("{table}| `c` | Two. |\n\n## Next\n\n| x | y |\n");
         assert_eq!(reasons_are_documented(&good, &reasons), [""; 0]);
         assert_eq!(reasons_are_documented(table, &reasons).len(), 1);
+        let blessed = with_reasons(&format!("# C\n\n{table}\n## Next\n"), &reasons);
+        assert_eq!(reasons_are_documented(&blessed, &reasons), [""; 0]);
+        assert!(blessed.starts_with("# C\n\n## D") && blessed.ends_with("|\n\n## Next\n"));
         assert_eq!(reasons_are_documented(&good.replace("Two", "2"), &reasons).len(), 1);
         assert_eq!(reasons_are_documented(&good.replace("`c`", "`d`"), &reasons).len(), 1);
     }
