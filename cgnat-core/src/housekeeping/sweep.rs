@@ -61,8 +61,8 @@ impl Sweep {
         for (worker, link) in links.iter_mut().enumerate() {
             let cursor = &mut self.cursors[worker];
             if cursor.done {
-                let next = cursor.started.map(|started| Tick(started.0.wrapping_add(INTERVAL)));
-                if next.is_some_and(|next| now.before(next)) {
+                // Counted forward: a leap of any size (a replay begins) is time to sweep.
+                if cursor.started.is_some_and(|at| now.0.wrapping_sub(at.0) < INTERVAL) {
                     continue;
                 }
                 *cursor = Cursor::start(now);

@@ -224,7 +224,9 @@ impl BlockLease {
         let p = protocol as usize;
         if self.record.resting[p] > 0 && now.reached(Tick(self.record.next_due[p])) {
             let free = self.record.size - self.record.used[p] - self.record.resting[p];
-            if free == 0 || now.reached(Tick(self.record.next_reclaim)) {
+            // Later than a second from now is left over from another time.
+            let wait = self.record.next_reclaim.wrapping_sub(now.0);
+            if free == 0 || wait == 0 || wait > TICKS_PER_SECOND {
                 self.reclaim(protocol, now);
                 self.record.next_reclaim = now.0.wrapping_add(TICKS_PER_SECOND);
             }

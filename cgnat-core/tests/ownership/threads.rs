@@ -105,34 +105,42 @@ fn work(stage: &Stage, mut worker: Worker<MemoryIo>, seed: u64) -> (Shard, Insta
     (worker.stop(), now, delivered)
 }
 
-/// From a random subscriber to the external endpoint of another, or to the server.
-///
-/// For some seconds only the subscribers of two workers are awake, then those of others: so
-/// blocks fall idle at one worker and are needed at another.
-fn packet(stage: &Stage, random: &mut ChaCha8Rng) -> MemoryPacket {
-    let phase = stage.now().nanos() / 6_000_000_000;
+/// A random subscriber whose worker is awake. For some seconds that is one half of the
+/// workers, then the other: so blocks fall idle at one worker and are needed at another.
+fn awake(stage: &Stage, random: &mut ChaCha8Rng) -> u32 {
+    let phase = stage.now().nanos() / 4_000_000_000;
     let steering = Steering::new(WORKERS as u16);
-    let mut number = random.next_u32() % SUBSCRIBERS;
-    let asleep = |number| u64::from(steering.owner_of(ip("100.64.0.1") + number)) / 2 != phase % 2;
-    for _ in 0..8 {
-        if asleep(number) {
-            number = random.next_u32() % SUBSCRIBERS;
+    for _ in 0..16 {
+        let number = random.next_u32() % SUBSCRIBERS;
+        if u64::from(steering.owner_of(ip("100.64.0.1") + number)) / 2 == phase % 2 {
+            return number;
         }
     }
+    0
+}
+
+/// From a subscriber to the external endpoint of another, or to the server.
+fn packet(stage: &Stage, random: &mut ChaCha8Rng) -> MemoryPacket {
+    let number = awake(stage, random);
     let from = (ip("100.64.0.1") + number, 1 + (random.next_u32() % 90) as u16);
-    let peer = stage.seen[random.next_u32() as usize % stage.seen.len()].load(Ordering::Relaxed);
+    let is_tcp = random.next_u32().is_multiple_of(4);
+    // A SYN from anybody keeps a TCP mapping, so those who sleep are left alone with it.
+    let peer = match random.next_u32() % 4 {
+        0 if !is_tcp => random.next_u32() % SUBSCRIBERS,
+        _ => awake(stage, random),
+    };
+    let seen = stage.seen[peer as usize].load(Ordering::Relaxed);
     let to = match random.next_u32() % 4 {
         0 => SERVER,
-        _ if peer == 0 => SERVER,
-        _ => ((peer >> 16) as u32, peer as u16),
+        _ if seen == 0 => SERVER,
+        _ => ((seen >> 16) as u32, seen as u16),
     };
     let payload = number.to_be_bytes();
-    let ip = match random.next_u32() % 4 {
-        0 => {
-            let flags = [2, 2, 0x12, 0x10, 0x11, 0x04][random.next_u32() as usize % 6];
-            tcp(from, to, flags, &payload)
-        }
-        _ => udp(from, to, &payload),
+    let ip = if is_tcp {
+        let flags = [2, 2, 0x12, 0x10, 0x11, 0x04][random.next_u32() as usize % 6];
+        tcp(from, to, flags, &payload)
+    } else {
+        udp(from, to, &payload)
     };
     MemoryPacket::new(&frame(port_mac(0), [2; 6], None, &ip))
 }

@@ -125,3 +125,18 @@ fn timers_are_right_across_the_wrap_of_the_tick_clock() {
     desk.refused(EXTERNAL, &udp((SERVER, 80), outside), NoMapping);
     assert_eq!(desk.mappings(), 0, "housekeeping has seen it");
 }
+
+/// A replay begins at the time of its first packet: housekeeping, which began at 0, must
+/// follow a leap of any size.
+#[test]
+fn housekeeping_follows_a_leap_of_time_of_any_size() {
+    for leap in [1u64 << 30, (1 << 31) - 5, (1 << 31) + 5, 3 << 30, (1 << 32) - 20, 1 << 34] {
+        let mut desk = Desk::new(&one_address(1, 1));
+        desk.lab.advance_silently(leap * 100);
+        desk.goes_out(&udp((HOST, 4000), server(80)));
+        desk.lab.advance(300_000);
+        assert_eq!(desk.mappings(), 1);
+        desk.lab.advance(600);
+        assert_eq!(desk.mappings(), 0, "after a leap of {leap} ticks");
+    }
+}
