@@ -54,7 +54,10 @@ drop_reasons! {
     ProtocolUnsupported, "protocol-unsupported", "An IP protocol other than TCP, UDP and ICMP; not translated in this version.";
     TransportTruncated, "transport-truncated", "The packet ends inside the TCP, UDP or ICMP header, or a length field there is impossible.";
     PortZero, "port-zero", "Source or destination port 0, which is reserved (RFC 4787 section 4.2.1 leaves it open).";
-    IcmpUnsupported, "icmp-unsupported", "An ICMP message other than an echo query; ICMP errors are not translated in this version.";
+    IcmpUnsupported, "icmp-unsupported", "An ICMP message that is neither an echo query nor an error of type 3, 11 or 12.";
+    IcmpChecksum, "icmp-checksum", "An ICMP error with a wrong checksum (RFC 5508 REQ-3).";
+    IcmpQuote, "icmp-quote", "An ICMP error whose quoted packet is cut short, damaged, a later fragment, of a protocol that is not translated, or not from the address that the error is sent to.";
+    IcmpNoMapping, "icmp-no-mapping", "An ICMP error about a flow that has no mapping (RFC 5508 REQ-4, REQ-5); usual after a flow has expired.";
     TtlExpired, "ttl-expired", "The time to live ran out here.";
     ToUs, "to-us", "A packet for an own address that the box does not answer; only ARP and ping are.";
     // Outbound.

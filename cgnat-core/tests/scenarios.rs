@@ -10,6 +10,8 @@ mod blocks;
 mod desk;
 #[path = "scenarios/hairpinning.rs"]
 mod hairpinning;
+#[path = "scenarios/icmp_errors.rs"]
+mod icmp_errors;
 #[path = "scenarios/link.rs"]
 mod link;
 #[path = "scenarios/mapping.rs"]

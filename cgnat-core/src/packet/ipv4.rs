@@ -4,6 +4,7 @@
 //! never forwarded. The transport checksum is not verified: a NAT that updates it
 //! incrementally passes an error on for the receiver to find (RFC 1624).
 
+use super::icmp_error::{self, Quote};
 use super::{checksum, u16_at, u32_at};
 use crate::verdict::DropReason;
 
@@ -74,14 +75,27 @@ pub enum Transport {
         /// Query identifier.
         identifier: u16,
     },
+    /// ICMP error, with the packet that it is about.
+    Error(Quote),
 }
 
 impl Transport {
-    /// Destination port, or the query identifier.
+    /// Port of the external endpoint that an inbound packet is for: its destination port or
+    /// query identifier, or the source port of the packet that an error is about.
     pub fn destination_port(self) -> u16 {
         match self {
             Transport::Tcp { destination, .. } | Transport::Udp { destination, .. } => destination,
             Transport::Echo { identifier, .. } => identifier,
+            Transport::Error(quote) => quote.source.1,
+        }
+    }
+
+    /// The internal address that a packet from the internal side belongs to: its source, or
+    /// the subscriber that an error is about.
+    pub fn subscriber(self, header: &Header) -> u32 {
+        match self {
+            Transport::Error(quote) => quote.destination.0,
+            _ => header.source,
         }
     }
 }
@@ -143,6 +157,13 @@ fn fields(packet: &[u8]) -> Result<Header, DropReason> {
     })
 }
 
+/// Length of the IPv4 header that an ICMP error quotes, if there is one.
+pub(super) fn quoted_header_len(quoted: &[u8]) -> Option<usize> {
+    let first = *quoted.first()?;
+    let header_len = usize::from(first & 0x0f) * 4;
+    (first >> 4 == 4 && header_len >= 20 && header_len <= quoted.len()).then_some(header_len)
+}
+
 /// 0/8, 127/8, 224/4, 240/4 (RFC 1812 section 5.3.7, RFC 6890).
 fn is_martian(address: u32) -> bool {
     matches!(address >> 24, 0 | 127 | 224..)
@@ -184,6 +205,9 @@ pub fn transport(packet: &[u8], header: &Header) -> Result<Transport, DropReason
             match (segment[0], segment[1]) {
                 (8, 0) => Ok(Transport::Echo { request: true, identifier: u16_at(segment, 4) }),
                 (0, 0) => Ok(Transport::Echo { request: false, identifier: u16_at(segment, 4) }),
+                (icmp_type, _) if icmp_error::is_translated(icmp_type) => {
+                    icmp_error::parse(packet, header).map(Transport::Error)
+                }
                 _ => Err(DropReason::IcmpUnsupported),
             }
         }

@@ -103,7 +103,7 @@ pub fn echo_reply(packet: &mut [u8], header: &Header) {
 
 /// Updates an ICMP checksum. Without a pseudo-header a message may be all zero (an echo
 /// reply with identifier 0); its checksum is 0xffff, where RFC 1624 cannot tell it from 0.
-fn icmp_checksum(segment: &mut [u8], delta: Delta) {
+pub(super) fn icmp_checksum(segment: &mut [u8], delta: Delta) {
     let updated = delta.apply(u16_at(segment, 2));
     put_u16(segment, 2, updated);
     if updated == 0 && segment.iter().all(|byte| *byte == 0) {

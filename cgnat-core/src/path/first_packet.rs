@@ -85,7 +85,9 @@ impl Shard {
             Transport::Udp { destination, .. } => {
                 self.start_timer(slot, self.timeouts.udp_s(destination), now);
             }
-            Transport::Echo { .. } => self.start_timer(slot, self.timeouts.icmp_s(), now),
+            Transport::Echo { .. } | Transport::Error(_) => {
+                self.start_timer(slot, self.timeouts.icmp_s(), now);
+            }
         }
         Ok(slot)
     }

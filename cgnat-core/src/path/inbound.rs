@@ -30,6 +30,9 @@ impl Shard {
         if header.ttl <= 1 && !hairpinned {
             return Verdict::Drop(DropReason::TtlExpired);
         }
+        if let Transport::Error(quote) = transport {
+            return self.inbound_error(packet, header, &quote, hairpinned, now);
+        }
         let (protocol, source, destination) = match transport {
             Transport::Tcp { source, destination, .. } => (Protocol::Tcp, source, destination),
             Transport::Udp { source, destination } => (Protocol::Udp, source, destination),
@@ -37,6 +40,7 @@ impl Shard {
                 return Verdict::Drop(DropReason::IcmpNoQuery);
             }
             Transport::Echo { identifier, .. } => (Protocol::Icmp, identifier, identifier),
+            Transport::Error(_) => unreachable!("errors have their own way"),
         };
         let external = ExternalEndpoint::new(header.destination, destination);
         let remote = RemoteEndpoint::new(header.source, source);
@@ -60,7 +64,7 @@ impl Shard {
     }
 
     /// Slot of the mapping of an external endpoint: by arithmetic, without hashing.
-    fn find_external(
+    pub(super) fn find_external(
         &self,
         external: ExternalEndpoint,
         protocol: Protocol,

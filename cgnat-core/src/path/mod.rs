@@ -3,11 +3,13 @@
 //! - `outbound`: from a subscriber; a hit is translated, a miss goes to `first_packet`;
 //! - `first_packet`: subscriber, port block, port, mapping; the only place that creates;
 //! - `inbound`: from the Internet or, hairpinned, from another subscriber;
+//! - `icmp_error`: an error about a flow, either way; changes no table;
 //! - `tcp`: what a TCP packet does to the session it belongs to;
 //! - `ending`: the owner's side of expiry; the only place that frees.
 
 mod ending;
 mod first_packet;
+mod icmp_error;
 mod inbound;
 mod outbound;
 mod tcp;

@@ -26,12 +26,16 @@ impl Shard {
         if hairpin && !self.hairpinning {
             return Verdict::Drop(DropReason::HairpinDisabled);
         }
+        if let Transport::Error(quote) = transport {
+            return self.outbound_error(packet, header, &quote, now);
+        }
         let (protocol, source, destination) = match transport {
             Transport::Tcp { source, destination, .. } => (Protocol::Tcp, source, destination),
             Transport::Udp { source, destination } => (Protocol::Udp, source, destination),
             // Echo queries are not hairpinned: RFC 5508 REQ-7 asks that of Basic NAT only.
             Transport::Echo { .. } if hairpin => return Verdict::Drop(DropReason::IcmpNoQuery),
             Transport::Echo { identifier, .. } => (Protocol::Icmp, identifier, identifier),
+            Transport::Error(_) => unreachable!("errors have their own way"),
         };
         let internal = InternalEndpoint::new(header.source, source);
         let remote = RemoteEndpoint::new(header.destination, destination);
@@ -78,7 +82,7 @@ impl Shard {
                 return self.note_tcp(slot, remote, flags, From::Internal, now);
             }
             Transport::Udp { destination, .. } => self.timeouts.udp_s(destination),
-            Transport::Echo { .. } => self.timeouts.icmp_s(),
+            Transport::Echo { .. } | Transport::Error(_) => self.timeouts.icmp_s(),
         };
         // A mapping lives as long as its longest flow: a short timer of one destination
         // port never shortens what another destination was promised.

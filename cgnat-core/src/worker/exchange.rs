@@ -76,7 +76,7 @@ impl<I: PacketIo> Worker<I> {
 
     fn is_mine(&self, note: &Note, header: &Header, by: Transport) -> Result<(), DropReason> {
         if note.kind == Kind::Outbound {
-            let mine = self.steering.owner_of(header.source) == self.id;
+            let mine = self.steering.owner_of(by.subscriber(header)) == self.id;
             return if mine { Ok(()) } else { Err(DropReason::OwnershipViolation) };
         }
         let endpoint = ExternalEndpoint::new(header.destination, by.destination_port());

@@ -62,7 +62,7 @@ impl<I: PacketIo> Worker<I> {
                 if self.forwarding.is_inside(header.destination) {
                     return self.refuse(port, packet, DropReason::DestinationInside);
                 }
-                let owner = self.steering.owner_of(header.source);
+                let owner = self.steering.owner_of(transport.subscriber(&header));
                 if owner != self.id {
                     let note = self.note(Kind::Outbound, port, offset, owner, 0);
                     return self.hand_over(packet, note);

@@ -87,6 +87,11 @@ impl Events {
             n if n < steps + housekeeping => Event::Housekeeping,
             n if n < steps + housekeeping + 60 => self.broken(worker),
             n if n < steps + housekeeping + 70 => self.ping(worker),
+            n if n % 23 == 0 => {
+                let port = self.below(2) as usize;
+                let packet = self.error(nat, port);
+                Event::Arrive { worker, port, packet }
+            }
             n if n % 3 == 0 => {
                 let packet = self.inbound(nat);
                 Event::Arrive { worker, port: EXTERNAL, packet }
@@ -257,6 +262,49 @@ impl Events {
         packet
     }
 
+    /// An ICMP error that arrives at a port, about a packet that left from there.
+    fn error(&mut self, nat: &Nat, port: usize) -> Packet {
+        let (protocol, from, to) = if port == EXTERNAL {
+            let (protocol, address, port) = self.target(nat);
+            (protocol, (address, port), self.remote())
+        } else {
+            let protocol = self.protocol();
+            let host = ip("100.64.0.0") + self.below(1 << 17);
+            let mapped = nat.mappings.range((protocol, host, 0)..).next();
+            let (protocol, host, id) = mapped.map_or((protocol, host, 7), |(key, _)| *key);
+            // The packet came from the Internet, or from another subscriber by a hairpin.
+            let other = self.target(nat);
+            let from = if self.one_in(4) { (other.1, other.2) } else { self.remote() };
+            (protocol, if protocol == ICMP { (from.0, id) } else { from }, (host, id))
+        };
+        let mut about = self.packet(protocol, from, to);
+        if let Body::Echo { request, sequence, .. } = &mut about.body {
+            *request = port == EXTERNAL;
+            // Whether a cut message is all zero cannot be seen, and so not whether its
+            // checksum is 0 or 0xffff.
+            *sequence |= 1;
+        }
+        let routers = [to.0, ip("198.51.100.99"), ip("100.64.0.250")];
+        let sender = self.pick(&routers[if port == EXTERNAL { 1..2 } else { 0..3 }]);
+        let mut error = self.packet(ICMP, (sender, 0), (about.source, 0));
+        // An extension follows short quotes only: a cut is then certain. Half a checksum (17)
+        // cannot be kept right.
+        let kept = if self.one_in(2) { 8 } else { 8 + self.below(40) as usize };
+        let kept = if kept == 17 { 16 } else { kept };
+        if kept > 8 || self.one_in(2) {
+            error.payload.clear();
+        }
+        error.body = Body::Error {
+            kind: self.pick(&[3, 3, 11, 12]),
+            code: self.below(16) as u8,
+            // Next-hop MTU.
+            rest: self.below(3) * 1400,
+            about: Box::new(about),
+            kept,
+        };
+        error
+    }
+
     fn ping(&mut self, worker: usize) -> Event {
         let port = self.below(2) as usize;
         let (from, id) = (self.pick(&[ip("198.51.100.7"), ip("100.64.0.1")]), self.below(3));
@@ -369,7 +417,7 @@ impl Events {
                 TransportTruncated
             }
             13 | 14 if protocol == ICMP => {
-                bytes[20] = self.pick(&[3, 5, 11, 13, 255]);
+                bytes[20] = self.pick(&[4, 5, 9, 13, 255]);
                 IcmpUnsupported
             }
             14 | 15 if protocol != ICMP => {
@@ -391,6 +439,12 @@ impl Events {
                     None => Some(5),
                 };
                 VlanMismatch
+            }
+            15 if protocol == ICMP => {
+                let (about, to) = (self.packet(UDP, to, from), to);
+                let error = self.broken_error(about, from, to);
+                bytes = error.0;
+                error.1
             }
             19 => {
                 ether_type = 0x86dd;
@@ -428,6 +482,58 @@ impl Events {
             reason
         };
         Event::Broken { worker, port, frame, whole, reason }
+    }
+}
+
+impl Events {
+    /// An ICMP error with one thing wrong.
+    fn broken_error(
+        &mut self,
+        mut about: Packet,
+        from: (u32, u16),
+        to: (u32, u16),
+    ) -> (Vec<u8>, DropReason) {
+        about.options.clear();
+        about.payload = vec![9; 20];
+        let about_source = about.source;
+        let mut error = self.packet(ICMP, (from.0, 0), (to.0, 0));
+        error.options.clear();
+        error.payload.clear();
+        error.body = Body::Error { kind: 3, code: 1, rest: 0, about: Box::new(about), kept: 20 };
+        assert_eq!(about_source, to.0);
+        let mut bytes = error.bytes();
+        // The outer header has 20 bytes, the ICMP header 8; the quote begins at 28.
+        let mend_quote = |bytes: &mut Vec<u8>| {
+            put(bytes, 38, 0);
+            let sum = checksum(&bytes[28..48]);
+            put(bytes, 38, sum);
+        };
+        match self.below(7) {
+            0 => {
+                bytes[22] ^= 0x10;
+                return (bytes, IcmpChecksum);
+            }
+            1 => bytes[28] = 0x65,
+            2 => bytes[28] = 0x44,
+            3 => bytes[39] ^= 1,
+            4 => {
+                put(&mut bytes, 34, 1 + self.below(0x1fff) as u16);
+                mend_quote(&mut bytes);
+            }
+            5 => {
+                bytes[37] = self.pick(&[0, 2, 47, 50, 132]);
+                mend_quote(&mut bytes);
+            }
+            _ => {
+                // About a packet of somebody else.
+                bytes[43] ^= 0x40;
+                mend_quote(&mut bytes);
+            }
+        }
+        put(&mut bytes, 22, 0);
+        let sum = checksum(&bytes[20..]);
+        put(&mut bytes, 22, sum);
+        (bytes, IcmpQuote)
     }
 }
 

@@ -197,6 +197,20 @@ impl Nat {
         if hairpin && !self.rules.hairpinning {
             return Ok(Outcome::Drop(HairpinDisabled));
         }
+        if let Body::Error { about, .. } = &packet.body {
+            let key = (about.protocol(), about.destination, about.to().1);
+            let mapping = self.mappings.get(&key).filter(|mapping| !mapping.is_expired(now));
+            let Some((_, address, port)) = mapping.map(|mapping| mapping.external) else {
+                return Ok(Outcome::Drop(IcmpNoMapping));
+            };
+            let mut packet = packet.clone();
+            packet.set_source((address, port));
+            packet.ttl -= 1;
+            if hairpin {
+                return Ok(self.inward(&packet, true, now));
+            }
+            return Ok(fits(packet, self.rules.mtu_external, Outcome::External));
+        }
         if hairpin && packet.protocol() == ICMP {
             return Ok(Outcome::Drop(IcmpNoQuery));
         }
@@ -243,7 +257,12 @@ impl Nat {
     }
 
     fn inward(&mut self, packet: &Packet, hairpinned: bool, now: Ticks) -> Outcome {
-        let external = (packet.protocol(), packet.destination, packet.to().1);
+        let (external, no_mapping) = match &packet.body {
+            Body::Error { about, .. } => {
+                ((about.protocol(), about.source, about.from().1), IcmpNoMapping)
+            }
+            _ => ((packet.protocol(), packet.destination, packet.to().1), NoMapping),
+        };
         let Some(block) = self.block_of(external.1, external.2) else {
             let known = self.pool_with(external.1).is_some();
             return Outcome::Drop(if known { PortNotLent } else { DestinationUnknown });
@@ -261,10 +280,13 @@ impl Nat {
             };
         }
         let Some(key) = self.external.get(&external).copied() else {
-            return Outcome::Drop(NoMapping);
+            return match self.blocks.contains_key(&block) {
+                true => Outcome::Drop(no_mapping),
+                false => Outcome::DropEither(no_mapping, NoMapping),
+            };
         };
         if self.mappings[&key].is_expired(now) {
-            return Outcome::Drop(NoMapping);
+            return Outcome::Drop(no_mapping);
         }
         if let Body::Tcp { flags, .. } = packet.body {
             let remote = packet.from();

@@ -4,9 +4,32 @@
 /// What a packet carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
-    Udp { source: u16, destination: u16, checksummed: bool },
-    Tcp { source: u16, destination: u16, flags: u8, options: Vec<u8> },
-    Echo { request: bool, identifier: u16, sequence: u16 },
+    Udp {
+        source: u16,
+        destination: u16,
+        checksummed: bool,
+    },
+    Tcp {
+        source: u16,
+        destination: u16,
+        flags: u8,
+        options: Vec<u8>,
+    },
+    Echo {
+        request: bool,
+        identifier: u16,
+        sequence: u16,
+    },
+    /// An ICMP error: the packet it is about, of which it quotes `kept` bytes behind the
+    /// IPv4 header, at least eight. The payload of the error itself, if any, is an extension
+    /// (RFC 4884): then the quote is filled up with zeros to 128 bytes and its length is told.
+    Error {
+        kind: u8,
+        code: u8,
+        rest: u32,
+        about: Box<Packet>,
+        kept: usize,
+    },
 }
 
 /// An IPv4 packet.
@@ -33,7 +56,7 @@ impl Packet {
         match self.body {
             Body::Udp { .. } => UDP,
             Body::Tcp { .. } => TCP,
-            Body::Echo { .. } => ICMP,
+            Body::Echo { .. } | Body::Error { .. } => ICMP,
         }
     }
 
@@ -42,6 +65,7 @@ impl Packet {
         match self.body {
             Body::Udp { source, .. } | Body::Tcp { source, .. } => (self.source, source),
             Body::Echo { identifier, .. } => (self.source, identifier),
+            Body::Error { .. } => (self.source, 0),
         }
     }
 
@@ -52,6 +76,7 @@ impl Packet {
                 (self.destination, destination)
             }
             Body::Echo { identifier, .. } => (self.destination, identifier),
+            Body::Error { .. } => (self.destination, 0),
         }
     }
 
@@ -60,6 +85,8 @@ impl Packet {
         match &mut self.body {
             Body::Udp { source, .. } | Body::Tcp { source, .. } => *source = port,
             Body::Echo { identifier, .. } => *identifier = port,
+            // It comes from where the packet that it is about went to.
+            Body::Error { about, .. } => about.set_destination((address, port)),
         }
     }
 
@@ -68,6 +95,8 @@ impl Packet {
         match &mut self.body {
             Body::Udp { destination, .. } | Body::Tcp { destination, .. } => *destination = port,
             Body::Echo { identifier, .. } => *identifier = port,
+            // It goes to where the packet that it is about came from.
+            Body::Error { about, .. } => about.set_source((address, port)),
         }
     }
 
@@ -88,6 +117,17 @@ impl Packet {
                 let kind = if *request { 0x0800 } else { 0 };
                 push(&mut segment, &[kind, 0, *identifier, *sequence]);
             }
+            Body::Error { kind, code, rest, about, kept } => {
+                let first = u16::from(*kind) << 8 | u16::from(*code);
+                push(&mut segment, &[first, 0, (*rest >> 16) as u16, *rest as u16]);
+                let quoted = about.bytes();
+                let end = quoted.len().min(20 + about.options.len() + kept);
+                segment.extend(&quoted[..end]);
+                if !self.payload.is_empty() {
+                    segment.resize(8 + 128.max(end.next_multiple_of(4)), 0);
+                    segment[5] = ((segment.len() - 8) / 4) as u8;
+                }
+            }
         }
         segment.extend(&self.payload);
         let (high, low) = (|a: u32| (a >> 16) as u16, |a: u32| a as u16);
@@ -103,7 +143,7 @@ impl Packet {
             Body::Udp { checksummed: false, .. } => {}
             Body::Udp { .. } => put(&mut segment, 6, if sum == 0 { 0xffff } else { sum }),
             Body::Tcp { .. } => put(&mut segment, 16, sum),
-            Body::Echo { .. } => put(&mut segment, 2, sum),
+            Body::Echo { .. } | Body::Error { .. } => put(&mut segment, 2, sum),
         }
 
         let header_len = 20 + self.options.len();

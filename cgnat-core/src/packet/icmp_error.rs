@@ -1,0 +1,132 @@
+//! ICMP errors and the packet they quote (RFC 792, RFC 4884, RFC 5508 section 4).
+//!
+//! A quote is the IPv4 header of the packet that caused the error, options included, and at
+//! least eight bytes of what followed. Its transport checksum is not verified, because most
+//! quotes are cut (RFC 5508 REQ-3c); extensions behind it stay as they are (REQ-3d).
+
+use super::ipv4::{self, Header, protocol};
+use super::rewrite::{self, End, NewEndpoint};
+use super::{checksum, put_u16, put_u32, u16_at, u32_at};
+use crate::verdict::DropReason;
+
+/// Bytes of an ICMP header; the quote begins behind it.
+const ICMP_HEADER: usize = 8;
+
+/// Bytes of the transport header that a quote holds at least (RFC 792).
+const QUOTED: usize = 8;
+
+/// The packet that an error is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quote {
+    /// Its IP protocol number: TCP, UDP, or ICMP for an echo query.
+    pub protocol: u8,
+    /// Its source address and port.
+    pub source: (u32, u16),
+    /// Its destination address and port; for a query both ports are the identifier.
+    pub destination: (u32, u16),
+    /// Length of its IPv4 header, bytes.
+    header_len: usize,
+    /// Bytes of it that are quoted at most; what comes behind is an extension.
+    quoted_len: usize,
+    /// It may be filled up with zeros (RFC 4884 section 3).
+    padded: bool,
+}
+
+/// Whether errors of this type are translated: destination unreachable, time exceeded,
+/// parameter problem. Source quench and redirect are not (RFC 5508 REQ-10b1, 10c1).
+pub fn is_translated(icmp_type: u8) -> bool {
+    matches!(icmp_type, 3 | 11 | 12)
+}
+
+/// Reads the quote of an error whose IPv4 `header` was checked. The error must go to the
+/// source of the packet it is about: anything else is forged.
+///
+/// # Errors
+/// A wrong ICMP checksum (RFC 5508 REQ-3), a short or impossible quote or one with a wrong
+/// header checksum (REQ-3a), a quote of something that is not translated.
+pub fn parse(packet: &[u8], header: &Header) -> Result<Quote, DropReason> {
+    let segment = &packet[header.header_len..header.total_len];
+    if checksum::full(segment) != 0 {
+        return Err(DropReason::IcmpChecksum);
+    }
+    let quoted = segment.get(ICMP_HEADER..).ok_or(DropReason::IcmpQuote)?;
+    // With extensions this byte says how many words are quoted (RFC 4884 section 4).
+    let words = usize::from(segment[5]);
+    let quoted = if words > 0 { &quoted[..quoted.len().min(words * 4)] } else { quoted };
+    let header_len = ipv4::quoted_header_len(quoted).ok_or(DropReason::IcmpQuote)?;
+    if quoted.len() < header_len + QUOTED || checksum::full(&quoted[..header_len]) != 0 {
+        return Err(DropReason::IcmpQuote);
+    }
+    // Without the first fragment there are no ports.
+    if u16_at(quoted, 6) & 0x1fff != 0 {
+        return Err(DropReason::IcmpQuote);
+    }
+    let transport = &quoted[header_len..];
+    let (source_port, destination_port) = match quoted[9] {
+        protocol::TCP | protocol::UDP => (u16_at(transport, 0), u16_at(transport, 2)),
+        // Errors about queries, never about errors.
+        protocol::ICMP if matches!(transport[..2], [8 | 0, 0]) => {
+            (u16_at(transport, 4), u16_at(transport, 4))
+        }
+        _ => return Err(DropReason::IcmpQuote),
+    };
+    let (source, destination) = (u32_at(quoted, 12), u32_at(quoted, 16));
+    if source != header.destination {
+        return Err(DropReason::IcmpQuote);
+    }
+    Ok(Quote {
+        protocol: quoted[9],
+        source: (source, source_port),
+        destination: (destination, destination_port),
+        header_len,
+        quoted_len: quoted.len(),
+        padded: words > 0,
+    })
+}
+
+/// Rewrites `end` of the quoted packet to `new`, and the other end of the error itself to
+/// the same address: an error goes to the source of what it is about, and comes, as the
+/// outside sees it, from its destination (RFC 5508 REQ-4, REQ-5).
+pub fn translate(packet: &mut [u8], header: &Header, quote: &Quote, end: End, new: NewEndpoint) {
+    let (address_at, port_at, outer_at) = match end {
+        End::Source => (12, 0, 16),
+        End::Destination => (16, 2, 12),
+    };
+    let outer_delta = checksum::Delta::NONE.address(u32_at(packet, outer_at), new.address);
+    put_u32(packet, outer_at, new.address);
+    let ip_checksum = outer_delta.apply(u16_at(packet, 10));
+    put_u16(packet, 10, ip_checksum);
+
+    let segment = &mut packet[header.header_len..header.total_len];
+    let quoted = &mut segment[ICMP_HEADER..ICMP_HEADER + quote.quoted_len];
+    put_u32(quoted, address_at, new.address);
+    let quoted_checksum = new.address_delta.apply(u16_at(quoted, 10));
+    put_u16(quoted, 10, quoted_checksum);
+    let transport = &mut quoted[quote.header_len..];
+    let both = new.address_delta.plus(new.port_delta);
+    match quote.protocol {
+        protocol::TCP => {
+            put_u16(transport, port_at, new.port);
+            // A checksum of 0 behind a cut is padding and stays (RFC 5508 REQ-3d).
+            if transport.len() >= 18 && !(quote.padded && u16_at(transport, 16) == 0) {
+                let updated = both.apply(u16_at(transport, 16));
+                put_u16(transport, 16, updated);
+            }
+        }
+        protocol::UDP => {
+            put_u16(transport, port_at, new.port);
+            let old = u16_at(transport, 6);
+            if old != 0 {
+                let updated = both.apply(old);
+                put_u16(transport, 6, if updated == 0 { 0xffff } else { updated });
+            }
+        }
+        _ => {
+            put_u16(transport, 4, new.port);
+            rewrite::icmp_checksum(transport, new.port_delta);
+        }
+    }
+    put_u16(segment, 2, 0);
+    let icmp_checksum = checksum::full(segment);
+    put_u16(segment, 2, icmp_checksum);
+}
