@@ -8,6 +8,8 @@
 mod blocks;
 #[path = "scenarios/desk.rs"]
 mod desk;
+#[path = "scenarios/errors_of_the_box.rs"]
+mod errors_of_the_box;
 #[path = "scenarios/hairpinning.rs"]
 mod hairpinning;
 #[path = "scenarios/icmp_errors.rs"]

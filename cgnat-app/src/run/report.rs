@@ -36,6 +36,8 @@ pub struct Report {
     arp_received: u64,
     echo_answered: u64,
     originated: u64,
+    errors_sent: u64,
+    errors_withheld: u64,
     arp_conflicts: u64,
     parked: u64,
     mappings: [u64; Protocol::COUNT],
@@ -77,6 +79,8 @@ impl Report {
             arp_received: sum(&|c| c.arp_received.value()),
             echo_answered: sum(&|c| c.echo_answered.value()),
             originated: sum(&|c| c.originated.value()),
+            errors_sent: sum(&|c| c.errors_sent.value()),
+            errors_withheld: sum(&|c| c.errors_withheld.value()),
             arp_conflicts: sum(&|c| c.arp_conflicts.value()),
             parked: sum(&|c| c.parked.value()),
             mappings: std::array::from_fn(|p| sum(&|c| c.mappings[p].value())),
@@ -216,6 +220,13 @@ impl Report {
             "\nFor the box itself: {} ARP received, {} pings answered, {} frames made; {} hairpinned",
             self.arp_received, self.echo_answered, self.originated, self.hairpinned
         )?;
+        if self.errors_sent + self.errors_withheld > 0 {
+            writeln!(
+                out,
+                "ICMP errors of the box: {} sent, {} withheld",
+                self.errors_sent, self.errors_withheld
+            )?;
+        }
         if self.arp_conflicts > 0 {
             writeln!(out, "ARP conflicts: {}; somebody else uses our address", self.arp_conflicts)?;
         }
@@ -298,6 +309,7 @@ impl Report {
             "drops": drops,
             "consumed": { "arp": self.arp_received, "echo": self.echo_answered },
             "originated": self.originated,
+            "icmp_errors": { "sent": self.errors_sent, "withheld": self.errors_withheld },
             "hairpinned": self.hairpinned,
             "parked": self.parked,
             "balance": { "came": came, "ended": ended },

@@ -62,8 +62,12 @@ pub struct WorkerCounters {
     pub arp_received: Counter,
     /// Pings to own addresses, answered.
     pub echo_answered: Counter,
-    /// Frames made by the box: ARP requests and replies, echo replies.
+    /// Frames made by the box: ARP requests and replies, echo replies, ICMP errors.
     pub originated: Counter,
+    /// ICMP errors of the box itself that were sent; they are in `originated` too.
+    pub errors_sent: Counter,
+    /// ICMP errors that were not sent, because of their rate or for want of a buffer.
+    pub errors_withheld: Counter,
     /// An ARP sender claimed one of our addresses.
     pub arp_conflicts: Counter,
     /// Packets handed to other workers.
@@ -109,6 +113,8 @@ impl WorkerCounters {
             arp_received: Counter::default(),
             echo_answered: Counter::default(),
             originated: Counter::default(),
+            errors_sent: Counter::default(),
+            errors_withheld: Counter::default(),
             arp_conflicts: Counter::default(),
             handed_off: Counter::default(),
             handed_in: Counter::default(),

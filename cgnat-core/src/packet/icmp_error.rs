@@ -9,6 +9,9 @@ use super::rewrite::{self, End, NewEndpoint};
 use super::{checksum, put_u16, put_u32, u16_at, u32_at};
 use crate::verdict::DropReason;
 
+/// Bytes of an IPv4 header without options.
+const IP_HEADER: usize = 20;
+
 /// Bytes of an ICMP header; the quote begins behind it.
 const ICMP_HEADER: usize = 8;
 
@@ -30,6 +33,53 @@ pub struct Quote {
     quoted_len: usize,
     /// It may be filled up with zeros (RFC 4884 section 3).
     padded: bool,
+}
+
+/// Bytes of the datagram that carries an error of ours at most (RFC 1812 section 4.3.2.3).
+const LARGEST: usize = 576;
+
+/// Type and code of an error that the box itself sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    icmp_type: u8,
+    code: u8,
+}
+
+/// Time to live exceeded in transit (RFC 5508 section 7.2).
+pub const TIME_EXCEEDED: Kind = Kind { icmp_type: 11, code: 0 };
+
+/// Host unreachable: a new flow was refused (RFC 6888 REQ-11b).
+pub const HOST_UNREACHABLE: Kind = Kind { icmp_type: 3, code: 1 };
+
+/// Bytes of the datagram that tells of a packet with this header.
+pub fn length_about(header: &Header) -> usize {
+    (IP_HEADER + ICMP_HEADER + header.total_len).min(LARGEST)
+}
+
+/// Writes an error from our address `from` about `packet`, which is as it was received, into
+/// `into` of [`length_about`] bytes. It has the packet's class of service (RFC 5508 section
+/// 7.7) and goes to its source.
+pub fn write(into: &mut [u8], kind: Kind, from: u32, packet: &[u8], header: &Header) {
+    let length = into.len();
+    into.fill(0);
+    into[0] = 0x45;
+    into[1] = packet[1] & 0xfc;
+    put_u16(into, 2, length as u16);
+    // Never fragmented, so its identification is free (RFC 6864 section 4.1).
+    put_u16(into, 6, 0x4000);
+    into[8] = 64;
+    into[9] = protocol::ICMP;
+    put_u32(into, 12, from);
+    put_u32(into, 16, header.source);
+    let ip_checksum = checksum::full(&into[..IP_HEADER]);
+    put_u16(into, 10, ip_checksum);
+    let segment = &mut into[IP_HEADER..];
+    segment[0] = kind.icmp_type;
+    segment[1] = kind.code;
+    let quoted = segment.len() - ICMP_HEADER;
+    segment[ICMP_HEADER..].copy_from_slice(&packet[..quoted]);
+    let icmp_checksum = checksum::full(segment);
+    put_u16(segment, 2, icmp_checksum);
 }
 
 /// Whether errors of this type are translated: destination unreachable, time exceeded,

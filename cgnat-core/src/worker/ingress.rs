@@ -1,6 +1,7 @@
 //! What arrived: link header, ARP, packets for the box itself, and whose packet it is.
 
 use super::Worker;
+use super::errors::{told_inside, told_outside};
 use super::handoff::{Kind, Note};
 use super::io::{PacketBuf, PacketIo};
 use super::parking::AwaitsBlock;
@@ -104,7 +105,12 @@ impl<I: PacketIo> Worker<I> {
                     self.refuse(port, waiting.packet, DropReason::ParkingFull);
                 }
             }
-            Verdict::Drop(reason) => self.refuse(port, packet, reason),
+            Verdict::Drop(reason) => {
+                if let Some(kind) = told_inside(reason) {
+                    self.tell(kind, port, &packet, offset, (header, transport));
+                }
+                self.refuse(port, packet, reason);
+            }
             Verdict::ForwardInternal => unreachable!("an outbound packet never goes inward"),
         }
     }
@@ -165,7 +171,13 @@ impl<I: PacketIo> Worker<I> {
         let bytes = &mut packet.bytes_mut()[offset..];
         match self.shard.inbound(bytes, header, transport, hairpinned, now) {
             Verdict::ForwardInternal => self.egress(Side::Internal, packet, offset),
-            Verdict::Drop(reason) => self.refuse(port, packet, reason),
+            Verdict::Drop(reason) => {
+                // A hairpinned packet is translated already; its sender is told nothing.
+                if let Some(kind) = told_outside(reason).filter(|_| !hairpinned) {
+                    self.tell(kind, port, &packet, offset, (header, transport));
+                }
+                self.refuse(port, packet, reason);
+            }
             other => unreachable!("an inbound packet ends as {other:?}"),
         }
     }

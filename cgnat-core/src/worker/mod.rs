@@ -3,7 +3,8 @@
 //! One [`Worker`] is driven by one thread through [`Worker::poll`], which takes what
 //! housekeeping and other workers sent, receives a burst from each port, and sends the
 //! results. Files: `ingress` (what arrived?), `exchange` (other workers and housekeeping),
-//! `egress` (next hop, link header, transmission), `parking` (packets that wait), `arp`.
+//! `egress` (next hop, link header, transmission), `parking` (packets that wait), `arp`, `errors` (ICMP
+//! errors of the box itself).
 //!
 //! Always true:
 //! 1. a poll is bounded: one burst per port and ring, a fixed number of commands;
@@ -13,6 +14,7 @@
 
 mod arp;
 mod egress;
+mod errors;
 mod exchange;
 pub mod forwarding;
 pub mod handoff;
@@ -29,6 +31,7 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::control::counters::WorkerCounters;
 use crate::control::neighbours::NeighbourTable;
 use crate::control::{Command, Event};
+use crate::policy::error_rate::ErrorRate;
 use crate::shard::Shard;
 use crate::space::OwnerMap;
 use crate::time::{Instant, Tick};
@@ -101,6 +104,7 @@ pub struct Worker<I: PacketIo> {
     transmit: Vec<Burst<I::Packet>>,
     hand_off: Vec<Burst<I::Packet>>,
     parking: Parking<I::Packet>,
+    error_rate: ErrorRate,
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -139,6 +143,7 @@ impl<I: PacketIo> Worker<I> {
             published: Tick(u32::MAX),
             receive: Burst::new(),
             parking: Parking::new(),
+            error_rate: ErrorRate::default(),
         }
     }
 

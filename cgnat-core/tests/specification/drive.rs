@@ -8,12 +8,12 @@ use cgnat_core::layout::Layout;
 use cgnat_core::testing::io::MemoryPacket;
 use cgnat_core::testing::lab::{Lab, port_mac};
 use cgnat_core::time::Instant;
-use cgnat_core::verdict::DropReason;
+use cgnat_core::verdict::DropReason::{self, *};
 use cgnat_core::worker::steering::Steering;
 
 use super::events::{EXTERNAL, Event, Events, Habits, INTERNAL};
 use super::nat::{Block, Endpoint, Nat, Outcome, Pool, Rules, Seen, Ticks};
-use super::wire::{ICMP, Link, TCP, UDP, ip};
+use super::wire::{Body, ICMP, Link, Packet, TCP, UDP, ip};
 
 pub const INTERNAL_OWN: &str = "10.255.0.2";
 pub const EXTERNAL_OWN: &str = "192.0.2.2";
@@ -253,9 +253,50 @@ impl Driver {
                     let seen = self.seen(key, &output.1, now);
                     self.nat.outbound(&packet, now, &seen)?
                 };
+                let output = self.without_error(output, port, &packet, &outcome);
                 self.expect(number, output, &outcome, false)
             }
         }
+    }
+
+    /// Takes out the ICMP error that the box may have sent about a packet (RFC 5508 section
+    /// 7.2, RFC 6888 REQ-11b); at most one, and it must be right to the byte. Whether it is
+    /// sent is a matter of its rate, which scenarios test.
+    fn without_error(
+        &self,
+        (mut sent, dropped): (Vec<(usize, Vec<u8>)>, Vec<DropReason>),
+        port: usize,
+        packet: &Packet,
+        outcome: &Outcome,
+    ) -> (Vec<(usize, Vec<u8>)>, Vec<DropReason>) {
+        let told = match outcome {
+            Outcome::Drop(TtlExpired) | Outcome::DropEither(TtlExpired, _) => Some((11, 0)),
+            Outcome::Drop(
+                PoolExhausted | AddressExhausted | SubscriberPorts | MappingTableFull
+                | SessionTableFull,
+            ) if port == INTERNAL => Some((3, 1)),
+            _ => None,
+        };
+        let Some((kind, code)) = told.filter(|_| !matches!(packet.body, Body::Error { .. })) else {
+            return (sent, dropped);
+        };
+        let kept = 548 - 20 - packet.options.len();
+        let error = Packet {
+            identification: 0,
+            ttl: 64,
+            options: vec![],
+            source: self.nat.rules.own[port],
+            destination: packet.source,
+            body: Body::Error { kind, code, rest: 0, about: Box::new(packet.clone()), kept },
+            payload: vec![],
+        };
+        let link = self.link(port, false);
+        let back = Link { to: link.from, from: link.to, ..link };
+        let frame = back.frame(0x0800, &error.bytes());
+        if sent.first() == Some(&(port, frame)) {
+            sent.remove(0);
+        }
+        (sent, dropped)
     }
 
     /// The link header of frames that arrive at a port, or leave it.
