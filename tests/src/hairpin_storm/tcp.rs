@@ -57,6 +57,9 @@ impl AddAssign for Connected {
     }
 }
 
+/// Time after a refusal until the next try, as long as a lost SYN would take.
+const REFUSED: Duration = Duration::from_secs(1);
+
 /// A local port with a mapping; the connection that opened it stays open.
 struct Place {
     local: SocketAddrV4,
@@ -95,6 +98,9 @@ pub(super) fn run(options: &StormOptions, thread: usize, until: Instant) -> Resu
             Err(error) => {
                 done.not_learned += 1;
                 done.first_error.get_or_insert_with(|| format!("learning: {error}"));
+                // The box refuses at once. Who asks again at once leaves no block in peace, so
+                // that none is ever released.
+                std::thread::sleep(REFUSED);
                 continue;
             }
         };
