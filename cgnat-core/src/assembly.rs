@@ -34,47 +34,13 @@ pub struct Memory {
 /// Everything of a worker but its packets. `Send`, so that it can be built on one thread
 /// and become a worker on another.
 pub struct Seat {
-    parts: SeatParts,
-}
-
-struct SeatParts {
-    shard: Shard,
-    forwarding: Arc<Forwarding>,
-    steering: Steering,
-    owners: OwnerMap,
-    neighbours: Arc<NeighbourTable>,
-    commands: crossbeam_channel::Receiver<crate::control::Command>,
-    events: crossbeam_channel::Sender<crate::control::Event>,
-    counters: Arc<WorkerCounters>,
-    time: TimeSource,
+    parts: WorkerParts,
 }
 
 impl Seat {
     /// The worker, with its packets.
     pub fn worker<I: PacketIo>(self, io: I) -> Worker<I> {
-        let SeatParts {
-            shard,
-            forwarding,
-            steering,
-            owners,
-            neighbours,
-            commands,
-            events,
-            counters,
-            time,
-        } = self.parts;
-        Worker::new(WorkerParts {
-            shard,
-            io,
-            forwarding,
-            steering,
-            owners,
-            neighbours,
-            commands,
-            events,
-            counters,
-            time,
-        })
+        Worker::new(self.parts, io)
     }
 }
 
@@ -141,7 +107,7 @@ pub fn assemble(
         });
         all_counters.push(counters.clone());
         seats.push(Seat {
-            parts: SeatParts {
+            parts: WorkerParts {
                 shard,
                 forwarding: forwarding.clone(),
                 steering: Steering::new(layout.workers),

@@ -204,7 +204,7 @@ fn weather(pool: &Pool) -> Result<()> {
     let undecided = report.findings.undecided;
     ensure!(undecided * 1000 < report.talked.right, "{undecided} datagrams are undecided");
 
-    // That it was a storm: blocks went round several times, by several workers.
+    // That it was a storm: at 60 s more blocks were lent than there are, by several workers.
     // A block goes round in four seconds at best (talk, idle time, hold-down, two sweeps); a
     // subscriber that wakes before that keeps it.
     ensure!(allocated > pool.blocks() * seconds / 40, "only {allocated} blocks allocated");

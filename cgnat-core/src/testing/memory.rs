@@ -1,5 +1,5 @@
-//! Zeroed, cache-line aligned memory from the heap, for tests and for `cgnat check`-like
-//! uses without DPDK. It is leaked: tables live as long as the process, here too.
+//! Zeroed, cache-line aligned memory from the heap, for tests. It is
+//! leaked: tables live as long as the process, here too.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

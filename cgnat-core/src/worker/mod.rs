@@ -10,7 +10,8 @@
 //! 1. a poll is bounded: one burst per port and ring, a fixed number of commands;
 //! 2. it does not block, allocate, format or log;
 //! 3. every packet ends in exactly one counter of [`WorkerCounters`];
-//! 4. only a packet whose source is an external address of ours leaves an external port.
+//! 4. a translated packet leaves an external port only with a source that is a pool's; what
+//!    the box makes itself has the address of the port.
 
 mod arp;
 mod egress;
@@ -57,12 +58,10 @@ pub enum TimeSource {
     Packets,
 }
 
-/// What a [`Worker`] is made of.
-pub struct WorkerParts<I: PacketIo> {
+/// What a [`Worker`] is made of, besides its packets.
+pub struct WorkerParts {
     /// Its shard.
     pub shard: Shard,
-    /// Its packets.
-    pub io: I,
     /// Ports, addresses, routes.
     pub forwarding: Arc<Forwarding>,
     /// Owner of internal addresses.
@@ -109,10 +108,9 @@ pub struct Worker<I: PacketIo> {
 
 impl<I: PacketIo> Worker<I> {
     /// A worker that has not polled yet.
-    pub fn new(parts: WorkerParts<I>) -> Self {
+    pub fn new(parts: WorkerParts, io: I) -> Self {
         let WorkerParts {
             shard,
-            io,
             forwarding,
             steering,
             owners,
