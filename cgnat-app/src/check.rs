@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use cgnat_core::config::{Config, Problems};
+use cgnat_core::config::{Config, Mode, Pool, Problems};
 
 use crate::preflight::{self, Preflight};
 
@@ -146,19 +146,42 @@ pub fn summary(config: &Config) -> String {
     for (i, pool) in config.pools().iter().enumerate() {
         let blocks = pool.addresses().len() as u64 * u64::from(pool.blocks_per_address());
         let subscribers = config.possible_subscribers(i);
-        text += &format!(
-            "{:width$}  {} addresses  {} blocks of {} ports  {} possible subscribers",
-            pool.name(),
-            grouped(pool.addresses().len() as u64),
-            grouped(blocks),
-            pool.block_size(),
-            grouped(subscribers),
-        );
-        if subscribers > blocks {
-            let share = subscribers.div_ceil(blocks);
-            text += &format!(" (1 in {} may be active at once)", grouped(share));
-        }
+        let addresses = grouped(pool.addresses().len() as u64);
+        text += &format!("{:width$}  {addresses} addresses  ", pool.name());
+        text += &match pool.mode() {
+            Mode::PortBlock => blocks_of(pool, blocks, subscribers),
+            Mode::Deterministic => ranges_of(pool, blocks, subscribers),
+        };
         text += "\n";
+    }
+    text
+}
+
+fn blocks_of(pool: &Pool, blocks: u64, subscribers: u64) -> String {
+    let mut text = format!(
+        "{} blocks of {} ports  {} possible subscribers",
+        grouped(blocks),
+        pool.block_size(),
+        grouped(subscribers),
+    );
+    if subscribers > blocks {
+        let share = subscribers.div_ceil(blocks);
+        text += &format!(" (1 in {} may be active at once)", grouped(share));
+    }
+    text
+}
+
+fn ranges_of(pool: &Pool, ranges: u64, subscribers: u64) -> String {
+    let mut text = format!(
+        "{} ranges of {} ports for {} subscribers",
+        grouped(ranges),
+        pool.block_size(),
+        grouped(subscribers),
+    );
+    if let Some(overflow) = pool.overflow() {
+        let count = grouped(u64::from(pool.overflow_blocks_per_address()));
+        let size = overflow.block_size();
+        text += &format!("; overflow on each address: {count} blocks of {size} ports");
     }
     text
 }

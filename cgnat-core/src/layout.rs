@@ -33,7 +33,7 @@ pub struct Layout {
     pub sessions_per_shard: u32,
     /// Subscribers of one shard.
     pub subscribers_per_shard: u32,
-    /// Port blocks of all pools.
+    /// Port blocks of all pools, ranges of deterministic pools among them.
     pub blocks: u32,
     /// Ports of all pools, counted once per protocol space.
     pub port_slots: u64,
@@ -77,7 +77,7 @@ impl Layout {
         let mappings = (share + share * uneven / 100) as u32;
         let sessions = (mappings / MAPPINGS_PER_SESSION).max(64);
         let space = ExternalSpace::new(config);
-        let blocks = space.blocks();
+        let blocks = space.pools().iter().map(|pool| pool.blocks().count() as u32).sum::<u32>();
         // Each subscriber with state holds a block, so there are never more of them.
         let subscribers = blocks.max(1);
         let shard_bytes = bytes_of::<Mapping>(mappings as usize)
@@ -89,11 +89,15 @@ impl Layout {
         let mut block_bytes = 0;
         let mut port_slots = 0;
         for pool in space.pools() {
-            let count = pool.blocks() as usize;
-            block_bytes += count * block_bytes_of(pool.block_size);
-            port_slots += (count * slots_for(pool.block_size)) as u64;
+            for block in pool.blocks() {
+                let size = pool.size_of(block);
+                block_bytes += block_bytes_of(size);
+                port_slots += slots_for(size) as u64;
+            }
         }
         let per_shard = mappings as usize + sessions as usize;
+        // Shared arrays have a place for each number.
+        let numbers = space.blocks() as usize;
         Self {
             workers,
             mappings_per_shard: mappings,
@@ -103,8 +107,8 @@ impl Layout {
             port_slots,
             shard_bytes,
             block_bytes,
-            heap_bytes: 8 * (per_shard * usize::from(workers) + blocks as usize)
-                + usize::from(workers) * blocks as usize * size_of::<Option<BlockLease>>(),
+            heap_bytes: 8 * (per_shard * usize::from(workers) + numbers)
+                + usize::from(workers) * numbers * size_of::<Option<BlockLease>>(),
         }
     }
 
@@ -146,16 +150,17 @@ impl Layout {
         let mut cut = Cut::new(memory, self.block_bytes)?;
         let mut leases = Vec::with_capacity(self.blocks as usize);
         for (pool_number, pool) in space.pools().iter().enumerate() {
-            for block in pool.first_block..pool.first_block + pool.blocks() {
+            for block in pool.blocks() {
+                let size = pool.size_of(block);
                 let record: &'static mut [BlockRecord] = cut.take(1)?;
-                let taken = cut.take(words_for(pool.block_size))?;
-                let slots = cut.take(slots_for(pool.block_size))?;
+                let taken = cut.take(words_for(size))?;
+                let slots = cut.take(slots_for(size))?;
                 leases.push(BlockLease::new(
                     &mut record[0],
                     taken,
                     slots,
                     (block, pool_number as u16, pool.address_of(block)),
-                    (pool.first_port_of(block), pool.block_size),
+                    (pool.first_port_of(block), size),
                 ));
             }
         }

@@ -75,7 +75,7 @@ pub struct ShardGauges {
     pub subscribers: u64,
     /// Blocks that subscribers hold.
     pub blocks_in_use: u64,
-    /// Blocks lent to this shard and free.
+    /// Blocks lent to this shard and free; ranges of subscribers without state among them.
     pub blocks_free: u64,
     /// Mappings created since start.
     pub mappings_created: u64,
@@ -177,7 +177,7 @@ impl Shard {
         let free = space
             .pools()
             .iter()
-            .map(|pool| FreeBlocks::new(pool.addresses.len(), pool.blocks_per_address as usize));
+            .map(|pool| FreeBlocks::new(pool.addresses.len(), pool.dynamic_per_address() as usize));
         let wishes = space.pools().iter().map(|pool| PoolWishes {
             any: Wish::default(),
             at: vec![Wish::default(); pool.addresses.len()],
@@ -239,11 +239,18 @@ impl Shard {
         let (block, pool, address) = (lease.id(), lease.pool(), lease.address_index());
         lease.set_shard(self.id);
         self.leases[block as usize] = Some(lease);
-        self.free[usize::from(pool)].add(address, block);
-        self.gauges.blocks_free += 1;
+        self.make_available(pool, address, block);
         let wishes = &mut self.wishes[usize::from(pool)];
         wishes.any = Wish::default();
         wishes.at[address as usize] = Wish::default();
+    }
+
+    /// A block that no subscriber holds is free for anybody, a range for its subscriber alone.
+    pub(crate) fn make_available(&mut self, pool: u16, address: u32, block: u32) {
+        if !self.space.pools()[usize::from(pool)].is_range(block) {
+            self.free[usize::from(pool)].add(address, block);
+        }
+        self.gauges.blocks_free += 1;
     }
 
     /// Gives back up to `count` free blocks, at most half of what is free (rounded up), so
@@ -339,7 +346,7 @@ impl Shard {
             let internal = Ipv4Addr::from(subscriber.address);
             subscriber.blocks().iter().map(move |block| {
                 let first = pool.first_port_of(*block);
-                (internal, Ipv4Addr::from(external), first, first + (pool.block_size - 1))
+                (internal, Ipv4Addr::from(external), first, first + (pool.size_of(*block) - 1))
             })
         })
     }
@@ -409,7 +416,11 @@ impl Shard {
                 blocks += 1;
             }
         }
-        let free: usize = self.free.iter().map(FreeBlocks::count).sum();
+        let ranges = self.leases.iter().flatten().filter(|lease| {
+            let pool = &self.space.pools()[usize::from(lease.pool())];
+            lease.subscriber().is_none() && pool.is_range(lease.id())
+        });
+        let free = self.free.iter().map(FreeBlocks::count).sum::<usize>() + ranges.count();
         let held = self.leases.iter().flatten().count();
         if blocks + free != held || free as u64 != self.gauges.blocks_free {
             return Err(format!("{blocks} blocks in use and {free} free, {held} lent"));

@@ -4,59 +4,25 @@
 //! through: pool by pool, address by address, block by block. The owner map says which
 //! worker holds each block; housekeeping alone writes it.
 
+mod geometry;
+mod numbering;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use hashbrown::HashMap;
 
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::endpoint::{ExternalAddress, ExternalEndpoint};
 
-/// How one pool's ports are cut into blocks.
-#[derive(Debug, Clone)]
-pub struct PoolGeometry {
-    /// External addresses, sorted.
-    pub addresses: Vec<ExternalAddress>,
-    /// First port that is lent.
-    pub first_port: u16,
-    /// Last port that is lent.
-    pub last_port: u16,
-    /// Ports per block, a power of two.
-    pub block_size: u16,
-    /// Blocks per address.
-    pub blocks_per_address: u32,
-    /// Number of the pool's first block.
-    pub first_block: u32,
-    /// Blocks per subscriber.
-    pub max_blocks: u8,
-    /// Seconds that a freed port rests.
-    pub hold_s: u32,
-}
-
-impl PoolGeometry {
-    /// Blocks of the pool.
-    pub fn blocks(&self) -> u32 {
-        self.blocks_per_address * self.addresses.len() as u32
-    }
-
-    /// First port of a block of this pool.
-    pub fn first_port_of(&self, block: u32) -> u16 {
-        let nth = (block - self.first_block) % self.blocks_per_address;
-        self.first_port + (nth * u32::from(self.block_size)) as u16
-    }
-
-    /// Index of the address of a block of this pool.
-    pub fn address_of(&self, block: u32) -> u32 {
-        (block - self.first_block) / self.blocks_per_address
-    }
-}
+pub use geometry::PoolGeometry;
 
 /// Place of an external endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Location {
     /// The address is not in a pool.
     Elsewhere,
-    /// The address is, but the port is outside the ports that the pool lends.
+    /// The address is, but the port is in none of the pool's blocks.
     NotLent,
     /// In this block.
     Block(u32),
@@ -79,17 +45,12 @@ impl ExternalSpace {
                 let place = (number as u16, index as u32);
                 space.by_address.insert(u32::from(*address), place);
             }
-            let geometry = PoolGeometry {
-                addresses: pool.addresses().iter().map(|a| ExternalAddress::from(*a)).collect(),
-                first_port: pool.first_port(),
-                last_port: pool.last_port(),
-                block_size: pool.block_size(),
-                blocks_per_address: pool.blocks_per_address(),
-                first_block: space.blocks,
-                max_blocks: pool.max_blocks(),
-                hold_s: pool.hold_s(),
+            let subscribers = match pool.mode() {
+                Mode::Deterministic => config.subscriber_ranges(number),
+                Mode::PortBlock => Vec::new(),
             };
-            space.blocks += geometry.blocks();
+            let geometry = PoolGeometry::new(pool, space.blocks, &subscribers);
+            space.blocks = geometry.numbers().end;
             space.pools.push(geometry);
         }
         space
@@ -100,7 +61,7 @@ impl ExternalSpace {
         &self.pools
     }
 
-    /// Blocks of all pools.
+    /// Numbers of blocks of all pools; not each of them exists.
     pub fn blocks(&self) -> u32 {
         self.blocks
     }
@@ -117,12 +78,15 @@ impl ExternalSpace {
         let Some((pool, address)) = self.by_address.get(&endpoint.address.0) else {
             return Location::Elsewhere;
         };
-        let pool = &self.pools[usize::from(*pool)];
-        if endpoint.port < pool.first_port || endpoint.port > pool.last_port {
-            return Location::NotLent;
+        match self.pools[usize::from(*pool)].block_at(*address, endpoint.port) {
+            Some(block) => Location::Block(block),
+            None => Location::NotLent,
         }
-        let nth = u32::from(endpoint.port - pool.first_port) >> pool.block_size.trailing_zeros();
-        Location::Block(pool.first_block + address * pool.blocks_per_address + nth)
+    }
+
+    /// Index of the pool that holds an external address.
+    pub fn pool_of(&self, address: ExternalAddress) -> Option<u16> {
+        self.by_address.get(&address.0).map(|(pool, _)| *pool)
     }
 
     /// External address with this index in a pool.

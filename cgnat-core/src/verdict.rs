@@ -70,7 +70,7 @@ drop_reasons! {
     // Refusals: nothing existing is ever taken for them (RFC 6888 REQ-11).
     PoolExhausted, "pool-exhausted", "No free port block in the pool for a new subscriber; add addresses or lower `max-blocks`.";
     AddressExhausted, "address-exhausted", "The subscriber's paired address has no free port block left (RFC 7857 section 4); add addresses.";
-    SubscriberPorts, "subscriber-ports", "The subscriber uses all ports of its `max-blocks` blocks; one host opens very many flows, or ports are resting.";
+    SubscriberPorts, "subscriber-ports", "The subscriber uses all ports of its `max-blocks` blocks, or of its range and overflow; one host opens very many flows, or ports are resting.";
     MappingTableFull, "mapping-table-full", "The shard's mapping table is full; raise `max-mappings`.";
     SessionTableFull, "session-table-full", "The shard's session table is full, or one mapping has too many sessions; raise `max-mappings`.";
     SubscriberTableFull, "subscriber-table-full", "The shard's subscriber table is full; raise `max-mappings` or add addresses.";

@@ -8,6 +8,8 @@
 mod blocks;
 #[path = "scenarios/desk.rs"]
 mod desk;
+#[path = "scenarios/deterministic.rs"]
+mod deterministic;
 #[path = "scenarios/errors_of_the_box.rs"]
 mod errors_of_the_box;
 #[path = "scenarios/hairpinning.rs"]

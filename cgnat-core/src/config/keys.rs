@@ -39,6 +39,12 @@ pub const KEYS: &[&str] = &[
     "pools.<name>.allocation.block-size",
     "pools.<name>.allocation.max-blocks",
     "pools.<name>.allocation.hold",
+    "pools.<name>.allocation.ports-per-subscriber",
+    "pools.<name>.allocation.overflow",
+    "pools.<name>.allocation.overflow.ports",
+    "pools.<name>.allocation.overflow.block-size",
+    "pools.<name>.allocation.overflow.max-blocks",
+    "pools.<name>.allocation.overflow.hold",
     "pools.<name>.pooling",
     "subscribers",
     "subscribers[].name",
@@ -65,7 +71,6 @@ pub const KEYS: &[&str] = &[
 /// Keys that are planned; each is refused by name, never ignored.
 pub const NOT_YET: &[&str] = &[
     "system.state",
-    "pools.<name>.allocation.ports-per-subscriber",
     "pools.<name>.allocation.max-held",
     "pools.<name>.alarm",
     "subscribers[].limits",

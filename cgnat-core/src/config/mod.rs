@@ -7,7 +7,8 @@
 //! 2. at least one pool and one subscriber group; a group's pool exists;
 //! 3. pool addresses are sorted, unique, disjoint between pools, and outside every
 //!    subscriber range and port address;
-//! 4. a pool's block size is a power of two that divides its port range;
+//! 4. a pool's block size is a power of two that divides its port range; a deterministic pool
+//!    has a range for each of its subscribers;
 //! 5. timeouts respect RFC 4787, 5382, 5508 and 7857 minimums; with `lab.allow-short-timers`
 //!    they are at least 1 s, and there is a warning.
 //!
@@ -15,6 +16,7 @@
 
 mod keys;
 mod problem;
+mod ranges;
 mod raw;
 mod read;
 mod scalar;
@@ -128,8 +130,27 @@ pub struct Pool {
     pub(crate) addresses: Vec<Ipv4Addr>,
     pub(crate) first_port: u16,
     pub(crate) last_port: u16,
+    pub(crate) mode: Mode,
     pub(crate) block_size: u16,
     pub(crate) max_blocks: u8,
+    pub(crate) hold_s: u32,
+    pub(crate) overflow: Option<Overflow>,
+}
+
+/// `allocation.mode`: how a pool lends its ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Blocks on demand.
+    PortBlock,
+    /// A range for each subscriber, by arithmetic (RFC 7422).
+    Deterministic,
+}
+
+/// `allocation.overflow`: blocks for subscribers whose range is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overflow {
+    pub(crate) ports: u16,
+    pub(crate) block_size: u16,
     pub(crate) hold_s: u32,
 }
 
@@ -203,31 +224,19 @@ impl Config {
         &self.warnings
     }
 
-    /// How many internal addresses fall to the pool with this index; first match wins.
-    pub fn possible_subscribers(&self, pool: usize) -> u64 {
-        let mut taken: Vec<Ipv4Net> = Vec::new();
-        let mut count = 0;
-        for group in &self.groups {
-            for range in &group.ranges {
-                if taken.iter().any(|earlier| earlier.contains(range)) {
-                    continue;
-                }
-                let inside = |earlier: &Ipv4Net| range.contains(earlier);
-                if group.pool == pool {
-                    let earlier = taken.iter().filter(|earlier| inside(earlier));
-                    count += hosts(range) - earlier.map(hosts).sum::<u64>();
-                }
-                taken.retain(|earlier| !inside(earlier));
-                taken.push(*range);
-            }
-        }
-        count
+    /// Internal addresses that fall to the pool with this index, first match wins: first and
+    /// last address of each piece, in the order of the file. In this order a deterministic
+    /// pool numbers its subscribers.
+    pub fn subscriber_ranges(&self, pool: usize) -> Vec<(u32, u32)> {
+        let groups = self.groups.iter();
+        let all = groups.flat_map(|group| group.ranges.iter().map(|r| (*r, Some(group.pool))));
+        ranges::of_pool(all, pool)
     }
-}
 
-/// Addresses of a prefix, first and last included.
-fn hosts(prefix: &Ipv4Net) -> u64 {
-    1 << (32 - u32::from(prefix.prefix_len()))
+    /// How many internal addresses fall to the pool with this index.
+    pub fn possible_subscribers(&self, pool: usize) -> u64 {
+        ranges::count(&self.subscriber_ranges(pool))
+    }
 }
 
 impl System {
@@ -342,23 +351,61 @@ impl Pool {
         self.last_port
     }
 
-    /// Ports per block; a power of two, 64 to 4096.
+    /// How ports are lent.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Ports per block, a power of two from 64 to 4096; of a deterministic pool, ports of a
+    /// subscriber's range, any number from 16.
     pub fn block_size(&self) -> u16 {
         self.block_size
     }
 
-    /// Blocks of one external address.
+    /// Blocks, or ranges of a deterministic pool, of one external address.
     pub fn blocks_per_address(&self) -> u32 {
-        (u32::from(self.last_port) - u32::from(self.first_port) + 1) / u32::from(self.block_size)
+        let kept = self.overflow.map_or(0, |overflow| u32::from(overflow.ports));
+        let ports = u32::from(self.last_port) - u32::from(self.first_port) + 1 - kept;
+        ports / u32::from(self.block_size)
     }
 
-    /// Blocks that one subscriber may hold, 1 to 8.
+    /// Overflow blocks of one external address.
+    pub fn overflow_blocks_per_address(&self) -> u32 {
+        let ranges = self.blocks_per_address() * u32::from(self.block_size);
+        let ports = u32::from(self.last_port) - u32::from(self.first_port) + 1;
+        // What the ranges leave over is overflow too.
+        self.overflow.map_or(0, |overflow| (ports - ranges) / u32::from(overflow.block_size))
+    }
+
+    /// Blocks that one subscriber may hold, 1 to 8; the range of a deterministic pool is one.
     pub fn max_blocks(&self) -> u8 {
         self.max_blocks
     }
 
     /// Seconds that a freed port rests (RFC 6888 REQ-8).
     pub fn hold_s(&self) -> u32 {
+        self.hold_s
+    }
+
+    /// Overflow of a deterministic pool.
+    pub fn overflow(&self) -> Option<Overflow> {
+        self.overflow
+    }
+}
+
+impl Overflow {
+    /// Ports of each address that are kept for it; what the ranges leave over is added.
+    pub fn ports(self) -> u16 {
+        self.ports
+    }
+
+    /// Ports per block; a power of two, 64 to 4096.
+    pub fn block_size(self) -> u16 {
+        self.block_size
+    }
+
+    /// Seconds that a freed port of it rests.
+    pub fn hold_s(self) -> u32 {
         self.hold_s
     }
 }

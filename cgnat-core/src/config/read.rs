@@ -31,7 +31,6 @@ pub(super) struct Located<T> {
 pub(super) struct Fields<'a> {
     parent: At,
     pairs: Vec<(&'a str, Cursor<'a>)>,
-    planned: Vec<(&'a str, Cursor<'a>)>,
 }
 
 impl<'a> Cursor<'a> {
@@ -56,14 +55,12 @@ impl<'a> Cursor<'a> {
         let pairs = self.pairs(report, "keys and values")?;
         let known = || keys::below(&self.pattern).filter(|key| !key.starts_with('<'));
         let mut kept = Vec::with_capacity(pairs.len());
-        let mut planned = Vec::new();
         for (key, node) in pairs {
             let child = self.child(key, node, &key.text);
             if keys::below(&self.pattern).any(|known| known == key.text) && is_word(&key.text) {
                 kept.push((key.text.as_str(), child));
             } else if keys::is_planned(&self.pattern, &key.text) {
                 report.error(&child.head(), "this key is not supported in this version");
-                planned.push((key.text.as_str(), child));
             } else if key.text == "<<" {
                 report.error(&child.head(), "merge keys are not supported; write the keys out");
             } else {
@@ -75,7 +72,7 @@ impl<'a> Cursor<'a> {
                 report.error(&child.head(), message);
             }
         }
-        Some(Fields { parent: self.head(), pairs: kept, planned })
+        Some(Fields { parent: self.head(), pairs: kept })
     }
 
     /// The pairs of a map whose keys the operator chose; `stand_in` is `<name>` or `<port>`.
@@ -249,14 +246,6 @@ impl<'a> Fields<'a> {
             report.error(&self.parent, format!("the key `{key}` is missing"));
         }
         found
-    }
-
-    /// A number under a planned key, for a check that is worth more than the refusal alone.
-    pub(super) fn planned_number(&self, key: &str) -> Option<Located<u64>> {
-        let (_, cursor) = self.planned.iter().find(|(name, _)| *name == key)?;
-        let Value::Scalar(scalar) = &cursor.node.value else { return None };
-        let value = super::scalar::whole(&scalar.text)?;
-        Some(Located { value, at: cursor.at.clone() })
     }
 
     /// Where the map stands.

@@ -38,7 +38,17 @@ pools:
     ports: 1024-2047
     allocation: { mode: port-block, block-size: 256, max-blocks: 2, hold: 90s }
     pooling: paired
+  b:
+    addresses: [198.51.100.0/30]
+    allocation:
+      mode: deterministic
+      ports-per-subscriber: 2016
+      hold: 10s
+      overflow: { ports: 4032, block-size: 128, max-blocks: 3, hold: 60s }
 subscribers:
+  - name: own
+    match: [100.64.1.16/28, 100.64.2.0/26]
+    pool: b
   - name: few
     match: [100.64.1.0/24]
     pool: a
@@ -114,7 +124,29 @@ fn every_value_of_a_full_file_arrives() {
     assert_eq!(config.pools()[0].hold_s(), 90);
     assert_eq!(config.timeouts().udp_by_port_s(), [(53, 10), (123, 30), (5000, 180)]);
     assert!(!config.hairpinning());
-    assert_eq!(config.possible_subscribers(0), 65_536);
+    assert_eq!(config.possible_subscribers(0), 65_536 - 16 - 64);
+    let own = &config.pools()[1];
+    assert_eq!((own.mode(), own.block_size(), own.hold_s()), (Mode::Deterministic, 2016, 10));
+    assert_eq!((own.blocks_per_address(), own.max_blocks()), (30, 4));
+    let overflow = own.overflow().expect("an overflow");
+    assert_eq!((overflow.ports(), overflow.block_size(), overflow.hold_s()), (4032, 128, 60));
+    assert_eq!(config.possible_subscribers(1), 80);
+}
+
+#[test]
+fn a_deterministic_pool_has_its_own_defaults_by_6888_req_8b() {
+    let with = |allocation: &str| {
+        let pool = format!("[203.0.113.7], allocation: {{ mode: deterministic, {allocation} }}");
+        let text = SMALLEST.replace("[203.0.113.7]", &pool).replace("100.64.0.0/10", "10.1.1.0/28");
+        config(&text).pools()[0].clone()
+    };
+    let plain = with("ports-per-subscriber: 4032");
+    assert_eq!((plain.blocks_per_address(), plain.max_blocks(), plain.hold_s()), (16, 1, 0));
+    assert_eq!(plain.overflow(), None);
+    let more = with("ports-per-subscriber: 4000, overflow: { ports: 512 }");
+    assert_eq!((more.blocks_per_address(), more.max_blocks(), more.hold_s()), (16, 5, 0));
+    let overflow = more.overflow().expect("an overflow");
+    assert_eq!((overflow.block_size(), overflow.hold_s()), (64, 120));
 }
 
 #[test]
@@ -289,6 +321,10 @@ proptest! {
                 prop_assert!(!pool.addresses().is_empty());
                 prop_assert!(pool.addresses().is_sorted_by(|a, b| a < b));
                 prop_assert!(pool.first_port() > 0 && pool.blocks_per_address() > 0);
+                if pool.mode() == Mode::Deterministic {
+                    let room = pool.addresses().len() as u64 * u64::from(pool.blocks_per_address());
+                    prop_assert!(config.possible_subscribers(i) <= room);
+                }
                 let _ = config.possible_subscribers(i);
             },
             Err(problems) => {

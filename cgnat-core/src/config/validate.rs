@@ -5,6 +5,7 @@
 //! error was reported.
 
 mod cross;
+mod deterministic;
 mod device;
 mod pools;
 mod ports;
@@ -56,7 +57,7 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
     }
     cross::pools(report, &pools, &ports, &groups);
     cross::subscribers(report, &ports, &groups);
-    cross::deterministic(report, &pools, &groups);
+    deterministic::room(report, &pools, &groups);
     if report.has_errors() {
         return None;
     }

@@ -2,7 +2,8 @@
 //! workers there are.
 //!
 //! At start every block is lent: whole addresses where there are at least as many as
-//! workers, else each address in even parts. A worker that runs short wishes for more. What
+//! workers, else each address in even parts. Ranges of deterministic pools are lent to their
+//! subscribers' workers and stay there. A worker that runs short wishes for more. What
 //! housekeeping holds is lent at once; else the other workers are asked in turn to give back
 //! free blocks, and what comes is lent on. Only when nobody has any is the wish denied.
 
@@ -11,9 +12,10 @@ use arrayvec::ArrayVec;
 use super::Link;
 use crate::control::Command;
 use crate::shard::{BlockWish, SLICE};
-use crate::space::{ExternalSpace, OwnerMap};
+use crate::space::{ExternalSpace, OwnerMap, PoolGeometry};
 use crate::table::port_block::{BlockLease, PortCensus};
 use crate::time::{Instant, Tick};
+use crate::worker::steering::Steering;
 
 /// How long a worker may take to answer a recall before the next one is asked.
 const ANSWER_MS: u64 = 1_000;
@@ -50,7 +52,7 @@ impl Lending {
         owners: OwnerMap,
         leases: Vec<BlockLease>,
     ) -> Self {
-        let workers = links.len() as u32;
+        let steering = Steering::new(links.len() as u16);
         let mut lending = Self {
             owners,
             held: Vec::new(),
@@ -62,16 +64,11 @@ impl Lending {
             links.iter().map(|_| ArrayVec::new()).collect();
         for lease in leases {
             let pool = &space.pools()[usize::from(lease.pool())];
-            let nth = (lease.id() - pool.first_block) % pool.blocks_per_address;
-            let worker = if pool.addresses.len() as u32 >= workers {
-                lease.address_index() % workers
-            } else {
-                nth * workers / pool.blocks_per_address
-            };
-            let slice = &mut slices[worker as usize];
+            let worker = first_home(pool, lease.id(), steering);
+            let slice = &mut slices[usize::from(worker)];
             slice.push(lease);
             if slice.is_full() {
-                lending.lend(links, worker as u16, std::mem::take(slice));
+                lending.lend(links, worker, std::mem::take(slice));
             }
         }
         for (worker, slice) in slices.into_iter().enumerate() {
@@ -210,6 +207,23 @@ impl Lending {
             }
         }
     }
+}
+
+/// Who gets a block at the start. The range of a subscriber goes to the subscriber's worker,
+/// for good: it is never free for another. Overflow serves all subscribers of its address,
+/// and these are spread over all workers.
+fn first_home(pool: &PoolGeometry, block: u32, steering: Steering) -> u16 {
+    if let Some(subscriber) = pool.subscriber_of(block) {
+        return steering.owner_of(subscriber);
+    }
+    let workers = u32::from(steering.workers());
+    let home = if pool.addresses.len() as u32 >= workers && !pool.is_deterministic() {
+        pool.address_of(block) % workers
+    } else {
+        // A range that is nobody's has no lease, so the block is one of these.
+        pool.dynamic_nth(block).unwrap_or(0) * workers / pool.dynamic_per_address().max(1)
+    };
+    home as u16
 }
 
 /// The other workers, last one first: the next after the requester is asked first, so that

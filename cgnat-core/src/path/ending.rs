@@ -106,8 +106,7 @@ impl Shard {
         lease.release();
         let (pool, address) = (lease.pool(), lease.address_index());
         self.block_due.disarm(block);
-        self.free[usize::from(pool)].add(address, block);
-        self.gauges.blocks_free += 1;
+        self.make_available(pool, address, block);
         self.gauges.blocks_in_use -= 1;
         self.gauges.blocks_released += 1;
         let record = &mut self.subscribers[subscriber];
@@ -141,7 +140,7 @@ impl Shard {
         self.subscribers[subscriber].mappings -= 1;
 
         let pool = usize::from(self.lease_mut(block).pool());
-        let hold_s = self.space.pools()[pool].hold_s;
+        let hold_s = self.space.pools()[pool].hold_s_of(block);
         let due = (hold_s > 0).then(|| now.plus_seconds(hold_s));
         self.lease_mut(block).end_port(key.protocol, port, due);
         self.mind_idle_block(block, now);

@@ -46,7 +46,10 @@ impl Shard {
             Some(slot) if self.subscribers[slot].shard != self.id => {
                 return Err(Verdict::Drop(DropReason::OwnershipViolation));
             }
-            Some(slot) => slot,
+            Some(slot) => {
+                self.regain_range(slot, now)?;
+                slot
+            }
             None => self.new_subscriber(address, pool, now)?,
         };
         let Some(slot) = self.mappings.allocate() else {
@@ -105,9 +108,14 @@ impl Shard {
         self.subscriber_index.find(hash, |slot| self.subscribers[slot].address == address)
     }
 
-    /// A new subscriber with its first block; the block's address becomes its pair.
+    /// A new subscriber with its own range, or else with any block; the block's address
+    /// becomes its pair.
     fn new_subscriber(&mut self, address: u32, pool: u16, now: Tick) -> Result<u32, Verdict> {
-        let taken = self.free[usize::from(pool)].take_any(&mut self.random);
+        let deterministic = self.space.pools()[usize::from(pool)].is_deterministic();
+        let taken = match deterministic {
+            true => Some(self.own_range(pool, address)?),
+            false => self.free[usize::from(pool)].take_any(&mut self.random),
+        };
         let Some((paired, block)) = taken else {
             let wish = BlockWish { pool, address: None };
             return Err(self.wait_or_refuse(wish, DropReason::PoolExhausted, now));
@@ -123,18 +131,49 @@ impl Shard {
             inserted
         });
         let Some(slot) = slot else {
-            self.free[usize::from(pool)].add(paired, block);
+            if !deterministic {
+                self.free[usize::from(pool)].add(paired, block);
+            }
             return Err(Verdict::Drop(DropReason::SubscriberTableFull));
         };
         self.subscribers[slot].establish(self.id, address, pool, paired);
         self.gauges.subscribers += 1;
         self.hold_block(slot, block, now);
-        self.mind_low_water(pool, now);
+        if !deterministic {
+            self.mind_low_water(pool, now);
+        }
         Ok(slot)
     }
 
-    /// A random free port of the subscriber's blocks, oldest block first so that later ones
-    /// run empty and can be released; else of a further block of its paired address.
+    /// Index of the external address and number of the range that belongs to a subscriber of
+    /// a deterministic pool. Housekeeping lends it to the subscriber's worker at the start and
+    /// never recalls it, so that it is missing or held can only be a bug.
+    fn own_range(&self, pool: u16, address: u32) -> Result<(u32, u32), Verdict> {
+        let geometry = &self.space.pools()[usize::from(pool)];
+        let found = geometry.range_of(address).filter(|block| {
+            let lease = self.leases[*block as usize].as_ref();
+            lease.is_some_and(|lease| lease.shard() == self.id && lease.subscriber().is_none())
+        });
+        let violation = Verdict::Drop(DropReason::OwnershipViolation);
+        found.map(|block| (geometry.address_of(block), block)).ok_or(violation)
+    }
+
+    /// A range that fell idle is given back while overflow blocks may live on; it comes first
+    /// again before any of them is used (RFC 7422 section 2, step 3).
+    fn regain_range(&mut self, subscriber: u32, now: Tick) -> Result<(), Verdict> {
+        let held = &self.subscribers[subscriber];
+        let (pool, address) = (held.pool, held.address);
+        let geometry = &self.space.pools()[usize::from(pool)];
+        let has_range = held.blocks().first().is_some_and(|block| geometry.is_range(*block));
+        if geometry.is_deterministic() && !has_range {
+            let (_, block) = self.own_range(pool, address)?;
+            self.hold_block(subscriber, block, now);
+        }
+        Ok(())
+    }
+
+    /// A random free port of the subscriber's blocks, its own range first (RFC 7422 section 2,
+    /// step 3), then the oldest so that later ones run empty and can be released; else of a further block of its paired address.
     fn take_port(
         &mut self,
         subscriber: u32,
@@ -172,7 +211,11 @@ impl Shard {
 
     fn hold_block(&mut self, subscriber: u32, block: u32, now: Tick) {
         self.lease_mut(block).hold(subscriber);
-        self.subscribers[subscriber].add_block(block);
+        let pool = self.subscribers[subscriber].pool;
+        match self.space.pools()[usize::from(pool)].is_range(block) {
+            true => self.subscribers[subscriber].add_range(block),
+            false => self.subscribers[subscriber].add_block(block),
+        }
         self.gauges.blocks_free -= 1;
         self.gauges.blocks_in_use += 1;
         self.gauges.blocks_allocated += 1;

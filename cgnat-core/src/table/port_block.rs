@@ -236,8 +236,9 @@ impl BlockLease {
             return None;
         }
         let wanted = ((u64::from(random) * u64::from(free)) >> 32) as u32;
-        let words = usize::from(self.record.size) / 64;
+        let words = words_of_one(self.record.size);
         let taken = &mut self.taken[p * words..(p + 1) * words];
+        // Bits behind the last port are zeros too, but never among the first `free` ones.
         let offset = nth_zero(taken, wanted)?;
         taken[offset / 64] |= 1 << (offset % 64);
         self.record.used[p] += 1;
@@ -293,6 +294,7 @@ impl BlockLease {
     fn reclaim(&mut self, protocol: Protocol, now: Tick) {
         let p = protocol as usize;
         let size = usize::from(self.record.size);
+        let words = words_of_one(self.record.size);
         let mut next: Option<u32> = None;
         for offset in 0..size {
             let word = self.slots[p * size + offset];
@@ -301,7 +303,7 @@ impl BlockLease {
             }
             if rest_is_over(word, now) {
                 self.slots[p * size + offset] = 0;
-                self.taken[p * size / 64 + offset / 64] &= !(1 << (offset % 64));
+                self.taken[p * words + offset / 64] &= !(1 << (offset % 64));
                 self.record.resting[p] -= 1;
             } else {
                 let left = (word & !RESTING).wrapping_sub(now.0) & !RESTING;
@@ -314,7 +316,7 @@ impl BlockLease {
 
     fn clear_taken(&mut self, protocol: Protocol, port: u16) {
         let offset = usize::from(port - self.record.first_port);
-        let words = usize::from(self.record.size) / 64;
+        let words = words_of_one(self.record.size);
         self.taken[protocol as usize * words + offset / 64] &= !(1 << (offset % 64));
     }
 
@@ -329,9 +331,14 @@ fn rest_is_over(word: u32, now: Tick) -> bool {
     now.0.wrapping_sub(word) & !RESTING < 1 << 30
 }
 
-/// 64-bit words of the `taken` bitmap of a block of `size` ports.
+/// 64-bit words of the `taken` bitmap of a block of `size` ports; each protocol starts with a
+/// word of its own.
 pub const fn words_for(size: u16) -> usize {
-    Protocol::COUNT * size as usize / 64
+    Protocol::COUNT * words_of_one(size)
+}
+
+const fn words_of_one(size: u16) -> usize {
+    (size as usize).div_ceil(64)
 }
 
 /// Port slots of a block of `size` ports.

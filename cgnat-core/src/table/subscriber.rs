@@ -18,7 +18,7 @@ pub struct Subscriber {
     pub(crate) paired: u32,
     /// Mappings of all protocols.
     pub(crate) mappings: u32,
-    /// Port blocks, oldest first; `block_count` of them are valid.
+    /// Port blocks, its own range first, then oldest first; `block_count` of them are valid.
     blocks: [u32; MAX_BLOCKS],
     pub(crate) pool: u16,
     /// Shard that owns the record.
@@ -43,7 +43,7 @@ impl Subscriber {
         self.block_count = 0;
     }
 
-    /// Its port blocks, oldest first.
+    /// Its port blocks: the range of a deterministic pool first, then oldest first.
     pub fn blocks(&self) -> &[u32] {
         &self.blocks[..usize::from(self.block_count)]
     }
@@ -54,6 +54,16 @@ impl Subscriber {
     /// Beyond [`MAX_BLOCKS`]; the caller compares with the pool's `max-blocks` first.
     pub fn add_block(&mut self, block: u32) {
         self.blocks[usize::from(self.block_count)] = block;
+        self.block_count += 1;
+    }
+
+    /// Adds its own range of a deterministic pool, before all blocks (RFC 7422 section 2).
+    ///
+    /// # Panics
+    /// As [`Subscriber::add_block`].
+    pub fn add_range(&mut self, block: u32) {
+        self.blocks.copy_within(0..usize::from(self.block_count), 1);
+        self.blocks[0] = block;
         self.block_count += 1;
     }
 

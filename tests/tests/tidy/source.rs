@@ -38,7 +38,11 @@ fn collect(directory: &Path, prefix: &str, files: &mut Vec<File>) {
         let entry = entry.expect("an entry");
         let name = entry.file_name().into_string().expect("UTF-8");
         let (path, kind) = (format!("{prefix}{name}"), entry.file_type().expect("a type"));
-        if kind.is_dir() && !NOT_OURS.contains(&name.as_str()) {
+        // In a linked work tree `.git` is a file.
+        if NOT_OURS.contains(&name.as_str()) {
+            continue;
+        }
+        if kind.is_dir() {
             collect(&entry.path(), &format!("{path}/"), files);
         } else if kind.is_file() {
             // What is not UTF-8 is a capture.

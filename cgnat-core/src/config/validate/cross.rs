@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::super::problem::{At, Report};
+use super::super::problem::Report;
 use super::super::read::{Cursor, Located};
 use super::super::scalar::shown;
 use super::super::{Device, Route, Side};
@@ -210,30 +210,6 @@ pub(super) fn subscribers(
                 }
             }
             earlier.push((i, range));
-        }
-    }
-}
-
-/// Deterministic ports: as many as subscribers need must be there (RFC 7422).
-pub(super) fn deterministic(
-    report: &mut Report<'_>,
-    pools: &[pools::Draft],
-    groups: &[subscribers::Draft],
-) {
-    for (i, pool) in pools.iter().enumerate() {
-        let Some(each) = &pool.ports_per_subscriber else { continue };
-        let ranges = groups.iter().filter(|g| g.pool == Some(i)).flat_map(|g| &g.ranges);
-        let hosts: u64 = ranges.map(|r| super::super::hosts(&r.value)).sum();
-        let room = pool.addresses() * (pool.ports() / each.value.max(1));
-        if hosts > room {
-            let at: &At = &each.at;
-            let message = format!(
-                "{hosts} subscribers with {} ports each need more than the {} addresses have: \
-                 room for {room}",
-                each.value,
-                pool.addresses()
-            );
-            report.error(at, message);
         }
     }
 }

@@ -2,15 +2,15 @@
 
 use std::net::Ipv4Addr;
 
-use super::super::Pool;
 use super::super::problem::Report;
 use super::super::read::{Cursor, Fields, Located};
 use super::super::scalar::{self, shown};
-use super::{Range, written};
+use super::super::{Mode, Overflow, Pool};
+use super::{Range, deterministic, written};
 
 const MAX_ADDRESSES: u64 = 65_536;
 const MAX_BLOCKS: u64 = 4_194_304;
-const BLOCK_SIZES: [u16; 7] = [64, 128, 256, 512, 1024, 2048, 4096];
+pub(super) const BLOCK_SIZES: [u16; 7] = [64, 128, 256, 512, 1024, 2048, 4096];
 const MAX_HOLD_S: u32 = 3600;
 
 /// What could be read of one pool.
@@ -21,10 +21,12 @@ pub(super) struct Draft {
     pub(super) ranges: Vec<Located<Range>>,
     first_port: u16,
     last_port: u16,
-    block_size: u16,
-    max_blocks: u8,
-    hold_s: u32,
-    /// `ports-per-subscriber`, for a check although the mode is not supported yet.
+    pub(super) mode: Mode,
+    pub(super) block_size: u16,
+    pub(super) max_blocks: u8,
+    pub(super) hold_s: u32,
+    pub(super) overflow: Option<Overflow>,
+    /// Of a deterministic pool, if it is right.
     pub(super) ports_per_subscriber: Option<Located<u64>>,
 }
 
@@ -42,9 +44,11 @@ impl Draft {
             addresses,
             first_port: self.first_port,
             last_port: self.last_port,
+            mode: self.mode,
             block_size: self.block_size,
             max_blocks: self.max_blocks,
             hold_s: self.hold_s,
+            overflow: self.overflow,
         }
     }
 
@@ -58,8 +62,23 @@ impl Draft {
         u64::from(self.last_port) - u64::from(self.first_port) + 1
     }
 
+    /// First and last port that may be lent.
+    pub(super) fn port_range(&self) -> (u16, u16) {
+        (self.first_port, self.last_port)
+    }
+
+    /// Ports of one address that are not kept for overflow.
+    pub(super) fn range_ports(&self) -> u64 {
+        self.ports() - self.overflow.map_or(0, |overflow| u64::from(overflow.ports))
+    }
+
     fn blocks(&self) -> u64 {
-        self.addresses() * (self.ports() / u64::from(self.block_size))
+        let of_ranges = self.range_ports() / u64::from(self.block_size);
+        let of_overflow = self.overflow.map_or(0, |overflow| {
+            let rest = self.ports() - of_ranges * u64::from(self.block_size);
+            rest / u64::from(overflow.block_size)
+        });
+        self.addresses() * (of_ranges + of_overflow)
     }
 }
 
@@ -129,12 +148,23 @@ fn pool(report: &mut Report<'_>, name: Located<String>, fields: &Fields<'_>) -> 
         ranges: remaining.unwrap_or_default(),
         first_port,
         last_port,
+        mode: Mode::PortBlock,
         block_size: 512,
         max_blocks: 4,
         hold_s: 120,
+        overflow: None,
         ports_per_subscriber: None,
     };
     let allocation = fields.get("allocation").and_then(|c| c.fields(report));
+    let mode = allocation.as_ref().and_then(|f| f.get("mode"));
+    let mode = mode.map(|c| c.choice(report, &["port-block", "deterministic"], &["per-session"]));
+    if let (Some(Some("deterministic")), Some(allocation)) = (mode, &allocation) {
+        deterministic::read(report, allocation, &mut draft, range.is_some());
+        return draft;
+    }
+    if let (None | Some(Some(_)), Some(allocation)) = (mode, &allocation) {
+        deterministic::refuse(report, allocation);
+    }
     let block_size = allocation.as_ref().and_then(|f| f.get("block-size"));
     if let Some(allocation) = &allocation {
         read_allocation(report, allocation, &mut draft);
@@ -151,24 +181,23 @@ fn pool(report: &mut Report<'_>, name: Located<String>, fields: &Fields<'_>) -> 
 }
 
 fn read_allocation(report: &mut Report<'_>, fields: &Fields<'_>, draft: &mut Draft) {
-    let mode = fields.get("mode");
-    if let Some(cursor) = mode {
-        cursor.choice(report, &["port-block"], &["deterministic", "per-session"]);
-    }
     if let Some(n) = fields.get("max-blocks").and_then(|c| c.whole(report, 1, 8)) {
         draft.max_blocks = n as u8;
     }
-    if let Some(cursor) = fields.get("hold") {
-        let hold = cursor.parse(report, "a duration as in 2m", |text| {
-            let seconds = scalar::duration(text)?;
-            if seconds > MAX_HOLD_S {
-                return Err(format!("{} is too long; expected 0s to 1h", shown(text)));
-            }
-            Ok(seconds)
-        });
-        draft.hold_s = hold.unwrap_or(draft.hold_s);
+    if let Some(hold_s) = fields.get("hold").and_then(|c| hold(report, c)) {
+        draft.hold_s = hold_s;
     }
-    draft.ports_per_subscriber = fields.planned_number("ports-per-subscriber");
+}
+
+/// A `hold`: seconds that a freed port rests.
+pub(super) fn hold(report: &mut Report<'_>, cursor: &Cursor<'_>) -> Option<u32> {
+    cursor.parse(report, "a duration as in 2m", |text| {
+        let seconds = scalar::duration(text)?;
+        if seconds > MAX_HOLD_S {
+            return Err(format!("{} is too long; expected 0s to 1h", shown(text)));
+        }
+        Ok(seconds)
+    })
 }
 
 /// Whether blocks of `size` fill the range; the message, and what to write instead.

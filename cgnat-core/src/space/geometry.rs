@@ -1,0 +1,229 @@
+//! How one pool's ports are cut into blocks.
+//!
+//! Every address of a pool is cut alike. A port-block pool has blocks of one size. A
+//! deterministic pool (RFC 7422) has one range for each subscriber, of any size, and behind
+//! the ranges its overflow: ordinary blocks, lent on demand.
+//!
+//! ```text
+//!   port-block     first_port [ block 0 | block 1 | ...                        ]
+//!   deterministic  first_port [ range 0 | range 1 | ... ][ overflow 0 | 1 | ... ] rest
+//!                               C ranges of n ports         blocks
+//! ```
+//!
+//! Range `i mod C` of address `i / C` belongs to subscriber number `i`: the sequential
+//! algorithm of RFC 7422 section 2. The packet path and `lookup` share this arithmetic.
+//!
+//! Always true: blocks do not overlap; a range without a subscriber does not exist: it has a
+//! number, but no memory, no lease and no owner.
+
+use super::numbering::Numbering;
+use crate::config::{Mode, Pool};
+use crate::endpoint::ExternalAddress;
+
+/// Neighbouring blocks of one size, on every address of a pool.
+#[derive(Debug, Clone)]
+struct Section {
+    /// Offset of the first port from the pool's first port.
+    first: u32,
+    /// Ports of all its blocks on one address.
+    ports: u32,
+    /// Ports of a block.
+    size: u16,
+    /// Blocks on one address.
+    count: u32,
+    /// `2^32 / size`, rounded up: see [`Section::nth`].
+    reciprocal: u64,
+    hold_s: u32,
+}
+
+impl Section {
+    fn new(first: u32, room: u32, size: u16, hold_s: u32) -> Self {
+        let count = room / u32::from(size);
+        let reciprocal = (1 << 32) / u64::from(size) + 1;
+        Self { first, ports: count * u32::from(size), size, count, reciprocal, hold_s }
+    }
+
+    /// The block that holds the port at `offset` in this section.
+    ///
+    /// A multiplication instead of a division: with offset and size below 2^16 the error of
+    /// the reciprocal stays below one in the result, so the shift yields the exact quotient.
+    #[inline]
+    fn nth(&self, offset: u32) -> u32 {
+        ((u64::from(offset) * self.reciprocal) >> 32) as u32
+    }
+}
+
+/// One pool.
+#[derive(Debug, Clone)]
+pub struct PoolGeometry {
+    /// External addresses, sorted.
+    pub addresses: Vec<ExternalAddress>,
+    /// First port that is lent.
+    pub first_port: u16,
+    /// Blocks and ranges that have a number, per address.
+    pub blocks_per_address: u32,
+    /// Number of the pool's first block.
+    pub first_block: u32,
+    /// Blocks per subscriber, its range among them.
+    pub max_blocks: u8,
+    /// Port blocks, or the ranges of a deterministic pool.
+    main: Section,
+    /// Overflow of a deterministic pool; may have no blocks.
+    overflow: Section,
+    /// Subscribers of a deterministic pool.
+    numbering: Option<Numbering>,
+}
+
+impl PoolGeometry {
+    /// Geometry of `pool`, whose blocks are numbered from `first_block`. `subscribers` are
+    /// its first and last addresses, piece by piece in the order of their numbers.
+    pub(super) fn new(pool: &Pool, first_block: u32, subscribers: &[(u32, u32)]) -> Self {
+        let ports = u32::from(pool.last_port()) - u32::from(pool.first_port()) + 1;
+        let kept = pool.overflow().map_or(0, |overflow| u32::from(overflow.ports()));
+        let main = Section::new(0, ports - kept, pool.block_size(), pool.hold_s());
+        let overflow = match pool.overflow() {
+            // What the ranges leave over is overflow too.
+            Some(of) => Section::new(main.ports, ports - main.ports, of.block_size(), of.hold_s()),
+            None => Section { count: 0, ports: 0, ..main.clone() },
+        };
+        let deterministic = pool.mode() == Mode::Deterministic;
+        Self {
+            addresses: pool.addresses().iter().map(|a| ExternalAddress::from(*a)).collect(),
+            first_port: pool.first_port(),
+            blocks_per_address: main.count + overflow.count,
+            first_block,
+            max_blocks: pool.max_blocks(),
+            main,
+            overflow,
+            numbering: deterministic.then(|| Numbering::new(subscribers)),
+        }
+    }
+
+    /// Numbers of the pool's blocks, of those too that do not exist.
+    pub fn numbers(&self) -> std::ops::Range<u32> {
+        let count = self.blocks_per_address * self.addresses.len() as u32;
+        self.first_block..self.first_block + count
+    }
+
+    /// Blocks and ranges that exist.
+    pub fn blocks(&self) -> impl Iterator<Item = u32> {
+        self.numbers()
+            .filter(|block| !self.is_range(*block) || self.subscriber_of(*block).is_some())
+    }
+
+    /// Blocks of one address that are lent on demand.
+    pub fn dynamic_per_address(&self) -> u32 {
+        if self.is_deterministic() { self.overflow.count } else { self.main.count }
+    }
+
+    /// Whether subscribers have ranges of their own (RFC 7422).
+    pub fn is_deterministic(&self) -> bool {
+        self.numbering.is_some()
+    }
+
+    /// Whether a block of this pool is the range of one subscriber.
+    pub fn is_range(&self, block: u32) -> bool {
+        self.is_deterministic() && self.place(block).1 < self.main.count
+    }
+
+    /// Ports of a block of this pool.
+    pub fn size_of(&self, block: u32) -> u16 {
+        self.section(block).0.size
+    }
+
+    /// Seconds that a freed port of a block rests.
+    pub fn hold_s_of(&self, block: u32) -> u32 {
+        self.section(block).0.hold_s
+    }
+
+    /// First port of a block of this pool.
+    pub fn first_port_of(&self, block: u32) -> u16 {
+        let (section, nth) = self.section(block);
+        self.first_port + (section.first + nth * u32::from(section.size)) as u16
+    }
+
+    /// Index of the address of a block of this pool.
+    pub fn address_of(&self, block: u32) -> u32 {
+        self.place(block).0
+    }
+
+    /// Position of a block among the blocks of its address that are lent on demand.
+    pub fn dynamic_nth(&self, block: u32) -> Option<u32> {
+        let nth = self.place(block).1;
+        if self.is_deterministic() { nth.checked_sub(self.main.count) } else { Some(nth) }
+    }
+
+    /// The block that a port of the address with this index lies in.
+    #[inline]
+    pub(super) fn block_at(&self, address: u32, port: u16) -> Option<u32> {
+        let offset = u32::from(port.checked_sub(self.first_port)?);
+        let nth = if offset < self.main.ports {
+            self.main.nth(offset)
+        } else {
+            let offset = offset - self.main.ports;
+            if offset >= self.overflow.ports {
+                return None;
+            }
+            self.main.count + self.overflow.nth(offset)
+        };
+        Some(self.first_block + address * self.blocks_per_address + nth)
+    }
+
+    /// The range of an internal address (f1 of RFC 7422 section 2): none if the pool is not
+    /// deterministic or the address does not use it.
+    pub fn range_of(&self, internal: u32) -> Option<u32> {
+        let number = self.numbering.as_ref()?.number_of(internal)?;
+        let (address, nth) = (number / self.main.count, number % self.main.count);
+        Some(self.first_block + address * self.blocks_per_address + nth)
+    }
+
+    /// The internal address whose range a block is (f2 of RFC 7422 section 2).
+    pub fn subscriber_of(&self, block: u32) -> Option<u32> {
+        let (address, nth) = self.place(block);
+        let numbering = self.numbering.as_ref().filter(|_| nth < self.main.count)?;
+        numbering.address_of(address * self.main.count + nth)
+    }
+
+    /// Number of an internal address among the subscribers of a deterministic pool.
+    pub fn number_of(&self, internal: u32) -> Option<u32> {
+        self.numbering.as_ref()?.number_of(internal)
+    }
+
+    /// First and last port of the overflow of each address.
+    pub fn overflow_ports(&self) -> Option<(u16, u16)> {
+        let first = self.first_port + self.overflow.first as u16;
+        (self.overflow.count > 0).then(|| (first, first + (self.overflow.ports - 1) as u16))
+    }
+
+    /// Index of the address of a block, and its position on that address.
+    fn place(&self, block: u32) -> (u32, u32) {
+        let nth = block - self.first_block;
+        (nth / self.blocks_per_address, nth % self.blocks_per_address)
+    }
+
+    fn section(&self, block: u32) -> (&Section, u32) {
+        let nth = self.place(block).1;
+        match nth.checked_sub(self.main.count) {
+            Some(nth) => (&self.overflow, nth),
+            None => (&self.main, nth),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reciprocal_divides_exactly_for_every_size_and_the_offsets_that_matter() {
+        for size in 1..=u16::MAX {
+            let section = Section::new(0, 65_535, size, 0);
+            // Just before and at each multiple; in between the quotient cannot change.
+            for nth in 1..=65_535 / u32::from(size) {
+                let at = nth * u32::from(size);
+                assert_eq!((section.nth(at - 1), section.nth(at)), (nth - 1, nth), "{size}");
+            }
+            assert_eq!(section.nth(65_535), 65_535 / u32::from(size));
+        }
+    }
+}
