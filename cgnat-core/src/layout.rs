@@ -9,6 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::config::Config;
 use crate::space::ExternalSpace;
+use crate::table::identification::Identifications;
 use crate::table::index::{Bucket, buckets_for};
 use crate::table::mapping::Mapping;
 use crate::table::port_block::{BlockLease, BlockRecord, slots_for, words_for};
@@ -41,7 +42,8 @@ pub struct Layout {
     pub shard_bytes: usize,
     /// Bytes that all port blocks need in provided memory.
     pub block_bytes: usize,
-    /// Bytes from the heap: shared deadline words, and each worker's places for leases.
+    /// Bytes from the heap: shared deadline words, and each worker's places for leases and its
+    /// counters of identifications.
     pub heap_bytes: usize,
 }
 
@@ -108,7 +110,8 @@ impl Layout {
             shard_bytes,
             block_bytes,
             heap_bytes: 8 * (per_shard * usize::from(workers) + numbers)
-                + usize::from(workers) * numbers * size_of::<Option<BlockLease>>(),
+                + usize::from(workers) * numbers * size_of::<Option<BlockLease>>()
+                + usize::from(workers) * Identifications::bytes(),
         }
     }
 

@@ -29,6 +29,7 @@ use crate::space::ExternalSpace;
 use crate::table::due::DueArray;
 use crate::table::free_blocks::FreeBlocks;
 use crate::table::hash::HashKey;
+use crate::table::identification::Identifications;
 use crate::table::index::Index;
 use crate::table::mapping::Mapping;
 use crate::table::port_block::{BlockLease, HOUSEKEEPING, PortCensus};
@@ -85,6 +86,8 @@ pub struct ShardGauges {
     pub blocks_released: u64,
     /// Requests of housekeeping that named a record of another generation or shard.
     pub stale_requests: u64,
+    /// Identifications given out that may repeat one of the last 120 s (RFC 6864).
+    pub identification_repeats: u64,
 }
 
 /// State of a wish.
@@ -121,6 +124,7 @@ pub struct Shard {
     pub(crate) hairpinning: bool,
     pub(crate) key: HashKey,
     pub(crate) random: ChaCha12Rng,
+    pub(crate) identifications: Identifications,
     pub(crate) mappings: Slab<Mapping>,
     pub(crate) mapping_index: Index,
     pub(crate) sessions: Slab<Session>,
@@ -167,6 +171,7 @@ impl Shard {
         hash_entropy.copy_from_slice(&entropy[..16]);
         let mut seed = [0; 32];
         seed.copy_from_slice(&entropy[16..]);
+        let key = HashKey::new(hash_entropy);
         let groups = config.groups().iter().flat_map(|group| {
             group.ranges().iter().map(|range| Group {
                 first: u32::from(range.network()),
@@ -187,8 +192,9 @@ impl Shard {
             groups: groups.collect(),
             timeouts: Timeouts::new(config.timeouts()),
             hairpinning: config.hairpinning(),
-            key: HashKey::new(hash_entropy),
+            key,
             random: ChaCha12Rng::from_seed(seed),
+            identifications: Identifications::new(id, shards, |place| key.hash(place) as u32),
             due: ShardDue {
                 mappings: DueArray::new(memory.mappings.len()),
                 sessions: DueArray::new(memory.sessions.len()),

@@ -84,7 +84,8 @@ drop_reasons! {
     // Egress.
     NeighbourUnresolved, "neighbour-unresolved", "The next hop did not answer ARP in time; check the link and `next-hop`.";
     LeakPrevented, "leak-prevented", "The last check before an external port found a source that is not ours; please report it, it is a bug of cgnat.";
-    TooBig, "too-big", "The packet is larger than the MTU of the port it would leave by.";
+    TooBig, "too-big", "The packet has DF set and is larger than the MTU of the port it would leave by; its sender is told (path MTU discovery).";
+    NoBuffer, "no-buffer", "No packet buffer was free for the parts of a packet that had to be fragmented.";
     NoHeadroom, "no-headroom", "The packet buffer has no room for a longer link header; it is a bug of the port's setup.";
     TransmitFull, "transmit-full", "The transmit queue stayed full.";
     // Between workers.

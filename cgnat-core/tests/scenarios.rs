@@ -16,10 +16,14 @@ mod errors_of_the_box;
 mod hairpinning;
 #[path = "scenarios/icmp_errors.rs"]
 mod icmp_errors;
+#[path = "scenarios/identification.rs"]
+mod identification;
 #[path = "scenarios/link.rs"]
 mod link;
 #[path = "scenarios/mapping.rs"]
 mod mapping;
+#[path = "scenarios/mtu.rs"]
+mod mtu;
 #[path = "scenarios/neighbours.rs"]
 mod neighbours;
 #[path = "scenarios/overload.rs"]

@@ -109,6 +109,7 @@ fn greedy(workers: u16) -> World {
     world.habits.hosts = 4;
     world.habits.source_ports = 600;
     world.habits.step_ms = 700;
+    (world.rules.mtu_internal, world.rules.mtu_external) = (600, 577);
     world
 }
 
@@ -135,6 +136,7 @@ fn one_worker_with_rfc_timers_agrees() {
 fn two_workers_with_short_timers_and_vlans_agree() {
     let mut world = short_timers(world(2), 1);
     world.vlans = [Some(100), Some(200)];
+    (world.rules.mtu_internal, world.rules.mtu_external) = (576, 1500);
     agree("two workers", &world, 2);
 }
 

@@ -50,6 +50,8 @@ pub struct Report {
     blocks_released: u64,
     handed_off: Vec<(u64, u64)>,
     hairpinned: u64,
+    fragmented: u64,
+    identification_repeats: u64,
     stale_requests: u64,
     nat_time: Option<Tick>,
     census: Option<PortCensus>,
@@ -96,6 +98,8 @@ impl Report {
                 .map(|c| (c.handed_off.value(), c.handed_in.value()))
                 .collect(),
             hairpinned: sum(&|c| c.hairpinned.value()),
+            fragmented: sum(&|c| c.fragmented.value()),
+            identification_repeats: sum(&|c| c.identification_repeats.value()),
             stale_requests: sum(&|c| c.stale_requests.value()),
             nat_time: None,
             census: None,
@@ -227,6 +231,13 @@ impl Report {
                 self.errors_sent, self.errors_withheld
             )?;
         }
+        if self.fragmented + self.identification_repeats > 0 {
+            writeln!(
+                out,
+                "Packets that left in fragments: {}; identifications that may repeat: {}",
+                self.fragmented, self.identification_repeats
+            )?;
+        }
         if self.arp_conflicts > 0 {
             writeln!(out, "ARP conflicts: {}; somebody else uses our address", self.arp_conflicts)?;
         }
@@ -311,6 +322,10 @@ impl Report {
             "originated": self.originated,
             "icmp_errors": { "sent": self.errors_sent, "withheld": self.errors_withheld },
             "hairpinned": self.hairpinned,
+            "fragments": {
+                "fragmented": self.fragmented,
+                "identification_repeats": self.identification_repeats,
+            },
             "parked": self.parked,
             "balance": { "came": came, "ended": ended },
             "mappings": {

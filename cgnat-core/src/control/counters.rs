@@ -62,7 +62,8 @@ pub struct WorkerCounters {
     pub arp_received: Counter,
     /// Pings to own addresses, answered.
     pub echo_answered: Counter,
-    /// Frames made by the box: ARP requests and replies, echo replies, ICMP errors.
+    /// Frames made by the box: ARP requests and replies, echo replies, ICMP errors, and all but
+    /// the first of the fragments that a packet was cut into.
     pub originated: Counter,
     /// ICMP errors of the box itself that were sent; they are in `originated` too.
     pub errors_sent: Counter,
@@ -76,6 +77,9 @@ pub struct WorkerCounters {
     pub handed_in: Counter,
     /// Packets hairpinned.
     pub hairpinned: Counter,
+    /// Packets that were larger than an MTU and left in fragments; all but the first of these
+    /// are in `originated`.
+    pub fragmented: Counter,
     /// Packets waiting for a block or a neighbour now.
     pub parked: Counter,
     /// Proposals of housekeeping that ended something.
@@ -98,6 +102,8 @@ pub struct WorkerCounters {
     pub blocks_released: Counter,
     /// Requests of housekeeping that named a record of another generation or shard.
     pub stale_requests: Counter,
+    /// Identifications that may repeat one of the last 120 s.
+    pub identification_repeats: Counter,
     /// The worker's NAT time, nanoseconds; grows as long as it polls.
     pub now_ns: Counter,
     /// Polls so far: a worker that does not poll is stalled.
@@ -119,6 +125,7 @@ impl WorkerCounters {
             handed_off: Counter::default(),
             handed_in: Counter::default(),
             hairpinned: Counter::default(),
+            fragmented: Counter::default(),
             parked: Counter::default(),
             ended: Counter::default(),
             mappings: std::array::from_fn(|_| Counter::default()),
@@ -130,6 +137,7 @@ impl WorkerCounters {
             blocks_allocated: Counter::default(),
             blocks_released: Counter::default(),
             stale_requests: Counter::default(),
+            identification_repeats: Counter::default(),
             now_ns: Counter::default(),
             polls: Counter::default(),
         }
@@ -153,6 +161,7 @@ impl WorkerCounters {
             blocks_allocated,
             blocks_released,
             stale_requests,
+            identification_repeats,
         } = gauges;
         for (counter, value) in self.mappings.iter().zip(mappings) {
             counter.set(*value);
@@ -165,6 +174,7 @@ impl WorkerCounters {
         self.blocks_allocated.set(*blocks_allocated);
         self.blocks_released.set(*blocks_released);
         self.stale_requests.set(*stale_requests);
+        self.identification_repeats.set(*identification_repeats);
     }
 
     /// The worker's NAT time.

@@ -43,13 +43,20 @@ const LARGEST: usize = 576;
 pub struct Kind {
     icmp_type: u8,
     code: u8,
+    next_hop_mtu: u16,
 }
 
 /// Time to live exceeded in transit (RFC 5508 section 7.2).
-pub const TIME_EXCEEDED: Kind = Kind { icmp_type: 11, code: 0 };
+pub const TIME_EXCEEDED: Kind = Kind { icmp_type: 11, code: 0, next_hop_mtu: 0 };
 
 /// Host unreachable: a new flow was refused (RFC 6888 REQ-11b).
-pub const HOST_UNREACHABLE: Kind = Kind { icmp_type: 3, code: 1 };
+pub const HOST_UNREACHABLE: Kind = Kind { icmp_type: 3, code: 1, next_hop_mtu: 0 };
+
+/// Fragmentation needed and DF set, with the MTU of the next hop (RFC 1191 section 4, RFC 5508
+/// section 7.1).
+pub const fn fragmentation_needed(next_hop_mtu: u16) -> Kind {
+    Kind { icmp_type: 3, code: 4, next_hop_mtu }
+}
 
 /// Bytes of the datagram that tells of a packet with this header.
 pub fn length_about(header: &Header) -> usize {
@@ -76,6 +83,7 @@ pub fn write(into: &mut [u8], kind: Kind, from: u32, packet: &[u8], header: &Hea
     let segment = &mut into[IP_HEADER..];
     segment[0] = kind.icmp_type;
     segment[1] = kind.code;
+    put_u16(segment, 6, kind.next_hop_mtu);
     let quoted = segment.len() - ICMP_HEADER;
     segment[ICMP_HEADER..].copy_from_slice(&packet[..quoted]);
     let icmp_checksum = checksum::full(segment);

@@ -41,12 +41,30 @@ pub struct Header {
     pub ttl: u8,
     /// IP protocol number.
     pub protocol: u8,
-    /// More fragments follow, or this is not the first.
-    pub fragment: bool,
+    /// Identification; means nothing in an atomic packet (RFC 6864 section 4.1).
+    pub identification: u16,
+    /// DF: must not be fragmented.
+    pub dont_fragment: bool,
+    /// MF: more fragments follow.
+    pub more_fragments: bool,
+    /// Where the payload lies in its datagram, bytes.
+    pub offset: usize,
     /// Source address.
     pub source: u32,
     /// Destination address.
     pub destination: u32,
+}
+
+impl Header {
+    /// Whether this is a part of a datagram.
+    pub fn is_fragment(&self) -> bool {
+        self.more_fragments || self.offset > 0
+    }
+
+    /// Neither fragmented nor to be fragmented (RFC 6864 section 4): the identification is free.
+    pub fn is_atomic(&self) -> bool {
+        self.dont_fragment && !self.is_fragment()
+    }
 }
 
 /// What the transport header says.
@@ -130,7 +148,10 @@ pub fn reread(packet: &[u8]) -> Result<(Header, Transport), DropReason> {
 }
 
 /// The fields of a header whose version and lengths are possible.
-fn fields(packet: &[u8]) -> Result<Header, DropReason> {
+///
+/// # Errors
+/// The first of them that is not.
+pub fn fields(packet: &[u8]) -> Result<Header, DropReason> {
     if packet.len() < 20 {
         return Err(DropReason::IpShort);
     }
@@ -145,13 +166,17 @@ fn fields(packet: &[u8]) -> Result<Header, DropReason> {
     if total_len < header_len || total_len > packet.len() {
         return Err(DropReason::IpTotalLength);
     }
+    let word = u16_at(packet, 6);
     Ok(Header {
         header_len,
         total_len,
         ttl: packet[8],
         protocol: packet[9],
-        // The reserved bit and DF do not matter here.
-        fragment: u16_at(packet, 6) & 0x3fff != 0,
+        identification: u16_at(packet, 4),
+        // The reserved bit does not matter.
+        dont_fragment: word & 0x4000 != 0,
+        more_fragments: word & 0x2000 != 0,
+        offset: usize::from(word & 0x1fff) * 8,
         source: u32_at(packet, 12),
         destination: u32_at(packet, 16),
     })

@@ -77,6 +77,22 @@ pub fn endpoint(packet: &mut [u8], header: &Header, end: End, new: NewEndpoint) 
     }
 }
 
+/// Gives a packet another identification.
+pub fn identification(packet: &mut [u8], new: u16) {
+    let checksum = Delta::NONE.word(u16_at(packet, 4), new).apply(u16_at(packet, 10));
+    put_u16(packet, 4, new);
+    put_u16(packet, 10, checksum);
+}
+
+/// Undoes [`decrement_ttl`].
+pub fn restore_ttl(packet: &mut [u8]) {
+    let old = u16_at(packet, 8);
+    let new = old.saturating_add(0x0100);
+    put_u16(packet, 8, new);
+    let checksum = Delta::NONE.word(old, new).apply(u16_at(packet, 10));
+    put_u16(packet, 10, checksum);
+}
+
 /// Takes one off the time to live. The caller has checked that it is above 1.
 pub fn decrement_ttl(packet: &mut [u8]) {
     let old = u16_at(packet, 8);

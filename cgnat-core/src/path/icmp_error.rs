@@ -35,6 +35,9 @@ impl Shard {
         let new = self.mappings[slot].outbound_rewrite();
         icmp_error::translate(packet, header, quote, End::Destination, new);
         rewrite::decrement_ttl(packet);
+        if !header.is_atomic() {
+            self.renumber(packet, header, now);
+        }
         if self.space.contains(header.destination) {
             Verdict::Hairpin
         } else {

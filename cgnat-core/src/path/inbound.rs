@@ -63,6 +63,25 @@ impl Shard {
         Verdict::ForwardInternal
     }
 
+    /// The internal address that an inbound packet will get, if it has a mapping. Changes
+    /// nothing.
+    pub fn internal_address(
+        &self,
+        header: &Header,
+        transport: Transport,
+        now: Tick,
+    ) -> Option<u32> {
+        let protocol = match transport {
+            Transport::Tcp { .. } => Protocol::Tcp,
+            Transport::Udp { .. } => Protocol::Udp,
+            Transport::Echo { request: false, .. } => Protocol::Icmp,
+            Transport::Echo { .. } | Transport::Error(_) => return None,
+        };
+        let external = ExternalEndpoint::new(header.destination, transport.destination_port());
+        let mapping = &self.mappings[self.find_external(external, protocol).ok()?];
+        (!mapping.is_expired(now)).then(|| mapping.key().internal.address.0)
+    }
+
     /// Slot of the mapping of an external endpoint: by arithmetic, without hashing.
     pub(super) fn find_external(
         &self,

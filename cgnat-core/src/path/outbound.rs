@@ -3,6 +3,7 @@
 use crate::endpoint::{FlowKey, InternalEndpoint, Protocol, RemoteEndpoint};
 use crate::packet::ipv4::{Header, Transport};
 use crate::packet::rewrite::{self, End};
+use crate::packet::u32_at;
 use crate::path::tcp::From;
 use crate::shard::Shard;
 use crate::time::Tick;
@@ -66,7 +67,21 @@ impl Shard {
 
         rewrite::endpoint(packet, header, End::Source, self.mappings[slot].outbound_rewrite());
         rewrite::decrement_ttl(packet);
+        if !header.is_atomic() {
+            self.renumber(packet, header, now);
+        }
         if hairpin { Verdict::Hairpin } else { Verdict::ForwardExternal }
+    }
+
+    /// A translated packet that is, or may be, fragmented gets an identification that is unique
+    /// for its new source: those of two subscribers may be the same (RFC 6864 section 5.3.1).
+    pub(super) fn renumber(&mut self, packet: &mut [u8], header: &Header, now: Tick) {
+        let source = u64::from(u32_at(packet, 12));
+        let between = source << 32 | u64::from(header.destination);
+        let hash = self.key.hash_pair(between, u64::from(header.protocol));
+        let given = self.identifications.next(hash, now);
+        self.gauges.identification_repeats += u64::from(given.may_repeat);
+        rewrite::identification(packet, given.identification);
     }
 
     /// An outbound packet of a mapping that exists: timers (RFC 4787 REQ-6) and TCP state.

@@ -8,6 +8,7 @@
 pub mod due;
 pub mod free_blocks;
 pub mod hash;
+pub mod identification;
 pub mod index;
 pub mod mapping;
 pub mod port_block;

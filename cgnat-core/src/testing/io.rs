@@ -98,6 +98,8 @@ pub struct MemoryIo {
     ring: Receiver<MemoryPacket>,
     /// Frames that each port's transmit queue takes before it is full.
     pub transmit_room: usize,
+    /// Packets that can still be allocated.
+    pub buffers: usize,
 }
 
 impl MemoryIo {
@@ -112,6 +114,7 @@ impl MemoryIo {
                 rings: rings.clone(),
                 ring,
                 transmit_room: usize::MAX,
+                buffers: usize::MAX,
             })
             .collect()
     }
@@ -173,6 +176,7 @@ impl PacketIo for MemoryIo {
     }
 
     fn allocate(&mut self) -> Option<MemoryPacket> {
+        self.buffers = self.buffers.checked_sub(1)?;
         Some(MemoryPacket::new(&[]))
     }
 }

@@ -38,9 +38,9 @@ impl<I: PacketIo> Worker<I> {
             self.drop_packet(waiting.packet, DropReason::NoRoute);
             return None;
         };
-        if bytes.len() > usize::from(self.forwarding.ports()[usize::from(port)].mtu) {
-            self.drop_packet(waiting.packet, DropReason::TooBig);
-            return None;
+        let mtu = usize::from(self.forwarding.ports()[usize::from(port)].mtu);
+        if bytes.len() > mtu {
+            return self.egress_in_fragments(waiting, mtu);
         }
         let neighbour = self.neighbours.find(port, next_hop);
         if let Neighbour::At(mac) = neighbour {

@@ -72,6 +72,7 @@ pub struct Forwarding {
     inside: Vec<(u32, u32)>,
     static_neighbours: Vec<(u8, u32, Mac)>,
     next_hops: Vec<(u8, u32)>,
+    smallest_mtu: usize,
 }
 
 impl Forwarding {
@@ -152,6 +153,7 @@ impl Forwarding {
             .chain([SHARED, LINK_LOCAL]);
         Arc::new(Self {
             inside: inside.collect(),
+            smallest_mtu: ports.iter().map(|port| usize::from(port.mtu)).min().unwrap_or(0),
             ports,
             own,
             internal: routes.0,
@@ -164,6 +166,18 @@ impl Forwarding {
     /// Ports in the order of the configuration.
     pub fn ports(&self) -> &[PortInfo] {
         &self.ports
+    }
+
+    /// The smallest MTU of all ports: what is not larger fits everywhere.
+    #[inline]
+    pub fn smallest_mtu(&self) -> usize {
+        self.smallest_mtu
+    }
+
+    /// MTU of the port towards `destination` on a side.
+    pub fn mtu_towards(&self, side: Side, destination: u32) -> Option<u16> {
+        let (port, _) = self.next_hop(side, destination)?;
+        Some(self.ports[usize::from(port)].mtu)
     }
 
     /// Whether `address` is one of our own.

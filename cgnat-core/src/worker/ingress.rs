@@ -7,6 +7,7 @@ use super::io::{PacketBuf, PacketIo};
 use super::parking::AwaitsBlock;
 use crate::config::Side;
 use crate::endpoint::ExternalEndpoint;
+use crate::packet::icmp_error::fragmentation_needed;
 use crate::packet::ipv4::{self, Header, Transport};
 use crate::packet::{ethernet, rewrite};
 use crate::space::Location;
@@ -47,7 +48,7 @@ impl<I: PacketIo> Worker<I> {
         }
         // Ethernet padding ends here.
         packet.truncate(offset + header.total_len);
-        if header.fragment {
+        if header.is_fragment() {
             return self.refuse(port, packet, DropReason::Fragment);
         }
         let parsed = ipv4::transport(&packet.bytes()[offset..], &header);
@@ -92,6 +93,11 @@ impl<I: PacketIo> Worker<I> {
         header: &Header,
         transport: Transport,
     ) {
+        if let Some(mtu) = self.too_big_outbound(header, transport) {
+            let kind = fragmentation_needed(mtu);
+            self.tell(kind, port, &packet, offset, (header, transport));
+            return self.refuse(port, packet, DropReason::TooBig);
+        }
         let now = self.now.tick();
         match self.shard.outbound(&mut packet.bytes_mut()[offset..], header, transport, now) {
             Verdict::ForwardExternal => self.egress(Side::External, packet, offset),
@@ -127,7 +133,7 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Inbound or hairpinned: here if the destination's block is lent to this worker.
-    fn steer_inward(
+    pub(super) fn steer_inward(
         &mut self,
         kind: Kind,
         port: usize,
@@ -166,6 +172,15 @@ impl<I: PacketIo> Worker<I> {
         header: &Header,
         transport: Transport,
     ) {
+        if let Some(mtu) = self.too_big_inbound(kind, header, transport) {
+            let error = fragmentation_needed(mtu);
+            if kind == Kind::Hairpin {
+                self.tell_hairpinned(error, port, &mut packet, offset, header);
+            } else {
+                self.tell(error, port, &packet, offset, (header, transport));
+            }
+            return self.refuse(port, packet, DropReason::TooBig);
+        }
         let now = self.now.tick();
         let hairpinned = kind == Kind::Hairpin;
         let bytes = &mut packet.bytes_mut()[offset..];

@@ -3,7 +3,7 @@
 //! One [`Worker`] is driven by one thread through [`Worker::poll`], which takes what
 //! housekeeping and other workers sent, receives a burst from each port, and sends the
 //! results. Files: `ingress` (what arrived?), `exchange` (other workers and housekeeping),
-//! `egress` (next hop, link header, transmission), `parking` (packets that wait), `arp`, `errors` (ICMP
+//! `egress` (next hop, link header, transmission), `mtu` (what is too big for a port), `parking` (packets that wait), `arp`, `errors` (ICMP
 //! errors of the box itself).
 //!
 //! Always true:
@@ -21,6 +21,7 @@ pub mod forwarding;
 pub mod handoff;
 mod ingress;
 pub mod io;
+mod mtu;
 mod parking;
 pub mod steering;
 

@@ -80,7 +80,8 @@ pub fn echo(request: bool, from: &str, to: u32, identifier: u16) -> Packet {
 
 fn packet(source: u32, destination: u32, body: Body) -> Packet {
     let payload = b"a payload of odd length".to_vec();
-    Packet { identification: 7, ttl: 64, options: vec![], source, destination, body, payload }
+    let (identification, df, options) = (7, true, vec![]);
+    Packet { identification, df, ttl: 64, options, source, destination, body, payload }
 }
 
 /// The server that most packets go to.

@@ -7,7 +7,7 @@ use cgnat_core::testing::io::MemoryPacket;
 use cgnat_core::verdict::DropReason::*;
 
 use crate::desk::*;
-use crate::wire::{Packet, ip};
+use crate::wire::ip;
 
 const HOST: &str = "100.64.3.9";
 
@@ -186,15 +186,4 @@ fn what_waits_at_shutdown_is_counted_and_nothing_leaves() {
     assert_eq!(desk.lab.counters[0].parked.value(), 0);
     assert_eq!(shard.audit(now.tick()), Ok(()));
     assert_eq!(desk.lab.take_sent(), []);
-}
-
-#[test]
-fn a_packet_beyond_the_mtu_of_its_way_out_is_refused_in_both_directions() {
-    let yaml = plain().replace("    device: net_null1\n", "    device: net_null1\n    mtu: 600\n");
-    let mut desk = Desk::new(&yaml);
-    let sized = |packet: Packet, total: usize| Packet { payload: vec![1; total - 28], ..packet };
-    let outside = desk.goes_out(&sized(udp((HOST, 1), server(80)), 600));
-    desk.refused(INTERNAL, &sized(udp((HOST, 1), server(80)), 601), TooBig);
-    desk.comes_in(&sized(udp((SERVER, 80), outside), 1500), (HOST, 1));
-    desk.refused(EXTERNAL, &sized(udp((SERVER, 80), outside), 1501), TooBig);
 }

@@ -13,7 +13,7 @@ use cgnat_core::worker::steering::Steering;
 
 use super::events::{EXTERNAL, Event, Events, Habits, INTERNAL};
 use super::nat::{Block, Endpoint, Nat, Outcome, Pool, Rules, Seen, Ticks};
-use super::wire::{Body, ICMP, Link, Packet, TCP, UDP, ip};
+use super::wire::{Body, ICMP, Link, Packet, Protocol, TCP, UDP, ip};
 
 pub const INTERNAL_OWN: &str = "10.255.0.2";
 pub const EXTERNAL_OWN: &str = "192.0.2.2";
@@ -138,6 +138,8 @@ pub struct Driver {
     pub reasons: BTreeMap<&'static str, u64>,
     pub sent: u64,
     fault: Fault,
+    /// When each identification was used last: source, destination, protocol, number.
+    identifications: BTreeMap<(u32, u32, Protocol, u16), Ticks>,
 }
 
 impl Driver {
@@ -169,6 +171,7 @@ impl Driver {
             reasons: BTreeMap::new(),
             sent: 0,
             fault,
+            identifications: BTreeMap::new(),
         };
         driver.housekeeping();
         driver
@@ -246,7 +249,7 @@ impl Driver {
                 let now = self.ticks();
                 let frame = self.link(port, false).frame(0x0800, &packet.bytes());
                 let output = self.offer(worker, port, MemoryPacket::new(&frame));
-                let outcome = if port == EXTERNAL {
+                let mut outcome = if port == EXTERNAL {
                     self.nat.inbound(&packet, now)
                 } else {
                     let key = (packet.protocol(), packet.source, packet.from().1);
@@ -254,13 +257,16 @@ impl Driver {
                     self.nat.outbound(&packet, now, &seen)?
                 };
                 let output = self.without_error(output, port, &packet, &outcome);
+                if port == INTERNAL {
+                    self.adopt_identification(&output.0, &mut outcome)?;
+                }
                 self.expect(number, output, &outcome, false)
             }
         }
     }
 
-    /// Takes out the ICMP error that the box may have sent about a packet (RFC 5508 section
-    /// 7.2, RFC 6888 REQ-11b); at most one, and it must be right to the byte. Whether it is
+    /// Takes out the ICMP error that the box may have sent about a packet (RFC 5508 sections
+    /// 7.1 and 7.2, RFC 6888 REQ-11b); at most one, and it must be right to the byte. Whether it is
     /// sent is a matter of its rate, which scenarios test.
     fn without_error(
         &self,
@@ -270,24 +276,39 @@ impl Driver {
         outcome: &Outcome,
     ) -> (Vec<(usize, Vec<u8>)>, Vec<DropReason>) {
         let told = match outcome {
-            Outcome::Drop(TtlExpired) | Outcome::DropEither(TtlExpired, _) => Some((11, 0)),
+            Outcome::Drop(TtlExpired) | Outcome::DropEither(TtlExpired, _) => Some((11, 0, 0)),
+            // The MTU of the other side; of its own for a hairpin.
+            Outcome::Drop(TooBig) => {
+                let rules = &self.nat.rules;
+                let hairpin = rules.pools.iter().any(|p| p.addresses.contains(&packet.destination));
+                let outward = port == INTERNAL && !hairpin;
+                Some((3, 4, if outward { rules.mtu_external } else { rules.mtu_internal }))
+            }
             Outcome::Drop(
                 PoolExhausted | AddressExhausted | SubscriberPorts | MappingTableFull
                 | SessionTableFull,
-            ) if port == INTERNAL => Some((3, 1)),
+            ) if port == INTERNAL => Some((3, 1, 0)),
             _ => None,
         };
-        let Some((kind, code)) = told.filter(|_| !matches!(packet.body, Body::Error { .. })) else {
+        let Some((kind, code, rest)) = told.filter(|_| !matches!(packet.body, Body::Error { .. }))
+        else {
             return (sent, dropped);
         };
         let kept = 548 - 20 - packet.options.len();
         let error = Packet {
             identification: 0,
+            df: true,
             ttl: 64,
             options: vec![],
             source: self.nat.rules.own[port],
             destination: packet.source,
-            body: Body::Error { kind, code, rest: 0, about: Box::new(packet.clone()), kept },
+            body: Body::Error {
+                kind,
+                code,
+                rest: rest as u32,
+                about: Box::new(packet.clone()),
+                kept,
+            },
             payload: vec![],
         };
         let link = self.link(port, false);
@@ -332,12 +353,10 @@ impl Driver {
                 sent.is_empty() && (dropped == [*one] || dropped == [*two])
             }
             Outcome::External(packet) => {
-                let frame = self.link(EXTERNAL, true).frame(0x0800, &packet.bytes());
-                dropped.is_empty() && sent == [(EXTERNAL, frame)]
+                dropped.is_empty() && sent == self.frames(EXTERNAL, packet)
             }
             Outcome::Internal(packet) => {
-                let frame = self.link(INTERNAL, true).frame(0x0800, &packet.bytes());
-                dropped.is_empty() && sent == [(INTERNAL, frame)]
+                dropped.is_empty() && sent == self.frames(INTERNAL, packet)
             }
         };
         if right {
@@ -352,6 +371,36 @@ impl Driver {
         Err(format!(
             "the core: sent {sent:02x?}, dropped {dropped:?}\nexpected {outcome:?} {wanted}"
         ))
+    }
+
+    /// A packet as it leaves a port, fragmented if it is too big.
+    fn frames(&self, port: usize, packet: &Packet) -> Vec<(usize, Vec<u8>)> {
+        let rules = &self.nat.rules;
+        let mtu = if port == EXTERNAL { rules.mtu_external } else { rules.mtu_internal };
+        let link = self.link(port, true);
+        packet.pieces(mtu).iter().map(|piece| (port, link.frame(0x0800, piece))).collect()
+    }
+
+    /// A packet that may be fragmented leaves with an identification of the core's choice: it
+    /// must not have been used between these addresses for 120 s (RFC 6864 section 4.3).
+    fn adopt_identification(
+        &mut self,
+        sent: &[(usize, Vec<u8>)],
+        outcome: &mut Outcome,
+    ) -> Result<(), String> {
+        let (Outcome::External(packet) | Outcome::Internal(packet)) = outcome else {
+            return Ok(());
+        };
+        let Some((port, frame)) = sent.first().filter(|_| !packet.df) else { return Ok(()) };
+        let at = if self.world.vlans[*port].is_some() { 22 } else { 18 };
+        let Some(id) = frame.get(at..at + 2) else { return Ok(()) };
+        packet.identification = u16::from_be_bytes([id[0], id[1]]);
+        let now = self.ticks();
+        let place = (packet.source, packet.destination, packet.protocol(), packet.identification);
+        match self.identifications.insert(place, now) {
+            Some(then) if now - then < 1200 => Err(format!("{place:?} is used again")),
+            _ => Ok(()),
+        }
     }
 
     /// What the specification must learn of the core's choices.

@@ -170,6 +170,7 @@ impl Events {
         let usual_ttl = 2 + self.below(254) as u8;
         Packet {
             identification: self.random.next_u32() as u16,
+            df: !self.one_in(6),
             ttl: if self.one_in(25) { self.below(2) as u8 } else { usual_ttl },
             options: if self.one_in(20) { vec![1; 4 * self.below(11) as usize] } else { vec![] },
             source: from.0,

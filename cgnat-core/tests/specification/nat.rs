@@ -209,13 +209,19 @@ impl Nat {
             if hairpin {
                 return Ok(self.inward(&packet, true, now));
             }
-            return Ok(fits(packet, self.rules.mtu_external, Outcome::External));
+            let too_big = packet.df && packet.len() > self.rules.mtu_external;
+            return Ok(if too_big { Outcome::Drop(TooBig) } else { Outcome::External(packet) });
         }
         if hairpin && packet.protocol() == ICMP {
             return Ok(Outcome::Drop(IcmpNoQuery));
         }
         let key = (packet.protocol(), packet.source, packet.from().1);
         let remote = packet.to();
+        let groups = &self.rules.groups;
+        let is_subscriber = groups.iter().any(|(first, last, _)| (*first..=*last).contains(&key.1));
+        if !hairpin && is_subscriber && packet.df && packet.len() > self.rules.mtu_external {
+            return Ok(Outcome::Drop(TooBig));
+        }
         if self.mappings.get(&key).is_some_and(|mapping| mapping.is_expired(now)) {
             self.end(key, now);
         }
@@ -241,7 +247,7 @@ impl Nat {
         if hairpin {
             return Ok(self.inward(&packet, true, now));
         }
-        Ok(fits(packet, self.rules.mtu_external, Outcome::External))
+        Ok(Outcome::External(packet))
     }
 
     /// A well-formed packet from the external side.
@@ -288,6 +294,9 @@ impl Nat {
         if self.mappings[&key].is_expired(now) {
             return Outcome::Drop(no_mapping);
         }
+        if packet.df && packet.len() > self.rules.mtu_internal {
+            return Outcome::Drop(TooBig);
+        }
         if let Body::Tcp { flags, .. } = packet.body {
             let remote = packet.from();
             if let Err(reason) = self.note_tcp(key, remote, flags, false, now) {
@@ -297,7 +306,7 @@ impl Nat {
         let mut packet = packet.clone();
         packet.set_destination((key.1, key.2));
         packet.ttl -= u8::from(!hairpinned);
-        fits(packet, self.rules.mtu_internal, Outcome::Internal)
+        Outcome::Internal(packet)
     }
 
     /// RFC requirements, section 6.1. The outer error is the core's fault.
@@ -508,8 +517,4 @@ impl Nat {
         }
         self.subscribers.retain(|_, subscriber| !subscriber.blocks.is_empty());
     }
-}
-
-fn fits(packet: Packet, mtu: usize, sent: impl Fn(Packet) -> Outcome) -> Outcome {
-    if packet.bytes().len() > mtu { Outcome::Drop(TooBig) } else { sent(packet) }
 }

@@ -36,6 +36,8 @@ pub enum Body {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
     pub identification: u16,
+    /// Must not be fragmented.
+    pub df: bool,
     pub ttl: u8,
     pub options: Vec<u8>,
     pub source: u32,
@@ -100,6 +102,52 @@ impl Packet {
         }
     }
 
+    /// Bytes of the packet.
+    pub fn len(&self) -> usize {
+        self.bytes().len()
+    }
+
+    /// The packet on the wire, in one piece if it is not larger than the MTU; else in fragments
+    /// (RFC 791). Options are no-operations here and so in the first fragment alone.
+    pub fn pieces(&self, mtu: usize) -> Vec<Vec<u8>> {
+        let whole = self.bytes();
+        if whole.len() <= mtu {
+            return vec![whole];
+        }
+        let first = 20 + self.options.len() + (mtu - 20 - self.options.len()) / 8 * 8;
+        let later = (mtu - 20) / 8 * 8;
+        let mut cuts: Vec<usize> = (first..whole.len()).step_by(later).collect();
+        cuts.push(whole.len());
+        self.fragments(&cuts)
+    }
+
+    /// Fragments of the packet that end at these bytes of it.
+    pub fn fragments(&self, cuts: &[usize]) -> Vec<Vec<u8>> {
+        let whole = self.bytes();
+        let header_len = 20 + self.options.len();
+        let mut from = header_len;
+        let mut fragments = Vec::new();
+        for cut in cuts {
+            let mut header = whole[..20].to_vec();
+            if from == header_len {
+                header = whole[..header_len].to_vec();
+            }
+            header[0] = 0x40 | (header.len() / 4) as u8;
+            let more = u16::from(*cut < whole.len()) << 13;
+            let word = u16::from(self.df) << 14 | more | ((from - header_len) / 8) as u16;
+            let total = header.len() + cut - from;
+            put(&mut header, 2, total as u16);
+            put(&mut header, 6, word);
+            put(&mut header, 10, 0);
+            let sum = checksum(&header);
+            put(&mut header, 10, sum);
+            header.extend(&whole[from..*cut]);
+            fragments.push(header);
+            from = *cut;
+        }
+        fragments
+    }
+
     /// The packet on the wire.
     pub fn bytes(&self) -> Vec<u8> {
         let mut segment = Vec::new();
@@ -151,7 +199,8 @@ impl Packet {
         let first = (0x40 | (header_len as u16 / 4)) << 8;
         let ttl = u16::from(self.ttl) << 8 | u16::from(self.protocol());
         let mut packet = Vec::new();
-        push(&mut packet, &[first, total, self.identification, 0x4000, ttl, 0]);
+        let word = u16::from(self.df) << 14;
+        push(&mut packet, &[first, total, self.identification, word, ttl, 0]);
         let (s, d) = (self.source, self.destination);
         push(&mut packet, &[high(s), low(s), high(d), low(d)]);
         packet.extend(&self.options);

@@ -42,7 +42,8 @@ pub struct Packet {
     pub transport: Transport,
     /// Layers whose checksum tshark does not call good.
     pub bad_checksums: Vec<&'static str>,
-    /// What a NAT must not change: of the IPv4 header TOS, identification and fragment fields; of
+    /// What a NAT must not change: of the IPv4 header TOS, fragment fields and, if the packet is
+    /// atomic (RFC 6864), identification; of
     /// the transport header all but ports (or ICMP identifier) and checksum; the payload. Of ICMP
     /// errors only type, code and the word after the checksum.
     pub unchanged: Vec<u8>,
@@ -199,7 +200,10 @@ fn packet(row: &Row<'_>, bytes: &[u8]) -> Option<Packet> {
         bad_checksums.push(name);
     }
 
-    let mut unchanged = [&ip_header[1..2], &ip_header[4..8]].concat();
+    // One that is, or may be, fragmented gets an identification of the NAT's (RFC 6864).
+    let is_atomic = ip_header[6] & 0x60 == 0x40 && first;
+    let identification = if is_atomic { &ip_header[4..6] } else { &[] };
+    let mut unchanged = [&ip_header[1..2], identification, &ip_header[6..8]].concat();
     match transport {
         Transport::Ports { .. } if protocol == 6 => {
             unchanged.extend_from_slice(inner.get(4..16)?);

@@ -1,0 +1,139 @@
+//! What is larger than the MTU of the port it would leave by (RFC 4787 REQ-13, RFC 5508
+//! section 7.1): with DF it is refused and its sender told the MTU, else it is fragmented.
+//!
+//! With DF the packet is looked at before it is translated: it then changes no table, and
+//! the error quotes it as its sender sent it. Only a hairpinned packet is translated
+//! halfway when its port is known; the error about it goes back through the sender's own
+//! mapping, like any other error.
+
+use super::Worker;
+use super::handoff::Kind as Handed;
+use super::io::{PacketBuf, PacketIo};
+use super::parking::AwaitsNeighbour;
+use crate::config::Side;
+use crate::packet::fragment::Fragments;
+use crate::packet::icmp_error::{self, Kind};
+use crate::packet::ipv4::{self, Header, Transport};
+use crate::packet::{ethernet, rewrite};
+use crate::time::TICKS_PER_SECOND;
+use crate::verdict::DropReason;
+
+impl<I: PacketIo> Worker<I> {
+    /// The MTU of the external port if an outbound packet is larger and must not be
+    /// fragmented. What will be refused anyway, and what is not sent out, is left alone.
+    #[inline]
+    pub(super) fn too_big_outbound(&self, header: &Header, transport: Transport) -> Option<u16> {
+        if header.total_len <= self.forwarding.smallest_mtu() || !header.dont_fragment {
+            return None;
+        }
+        let is_error = matches!(transport, Transport::Error(_));
+        let goes_on = header.ttl > 1 && self.shard.pool_of(header.source).is_some();
+        if is_error || !goes_on || self.shard.space.contains(header.destination) {
+            return None;
+        }
+        let mtu = self.forwarding.mtu_towards(Side::External, header.destination)?;
+        (header.total_len > usize::from(mtu)).then_some(mtu)
+    }
+
+    /// The MTU of the internal port if a packet to a mapping is larger and must not be
+    /// fragmented.
+    #[inline]
+    pub(super) fn too_big_inbound(
+        &self,
+        kind: Handed,
+        header: &Header,
+        transport: Transport,
+    ) -> Option<u16> {
+        if header.total_len <= self.forwarding.smallest_mtu() || !header.dont_fragment {
+            return None;
+        }
+        if header.ttl <= 1 && kind != Handed::Hairpin {
+            return None;
+        }
+        let internal = self.shard.internal_address(header, transport, self.now.tick())?;
+        let mtu = self.forwarding.mtu_towards(Side::Internal, internal)?;
+        (header.total_len > usize::from(mtu)).then_some(mtu)
+    }
+
+    /// Tells the sender of a hairpinned packet, whose source is translated already, why it is
+    /// dropped. The error is one to its external endpoint and goes the way of such errors.
+    pub(super) fn tell_hairpinned(
+        &mut self,
+        kind: Kind,
+        port: usize,
+        packet: &mut I::Packet,
+        offset: usize,
+        header: &Header,
+    ) {
+        let forwarding = self.forwarding.clone();
+        let info = &forwarding.ports()[port];
+        let Some(from) = info.address_towards(header.source) else {
+            return;
+        };
+        let second = self.now.tick().0 / TICKS_PER_SECOND;
+        let link = ethernet::header_len(info.vlan);
+        let length = link + icmp_error::length_about(header);
+        let allowed = self.error_rate.allows(header.source, second);
+        let empty = if allowed { self.io.allocate() } else { None };
+        let Some(mut error) = empty.and_then(|mut error| error.fill(length).then_some(error))
+        else {
+            self.counters.errors_withheld.add(1);
+            return;
+        };
+        let about = &mut packet.bytes_mut()[offset..];
+        rewrite::restore_ttl(about);
+        icmp_error::write(&mut error.bytes_mut()[link..], kind, from, about, header);
+        self.counters.errors_sent.add(1);
+        self.counters.originated.add(1);
+        match ipv4::reread(&error.bytes()[link..]) {
+            Ok((header, transport)) => {
+                self.steer_inward(Handed::Hairpin, port, error, link, &header, transport);
+            }
+            Err(reason) => self.refuse(port, error, reason),
+        }
+    }
+
+    /// Sends a translated packet in fragments of at most `mtu` bytes, in the order of their
+    /// offsets (RFC 4787 REQ-13a). Returns the next hop if it is to be resolved.
+    pub(super) fn egress_in_fragments(
+        &mut self,
+        waiting: AwaitsNeighbour<I::Packet>,
+        mtu: usize,
+    ) -> Option<(u8, u32)> {
+        let AwaitsNeighbour { packet, side, offset, since, next_hop } = waiting;
+        let bytes = &packet.bytes()[offset..];
+        let header = match ipv4::fields(bytes) {
+            Ok(header) if !header.dont_fragment => header,
+            Ok(_) => {
+                self.drop_packet(packet, DropReason::TooBig);
+                return None;
+            }
+            Err(reason) => {
+                self.drop_packet(packet, reason);
+                return None;
+            }
+        };
+        let mut fragments = Fragments::new(bytes, &header, mtu);
+        let mut unresolved = None;
+        let mut sent = 0;
+        // Each fragment holds eight bytes at least, so this ends.
+        while let Some(length) = fragments.next_len() {
+            let empty = self.io.allocate();
+            let Some(mut part) =
+                empty.and_then(|mut part| part.fill(offset + length).then_some(part))
+            else {
+                // What was sent of it was made here: the packet itself ends as a drop.
+                self.counters.originated.add(u64::from(sent > 0));
+                self.drop_packet(packet, DropReason::NoBuffer);
+                return unresolved;
+            };
+            fragments.write_next(&mut part.bytes_mut()[offset..]);
+            self.counters.originated.add(u64::from(sent > 0));
+            sent += 1;
+            let part = AwaitsNeighbour { packet: part, side, offset, since, next_hop };
+            unresolved = self.egress_waiting(part).or(unresolved);
+        }
+        self.counters.fragmented.add(1);
+        unresolved
+    }
+}
