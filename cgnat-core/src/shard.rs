@@ -88,6 +88,9 @@ pub struct ShardGauges {
     pub stale_requests: u64,
     /// Identifications given out that may repeat one of the last 120 s (RFC 6864).
     pub identification_repeats: u64,
+    /// TCP packets that were translated and changed no session, because their sequence numbers
+    /// do not belong to it.
+    pub tcp_out_of_window: u64,
 }
 
 /// State of a wish.
@@ -122,6 +125,7 @@ pub struct Shard {
     pub(crate) groups: Vec<Group>,
     pub(crate) timeouts: Timeouts,
     pub(crate) hairpinning: bool,
+    pub(crate) inbound_refresh: bool,
     pub(crate) key: HashKey,
     pub(crate) random: ChaCha12Rng,
     pub(crate) identifications: Identifications,
@@ -192,6 +196,7 @@ impl Shard {
             groups: groups.collect(),
             timeouts: Timeouts::new(config.timeouts()),
             hairpinning: config.hairpinning(),
+            inbound_refresh: config.inbound_refresh(),
             key,
             random: ChaCha12Rng::from_seed(seed),
             identifications: Identifications::new(id, shards, |place| key.hash(place) as u32),
@@ -383,7 +388,7 @@ impl Shard {
             if self.mapping_index.find(hash, |found| found == slot) != Some(slot) {
                 return Err(format!("{name} is not in the index"));
             }
-            if !self.due.mappings.is_armed(slot as usize) && mapping.further_sessions == 0 {
+            if !self.due.mappings.is_armed(slot as usize) && mapping.holders == 0 {
                 return Err(format!("{name} would never expire"));
             }
             used += 1;
@@ -393,13 +398,23 @@ impl Shard {
         if used != counted || used != census.used {
             return Err(format!("{used} mappings, {counted} counted, {} ports used", census.used));
         }
+        let mut hanging = 0;
         for (slot, session) in self.sessions.iter() {
-            if self.mappings.live(session.mapping, session.mapping_generation).is_none() {
-                return Err(format!("session {slot} hangs from no mapping"));
+            let mapping = self.mappings.live(session.mapping, session.mapping_generation);
+            let holds = session.peer.holds() || session.permitted_by > 0;
+            if mapping.is_none() && holds {
+                return Err(format!("session {slot} holds no mapping"));
             }
-            if !self.due.sessions.is_armed(slot as usize) {
+            let permission = session.permitted_by > 0;
+            if self.due.sessions.is_armed(slot as usize) == permission {
                 return Err(format!("session {slot} would never expire"));
             }
+            hanging += u64::from(mapping.is_some() && !permission);
+        }
+        let count = |(_, m): (u32, &Mapping)| u64::from(m.holders) + u64::from(m.strangers);
+        let counted: u64 = self.mappings.iter().map(count).sum();
+        if hanging != counted {
+            return Err(format!("{hanging} sessions hang from mappings that count {counted}"));
         }
         let mut blocks = 0;
         for (slot, subscriber) in self.subscribers.iter() {

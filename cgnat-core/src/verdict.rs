@@ -78,6 +78,7 @@ drop_reasons! {
     ParkingFull, "parking-full", "Too many packets wait for a port block or a neighbour; the sender will repeat.";
     // Inbound.
     NoMapping, "no-mapping", "An inbound packet to an external endpoint without a mapping; scans, mostly (normal).";
+    Filtered, "filtered", "An inbound packet to a mapped external endpoint from somebody whom the subscriber has not sent to, where `filtering` depends on that (normal).";
     PortNotLent, "port-not-lent", "An inbound packet to a pool address, to a port outside the pool's `ports` (normal).";
     DestinationUnknown, "destination-unknown", "An inbound packet to an address that is neither a pool's nor our own; more is routed here than the pools.";
     SourceSpoofed, "source-spoofed", "An inbound packet whose source is a subscriber, shared, pool or own address; somebody spoofs, or a route loops.";

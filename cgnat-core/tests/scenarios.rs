@@ -12,6 +12,8 @@ mod desk;
 mod deterministic;
 #[path = "scenarios/errors_of_the_box.rs"]
 mod errors_of_the_box;
+#[path = "scenarios/filtering.rs"]
+mod filtering;
 #[path = "scenarios/hairpinning.rs"]
 mod hairpinning;
 #[path = "scenarios/icmp_errors.rs"]
@@ -30,6 +32,8 @@ mod neighbours;
 mod overload;
 #[path = "scenarios/tcp.rs"]
 mod tcp;
+#[path = "scenarios/tcp_attacks.rs"]
+mod tcp_attacks;
 #[path = "scenarios/timers.rs"]
 mod timers;
 #[path = "specification/wire.rs"]

@@ -11,6 +11,8 @@ mod drive;
 mod events;
 #[path = "specification/nat.rs"]
 mod nat;
+#[path = "specification/sessions.rs"]
+mod sessions;
 #[path = "specification/wire.rs"]
 mod wire;
 
@@ -21,6 +23,7 @@ use cgnat_core::time::Instant;
 use drive::{Driver, Fault, World};
 use events::Habits;
 use nat::{Pool, Rules};
+use sessions::Filtering;
 use wire::ip;
 
 const EVENTS: u64 = 250_000;
@@ -45,6 +48,7 @@ fn world(workers: u16) -> World {
         block_size: 64,
         max_blocks: 3,
         hold_s: 120,
+        filtering: [Filtering::Anybody; 3],
     };
     let small = Pool {
         addresses: addresses("203.0.113.64", "203.0.113.64"),
@@ -52,6 +56,7 @@ fn world(workers: u16) -> World {
         block_size: 64,
         max_blocks: 2,
         hold_s: 5,
+        filtering: [Filtering::Anybody; 3],
     };
     let group = |first: &str, count: u32, pool| (ip(first), ip(first) + count - 1, pool);
     World {
@@ -64,6 +69,7 @@ fn world(workers: u16) -> World {
             ],
             own: [ip(drive::INTERNAL_OWN), ip(drive::EXTERNAL_OWN)],
             hairpinning: true,
+            inbound_refresh: false,
             mtu_internal: 1500,
             mtu_external: 576,
             opening_s: 240,
@@ -209,6 +215,16 @@ fn one_worker_without_hairpinning_and_few_hosts_agrees() {
     agree("no hairpinning", &world, 7);
 }
 
+#[test]
+fn two_workers_that_filter_and_refresh_agree() {
+    use Filtering::{Address, AddressAndPort, Anybody};
+    let mut world = short_timers(world(2), 1);
+    world.rules.pools[0].filtering = [Address, AddressAndPort, Anybody];
+    world.rules.pools[1].filtering = [AddressAndPort, Address, AddressAndPort];
+    world.rules.inbound_refresh = true;
+    agree("filtering", &world, 12);
+}
+
 /// Changes the specification's rules, and not the core's.
 type Wrong = fn(&mut Rules);
 
@@ -235,7 +251,7 @@ fn a_hidden_drop_is_found() {
 
 #[test]
 fn each_wrong_rule_of_the_specification_is_found() {
-    let wrongs: [(&str, Wrong); 12] = [
+    let wrongs: [(&str, Wrong); 15] = [
         ("udp timeout", |rules| rules.udp_s += 1),
         ("udp timeout of port 53", |rules| _ = rules.udp_by_port_s.insert(53, 9)),
         ("icmp timeout", |rules| rules.icmp_s -= 1),
@@ -248,6 +264,9 @@ fn each_wrong_rule_of_the_specification_is_found() {
         ("pool", |rules| rules.pools[1].addresses = addresses("203.0.113.65", "203.0.113.65")),
         ("group order", |rules| rules.groups.swap(0, 1)),
         ("hairpinning", |rules| rules.hairpinning = false),
+        ("refresh", |rules| rules.inbound_refresh = true),
+        ("tcp filtering", |rules| rules.pools[0].filtering[0] = Filtering::AddressAndPort),
+        ("udp filtering", |rules| rules.pools[0].filtering[1] = Filtering::Address),
     ];
     for (name, wrong) in wrongs {
         let worlds = [world(1), short_timers(world(1), 1), greedy(1)];

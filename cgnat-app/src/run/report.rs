@@ -53,6 +53,7 @@ pub struct Report {
     fragmented: u64,
     identification_repeats: u64,
     stale_requests: u64,
+    tcp_out_of_window: u64,
     nat_time: Option<Tick>,
     census: Option<PortCensus>,
     mapping_list: Vec<(Protocol, InternalEndpoint, ExternalEndpoint)>,
@@ -101,6 +102,7 @@ impl Report {
             fragmented: sum(&|c| c.fragmented.value()),
             identification_repeats: sum(&|c| c.identification_repeats.value()),
             stale_requests: sum(&|c| c.stale_requests.value()),
+            tcp_out_of_window: sum(&|c| c.tcp_out_of_window.value()),
             nat_time: None,
             census: None,
             mapping_list: Vec::new(),
@@ -248,6 +250,13 @@ impl Report {
         if self.stale_requests > 0 {
             writeln!(out, "Requests of housekeeping refused as stale: {}", self.stale_requests)?;
         }
+        if self.tcp_out_of_window > 0 {
+            writeln!(
+                out,
+                "TCP packets out of sequence, translated but not believed: {}",
+                self.tcp_out_of_window
+            )?;
+        }
         let (came, ended) = self.balance();
         let verdict = if came == ended { "every packet is accounted for" } else { "THEY DIFFER" };
         writeln!(
@@ -336,7 +345,10 @@ impl Report {
                 "created": self.mappings_created,
                 "list": mappings,
             },
-            "sessions": { "active": self.sessions },
+            "sessions": {
+                "active": self.sessions,
+                "tcp_out_of_window": self.tcp_out_of_window,
+            },
             "subscribers": { "active": self.subscribers },
             "blocks": {
                 "total": self.blocks_total,

@@ -40,6 +40,7 @@ pub struct Config {
     pub(crate) pools: Vec<Pool>,
     pub(crate) groups: Vec<SubscriberGroup>,
     pub(crate) hairpinning: bool,
+    pub(crate) inbound_refresh: bool,
     pub(crate) timeouts: Timeouts,
     pub(crate) warnings: Vec<Problem>,
 }
@@ -84,6 +85,25 @@ pub enum Side {
     Internal,
     /// Towards the Internet.
     External,
+}
+
+/// Who may use a mapping from outside (RFC 4787 section 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Filtering {
+    /// Anybody.
+    #[default]
+    EndpointIndependent,
+    /// Addresses that the subscriber has sent to.
+    AddressDependent,
+    /// Addresses and ports that the subscriber has sent to.
+    AddressAndPortDependent,
+}
+
+impl Filtering {
+    /// Whether anybody may send to a mapping.
+    pub fn is_open(self) -> bool {
+        self == Filtering::EndpointIndependent
+    }
 }
 
 /// One DPDK port.
@@ -135,6 +155,7 @@ pub struct Pool {
     pub(crate) max_blocks: u8,
     pub(crate) hold_s: u32,
     pub(crate) overflow: Option<Overflow>,
+    pub(crate) filtering: [Filtering; 3],
 }
 
 /// `allocation.mode`: how a pool lends its ports.
@@ -212,6 +233,12 @@ impl Config {
     /// Whether subscribers may reach each other by external endpoints (RFC 4787 REQ-9).
     pub fn hairpinning(&self) -> bool {
         self.hairpinning
+    }
+
+    /// Whether inbound packets restart the timers of UDP and ICMP mappings too (RFC 4787
+    /// REQ-6a).
+    pub fn inbound_refresh(&self) -> bool {
+        self.inbound_refresh
     }
 
     /// Idle timeouts.
@@ -390,6 +417,11 @@ impl Pool {
     /// Overflow of a deterministic pool.
     pub fn overflow(&self) -> Option<Overflow> {
         self.overflow
+    }
+
+    /// Who may use a mapping from outside: of TCP, UDP, ICMP (RFC 4787 REQ-8).
+    pub fn filtering(&self) -> [Filtering; 3] {
+        self.filtering
     }
 }
 

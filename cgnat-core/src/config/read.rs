@@ -85,6 +85,11 @@ impl<'a> Cursor<'a> {
         Some(pairs.into_iter().map(|(key, node)| (key, self.child(key, node, stand_in))).collect())
     }
 
+    /// Whether the value has keys of its own.
+    pub(super) fn is_map(&self) -> bool {
+        matches!(self.node.value, Value::Map(_))
+    }
+
     /// The items of a list.
     pub(super) fn items(&self, report: &mut Report<'_>) -> Option<Vec<Cursor<'a>>> {
         let Value::List(list) = &self.node.value else {

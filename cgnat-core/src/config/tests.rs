@@ -38,6 +38,7 @@ pools:
     ports: 1024-2047
     allocation: { mode: port-block, block-size: 256, max-blocks: 2, hold: 90s }
     pooling: paired
+    filtering: { tcp: address-dependent, udp: endpoint-independent, icmp: address-dependent }
   b:
     addresses: [198.51.100.0/30]
     allocation:
@@ -57,8 +58,12 @@ subscribers:
     pool: a
 nat44:
   mapping: endpoint-independent
-  filtering: endpoint-independent
+  filtering:
+    tcp: address-and-port-dependent
+    udp: address-and-port-dependent
+    icmp: address-and-port-dependent
   hairpinning: false
+  inbound-refresh: true
 timeouts:
   tcp: { established: 3h, opening: 30s, closing: 5m, reset: 6m }
   udp: { default: 2m, 123: 30s, "53": 10s, "5000": 3m }
@@ -100,7 +105,8 @@ fn the_smallest_file_gets_the_defaults_that_are_documented() {
     assert_eq!((pool.first_port(), pool.last_port()), (1024, 65535));
     assert_eq!((pool.block_size(), pool.max_blocks(), pool.hold_s()), (512, 4, 120));
     assert_eq!(pool.blocks_per_address(), 126);
-    assert!(config.hairpinning());
+    assert!(config.hairpinning() && !config.inbound_refresh());
+    assert_eq!(pool.filtering(), [Filtering::EndpointIndependent; 3]);
     let t = config.timeouts();
     assert_eq!((t.tcp_established_s(), t.tcp_opening_s()), (7440, 240));
     assert_eq!((t.tcp_closing_s(), t.tcp_reset_s(), t.udp_s(), t.icmp_s()), (240, 240, 300, 60));
@@ -123,7 +129,10 @@ fn every_value_of_a_full_file_arrives() {
     assert_eq!(last, [0, 2, 5, 6, 7, 8, 9, 20]);
     assert_eq!(config.pools()[0].hold_s(), 90);
     assert_eq!(config.timeouts().udp_by_port_s(), [(53, 10), (123, 30), (5000, 180)]);
-    assert!(!config.hairpinning());
+    assert!(!config.hairpinning() && config.inbound_refresh());
+    use Filtering::{AddressDependent, EndpointIndependent};
+    let filtering = [AddressDependent, EndpointIndependent, AddressDependent];
+    assert_eq!(config.pools()[0].filtering(), filtering);
     assert_eq!(config.possible_subscribers(0), 65_536 - 16 - 64);
     let own = &config.pools()[1];
     assert_eq!((own.mode(), own.block_size(), own.hold_s()), (Mode::Deterministic, 2016, 10));

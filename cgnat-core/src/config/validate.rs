@@ -7,6 +7,7 @@
 mod cross;
 mod deterministic;
 mod device;
+mod filtering;
 mod pools;
 mod ports;
 mod subscribers;
@@ -48,7 +49,7 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
     let pools = top.required(report, "pools").map(|c| pools::read(report, c)).unwrap_or_default();
     let groups = top.required(report, "subscribers");
     let groups = groups.map(|c| subscribers::read(report, c, &pools)).unwrap_or_default();
-    let hairpinning = nat44(report, top.get("nat44"));
+    let nat44 = nat44(report, top.get("nat44"));
     let timeouts = timeouts::read(report, top.get("timeouts"), allows_short_timers);
 
     cross::ports(report, top.get("ports"), &ports);
@@ -65,9 +66,10 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
         system,
         ports: ports.into_iter().map(ports::Draft::finish).collect::<Option<_>>()?,
         routes: routes.into_iter().map(|route| route.value).collect(),
-        pools: pools.into_iter().map(pools::Draft::finish).collect(),
+        pools: pools.into_iter().map(|pool| pool.finish(nat44.filtering)).collect(),
         groups: groups.into_iter().map(subscribers::Draft::finish).collect::<Option<_>>()?,
-        hairpinning,
+        hairpinning: nat44.hairpinning,
+        inbound_refresh: nat44.inbound_refresh,
         timeouts,
         warnings: Vec::new(),
     })
@@ -96,16 +98,29 @@ fn lab(report: &mut Report<'_>, top: &Fields<'_>) -> bool {
     allowed
 }
 
-/// `nat44`: what is a choice in the RFCs and is none here yet. Answers with hairpinning.
-fn nat44(report: &mut Report<'_>, cursor: Option<&Cursor<'_>>) -> bool {
+/// What `nat44` says.
+struct Nat44 {
+    filtering: filtering::Given,
+    hairpinning: bool,
+    inbound_refresh: bool,
+}
+
+fn nat44(report: &mut Report<'_>, cursor: Option<&Cursor<'_>>) -> Nat44 {
     const PLANNED: [&str; 2] = ["address-dependent", "address-and-port-dependent"];
-    let Some(fields) = cursor.and_then(|c| c.fields(report)) else { return true };
-    for key in ["mapping", "filtering"] {
-        if let Some(cursor) = fields.get(key) {
-            cursor.choice(report, &["endpoint-independent"], &PLANNED);
-        }
+    let Some(fields) = cursor.and_then(|c| c.fields(report)) else {
+        return Nat44 { filtering: [None; 3], hairpinning: true, inbound_refresh: false };
+    };
+    if let Some(cursor) = fields.get("mapping") {
+        cursor.choice(report, &["endpoint-independent"], &PLANNED);
     }
-    fields.get("hairpinning").and_then(|c| c.flag(report)).unwrap_or(true)
+    Nat44 {
+        filtering: filtering::read(report, fields.get("filtering")),
+        hairpinning: fields.get("hairpinning").and_then(|c| c.flag(report)).unwrap_or(true),
+        inbound_refresh: fields
+            .get("inbound-refresh")
+            .and_then(|c| c.flag(report))
+            .unwrap_or(false),
+    }
 }
 
 /// Reports a name that was given before, citing its line.

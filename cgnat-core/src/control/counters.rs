@@ -104,6 +104,8 @@ pub struct WorkerCounters {
     pub stale_requests: Counter,
     /// Identifications that may repeat one of the last 120 s.
     pub identification_repeats: Counter,
+    /// TCP packets that changed no session because of their sequence numbers.
+    pub tcp_out_of_window: Counter,
     /// The worker's NAT time, nanoseconds; grows as long as it polls.
     pub now_ns: Counter,
     /// Polls so far: a worker that does not poll is stalled.
@@ -138,6 +140,7 @@ impl WorkerCounters {
             blocks_released: Counter::default(),
             stale_requests: Counter::default(),
             identification_repeats: Counter::default(),
+            tcp_out_of_window: Counter::default(),
             now_ns: Counter::default(),
             polls: Counter::default(),
         }
@@ -162,6 +165,7 @@ impl WorkerCounters {
             blocks_released,
             stale_requests,
             identification_repeats,
+            tcp_out_of_window,
         } = gauges;
         for (counter, value) in self.mappings.iter().zip(mappings) {
             counter.set(*value);
@@ -175,6 +179,7 @@ impl WorkerCounters {
         self.blocks_released.set(*blocks_released);
         self.stale_requests.set(*stale_requests);
         self.identification_repeats.set(*identification_repeats);
+        self.tcp_out_of_window.set(*tcp_out_of_window);
     }
 
     /// The worker's NAT time.

@@ -5,20 +5,9 @@
 //! incrementally passes an error on for the receiver to find (RFC 1624).
 
 use super::icmp_error::{self, Quote};
+use super::tcp::{self, Segment};
 use super::{checksum, u16_at, u32_at};
 use crate::verdict::DropReason;
-
-/// TCP flag bits.
-pub mod tcp_flags {
-    /// No more data from the sender.
-    pub const FIN: u8 = 0x01;
-    /// Synchronise sequence numbers.
-    pub const SYN: u8 = 0x02;
-    /// Reset the connection.
-    pub const RST: u8 = 0x04;
-    /// Acknowledgement is valid.
-    pub const ACK: u8 = 0x10;
-}
 
 /// IP protocol numbers.
 pub mod protocol {
@@ -76,8 +65,8 @@ pub enum Transport {
         source: u16,
         /// Destination port.
         destination: u16,
-        /// Flag bits, see [`tcp_flags`].
-        flags: u8,
+        /// Flags and sequence numbers.
+        segment: Segment,
     },
     /// UDP.
     Udp {
@@ -202,15 +191,9 @@ pub fn transport(packet: &[u8], header: &Header) -> Result<Transport, DropReason
     let segment = &packet[header.header_len..header.total_len];
     match header.protocol {
         protocol::TCP => {
-            if segment.len() < 20 {
-                return Err(DropReason::TransportTruncated);
-            }
-            let data_offset = usize::from(segment[12] >> 4) * 4;
-            if data_offset < 20 || data_offset > segment.len() {
-                return Err(DropReason::TransportTruncated);
-            }
+            let read = tcp::segment(segment).ok_or(DropReason::TransportTruncated)?;
             let (source, destination) = ports(segment)?;
-            Ok(Transport::Tcp { source, destination, flags: segment[13] })
+            Ok(Transport::Tcp { source, destination, segment: read })
         }
         protocol::UDP => {
             if segment.len() < 8 {

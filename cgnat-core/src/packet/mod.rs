@@ -10,6 +10,7 @@ pub mod fragment;
 pub mod icmp_error;
 pub mod ipv4;
 pub mod rewrite;
+pub mod tcp;
 
 /// Two bytes at `at`, big-endian.
 ///

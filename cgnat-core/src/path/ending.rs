@@ -7,7 +7,6 @@
 use crate::shard::Shard;
 use crate::table::due::Kind;
 use crate::table::port_block::BlockLease;
-use crate::table::session::Peer;
 use crate::time::Tick;
 
 /// What became of a proposal.
@@ -44,13 +43,12 @@ impl Shard {
             self.end_mapping(slot, now);
             return Proposal::Ended;
         }
-        let mapping = &mut self.mappings[slot];
+        let mapping = &self.mappings[slot];
         let deadline = Tick(mapping.deadline);
         if now.reached(deadline) {
             // The session inside has ended, further ones keep the mapping.
             if !mapping.first.is_none() {
-                mapping.first = Peer::NONE;
-                self.gauges.sessions -= 1;
+                self.end_first(slot);
             }
             self.due.mappings.disarm(slot);
             return Proposal::Ended;
@@ -64,7 +62,7 @@ impl Shard {
             Some(s) if s.shard == self.id => (s.mapping, s.mapping_generation, Tick(s.deadline)),
             _ => return Proposal::Stale,
         };
-        if self.mappings.live(mapping, mapping_generation).is_none() {
+        if self.sessions[slot].permitted_by != 0 {
             return Proposal::Stale;
         }
         if !now.reached(deadline) {
@@ -72,7 +70,8 @@ impl Shard {
             return Proposal::NotDue;
         }
         self.end_session(slot);
-        if self.mappings[mapping].is_expired(now) {
+        let left = self.mappings.live(mapping, mapping_generation);
+        if left.is_some_and(|mapping| mapping.is_expired(now)) {
             self.end_mapping(mapping, now);
         }
         Proposal::Ended
@@ -121,13 +120,11 @@ impl Shard {
         }
     }
 
-    /// Ends a mapping without sessions: its port rests (RFC 6888 REQ-8).
+    /// Ends a mapping that no session holds: its port rests (RFC 6888 REQ-8).
     pub(super) fn end_mapping(&mut self, slot: u32, now: Tick) {
-        let mapping = &mut self.mappings[slot];
-        debug_assert_eq!(mapping.further_sessions, 0);
-        if !mapping.first.is_none() {
-            mapping.first = Peer::NONE;
-            self.gauges.sessions -= 1;
+        debug_assert_eq!(self.mappings[slot].holders, 0);
+        if !self.mappings[slot].first.is_none() {
+            self.end_first(slot);
         }
         let mapping = &self.mappings[slot];
         let (key, block) = (mapping.key(), mapping.block);

@@ -5,8 +5,8 @@
 
 use crate::endpoint::{ExternalEndpoint, FlowKey, RemoteEndpoint};
 use crate::packet::ipv4::Transport;
-use crate::path::tcp::From;
 use crate::policy::tcp_state;
+use crate::policy::tcp_window::Sender;
 use crate::shard::{BlockWish, Shard};
 use crate::time::Tick;
 use crate::verdict::{DropReason, Verdict};
@@ -31,7 +31,7 @@ impl Shard {
             return Err(Verdict::Drop(DropReason::SourceNotSubscriber));
         };
         match transport {
-            Transport::Tcp { flags, .. } if !tcp_state::opens(flags) => {
+            Transport::Tcp { segment, .. } if !tcp_state::opens(segment.flags) => {
                 return Err(Verdict::Drop(DropReason::TcpNotSyn));
             }
             Transport::Echo { request: false, .. } => {
@@ -63,6 +63,7 @@ impl Shard {
             }
         };
         let held = &self.subscribers[subscriber];
+        let held_pool = held.pool;
         let external =
             ExternalEndpoint { address: self.space.address(held.pool, held.paired), port };
         let (mappings, secret) = (&self.mappings, self.key);
@@ -74,32 +75,47 @@ impl Shard {
             self.mind_idle_block(block, now);
             return Err(Verdict::Drop(DropReason::MappingTableFull));
         }
-        self.mappings[slot].establish(self.id, key, external, block, subscriber);
+        let filtering = self.space.pools()[usize::from(held_pool)].filtering[key.protocol as usize];
+        self.mappings[slot].establish(self.id, key, external, block, subscriber, filtering);
         self.subscribers[subscriber].mappings += 1;
         self.gauges.mappings[key.protocol as usize] += 1;
         self.gauges.mappings_created += 1;
         self.block_due.disarm(block);
 
-        match transport {
-            Transport::Tcp { flags, .. } => {
-                // The session inside the new record is free, so this cannot be refused.
-                self.note_tcp(slot, remote, flags, From::Internal, now).map_err(Verdict::Drop)?;
+        let timeout_s = match transport {
+            Transport::Tcp { segment, .. } => {
+                let noted = self.note_tcp(slot, remote, &segment, Sender::Internal, now);
+                return self.keep_or_end(slot, noted, now);
             }
-            Transport::Udp { destination, .. } => {
-                self.start_timer(slot, self.timeouts.udp_s(destination), now);
-            }
-            Transport::Echo { .. } | Transport::Error(_) => {
-                self.start_timer(slot, self.timeouts.icmp_s(), now);
-            }
+            Transport::Udp { destination, .. } => self.timeouts.udp_s(destination),
+            Transport::Echo { .. } | Transport::Error(_) => self.timeouts.icmp_s(),
+        };
+        if self.mappings[slot].has_sessions() {
+            let noted = self.note_flow(slot, remote, Sender::Internal, timeout_s, now);
+            return self.keep_or_end(slot, noted, now);
         }
-        Ok(slot)
-    }
-
-    fn start_timer(&mut self, slot: u32, timeout_s: u32, now: Tick) {
         let deadline = now.plus_seconds(timeout_s);
         let mapping = &mut self.mappings[slot];
         mapping.deadline = deadline.0;
         self.due.mappings.arm(slot, mapping.generation, deadline);
+        Ok(slot)
+    }
+
+    /// The place for a session inside the new record is free, so only a permission (ADF) can
+    /// have found no room; then the mapping ends again. Its port was shown to nobody.
+    fn keep_or_end(
+        &mut self,
+        slot: u32,
+        noted: Result<(), DropReason>,
+        now: Tick,
+    ) -> Result<u32, Verdict> {
+        match noted {
+            Ok(()) => Ok(slot),
+            Err(reason) => {
+                self.end_mapping(slot, now);
+                Err(Verdict::Drop(reason))
+            }
+        }
     }
 
     /// Slot of the subscriber with this internal address.

@@ -1,13 +1,13 @@
 //! Inbound: a packet to an external endpoint, from the Internet or hairpinned.
 //!
-//! Filtering is endpoint independent (RFC 6888 REQ-7): whoever sends to a mapped external
-//! endpoint reaches the subscriber. Inbound packets do not refresh UDP and ICMP mappings
-//! (RFC 4787 REQ-6a leaves that open; an outsider must not keep a mapping alive).
+//! By default filtering is endpoint independent (RFC 6888 REQ-7): whoever sends to a mapped
+//! external endpoint reaches the subscriber; and inbound packets do not refresh UDP and ICMP
+//! mappings (RFC 4787 REQ-6a leaves that open; an outsider must not keep a mapping alive).
 
 use crate::endpoint::{ExternalEndpoint, Protocol, RemoteEndpoint};
 use crate::packet::ipv4::{Header, Transport};
 use crate::packet::rewrite::{self, End};
-use crate::path::tcp::From;
+use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
 use crate::space::Location;
 use crate::table::port_block::PortUse;
@@ -51,9 +51,7 @@ impl Shard {
         if self.mappings[slot].is_expired(now) {
             return Verdict::Drop(DropReason::NoMapping);
         }
-        if let Transport::Tcp { flags, .. } = transport
-            && let Err(reason) = self.note_tcp(slot, remote, flags, From::External, now)
-        {
+        if let Err(reason) = self.note_inbound(slot, transport, remote, now) {
             return Verdict::Drop(reason);
         }
         rewrite::endpoint(packet, header, End::Destination, self.mappings[slot].inbound_rewrite());
@@ -80,6 +78,33 @@ impl Shard {
         let external = ExternalEndpoint::new(header.destination, transport.destination_port());
         let mapping = &self.mappings[self.find_external(external, protocol).ok()?];
         (!mapping.is_expired(now)).then(|| mapping.key().internal.address.0)
+    }
+
+    /// An inbound packet of a mapping that exists: filtering, TCP state, and timers if they are
+    /// configured to hear of it. A packet that is refused refreshes nothing (RFC 7857
+    /// section 7).
+    fn note_inbound(
+        &mut self,
+        slot: u32,
+        transport: Transport,
+        remote: RemoteEndpoint,
+        now: Tick,
+    ) -> Result<(), DropReason> {
+        if let Transport::Tcp { segment, .. } = transport {
+            return self.note_tcp(slot, remote, &segment, Sender::External, now);
+        }
+        if !self.mappings[slot].has_sessions() && !self.inbound_refresh {
+            return Ok(());
+        }
+        let timeout_s = match transport {
+            Transport::Udp { source, .. } => self.timeouts.udp_s(source),
+            _ => self.timeouts.icmp_s(),
+        };
+        if self.mappings[slot].has_sessions() {
+            return self.note_flow(slot, remote, Sender::External, timeout_s, now);
+        }
+        self.mappings[slot].prolong(now.plus_seconds(timeout_s));
+        Ok(())
     }
 
     /// Slot of the mapping of an external endpoint: by arithmetic, without hashing.

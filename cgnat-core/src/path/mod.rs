@@ -4,6 +4,7 @@
 //! - `first_packet`: subscriber, port block, port, mapping; the only place that creates;
 //! - `inbound`: from the Internet or, hairpinned, from another subscriber;
 //! - `icmp_error`: an error about a flow, either way; changes no table;
+//! - `session`: finding, opening and ending the sessions of a mapping, and its filtering;
 //! - `tcp`: what a TCP packet does to the session it belongs to;
 //! - `ending`: the owner's side of expiry; the only place that frees.
 
@@ -12,6 +13,7 @@ mod first_packet;
 mod icmp_error;
 mod inbound;
 mod outbound;
+mod session;
 mod tcp;
 
 pub use ending::Proposal;

@@ -4,7 +4,7 @@ use crate::endpoint::{FlowKey, InternalEndpoint, Protocol, RemoteEndpoint};
 use crate::packet::ipv4::{Header, Transport};
 use crate::packet::rewrite::{self, End};
 use crate::packet::u32_at;
-use crate::path::tcp::From;
+use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
 use crate::time::Tick;
 use crate::verdict::{DropReason, Verdict};
@@ -93,19 +93,16 @@ impl Shard {
         now: Tick,
     ) -> Result<(), DropReason> {
         let timeout_s = match transport {
-            Transport::Tcp { flags, .. } => {
-                return self.note_tcp(slot, remote, flags, From::Internal, now);
+            Transport::Tcp { segment, .. } => {
+                return self.note_tcp(slot, remote, &segment, Sender::Internal, now);
             }
             Transport::Udp { destination, .. } => self.timeouts.udp_s(destination),
             Transport::Echo { .. } | Transport::Error(_) => self.timeouts.icmp_s(),
         };
-        // A mapping lives as long as its longest flow: a short timer of one destination
-        // port never shortens what another destination was promised.
-        let deadline = now.plus_seconds(timeout_s);
-        let mapping = &mut self.mappings[slot];
-        if Tick(mapping.deadline).before(deadline) {
-            mapping.deadline = deadline.0;
+        if self.mappings[slot].has_sessions() {
+            return self.note_flow(slot, remote, Sender::Internal, timeout_s, now);
         }
+        self.mappings[slot].prolong(now.plus_seconds(timeout_s));
         Ok(())
     }
 }

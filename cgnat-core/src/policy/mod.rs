@@ -1,6 +1,8 @@
 //! Pure decisions: no bytes, no tables.
 
 pub mod error_rate;
+pub mod filtering;
 pub mod port_choice;
 pub mod tcp_state;
+pub mod tcp_window;
 pub mod timeouts;

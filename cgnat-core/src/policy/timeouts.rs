@@ -34,7 +34,7 @@ impl Timeouts {
     /// Of a TCP session in `state`. One FIN is still established (RFC 5382 section 5).
     pub fn tcp_s(&self, state: State) -> u32 {
         match state {
-            State::None | State::Opening => self.opening,
+            State::None | State::Opening | State::Answered => self.opening,
             State::Established | State::InitiatorFin | State::ResponderFin => self.established,
             State::Closing => self.closing,
             State::Reset => self.reset,

@@ -18,7 +18,8 @@
 
 use super::numbering::Numbering;
 use crate::config::{Mode, Pool};
-use crate::endpoint::ExternalAddress;
+use crate::endpoint::{ExternalAddress, Protocol};
+use crate::policy::filtering::Filtering;
 
 /// Neighbouring blocks of one size, on every address of a pool.
 #[derive(Debug, Clone)]
@@ -66,6 +67,8 @@ pub struct PoolGeometry {
     pub first_block: u32,
     /// Blocks per subscriber, its range among them.
     pub max_blocks: u8,
+    /// Who may use a mapping from outside, by [`Protocol`].
+    pub filtering: [Filtering; Protocol::COUNT],
     /// Port blocks, or the ranges of a deterministic pool.
     main: Section,
     /// Overflow of a deterministic pool; may have no blocks.
@@ -93,6 +96,7 @@ impl PoolGeometry {
             blocks_per_address: main.count + overflow.count,
             first_block,
             max_blocks: pool.max_blocks(),
+            filtering: pool.filtering(),
             main,
             overflow,
             numbering: deterministic.then(|| Numbering::new(subscribers)),

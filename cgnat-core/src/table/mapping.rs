@@ -1,8 +1,8 @@
 //! Mappings: internal endpoint <-> external endpoint, the truth for translation.
 //!
-//! One cache line each, with the first TCP session inside, so a hit reads one line. UDP and
-//! ICMP mappings carry their own idle deadline (filtering is endpoint independent, so there
-//! is no state per peer); a TCP mapping lives as long as it has a session.
+//! One cache line each, with the first session inside, so a hit reads one line. A mapping
+//! that has sessions (see [`super::session`]) lives as long as one of them holds it; the
+//! others carry an idle deadline of their own.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -11,6 +11,8 @@ use crate::endpoint::{
 };
 use crate::packet::checksum::Delta;
 use crate::packet::rewrite::NewEndpoint;
+use crate::policy::filtering::{self, Filtering};
+use crate::table::session::Numbers;
 use crate::table::session::Peer;
 use crate::table::slab::impl_record;
 use crate::time::Tick;
@@ -28,7 +30,10 @@ pub struct Mapping {
     pub(crate) shard: u16,
     /// [`Protocol`] as a number.
     pub(crate) protocol: u8,
-    reserved: [u8; 13],
+    /// [`Filtering`] as a number.
+    filtering: u8,
+    /// Sequence numbers of the session inside.
+    pub(crate) first_numbers: Numbers,
     /// Port block that the external port is from.
     pub(crate) block: u32,
     /// Slot of the subscriber.
@@ -36,19 +41,19 @@ pub struct Mapping {
     /// Checksum deltas of the outbound direction; inbound is their inverse.
     address_delta: u16,
     port_delta: u16,
-    /// Idle deadline of the mapping (UDP, ICMP) or of the session inside (TCP).
+    /// Idle deadline of the session inside, or of the mapping if it has no sessions.
     pub(crate) deadline: u32,
-    /// The session inside; its state is `State::None` when there is none.
+    /// The session inside, which always holds the mapping; or none.
     pub(crate) first: Peer,
-    /// Sessions of this mapping in the session table.
-    pub(crate) further_sessions: u32,
-    /// Free list.
-    next: u32,
+    /// Sessions in the session table that hold the mapping, and those that do not.
+    pub(crate) holders: u16,
+    pub(crate) strangers: u16,
 }
 
 const _: () = assert!(size_of::<Mapping>() == 64);
 
-impl_record!(Mapping, next);
+// A free record has no subscriber.
+impl_record!(Mapping, subscriber);
 
 impl Mapping {
     /// Fills a record that was just allocated.
@@ -59,6 +64,7 @@ impl Mapping {
         external: ExternalEndpoint,
         block: u32,
         subscriber: u32,
+        filtering: Filtering,
     ) {
         let change = NewEndpoint::between(
             (key.internal.address.0, key.internal.port),
@@ -75,8 +81,11 @@ impl Mapping {
         self.address_delta = change.address_delta.stored();
         self.port_delta = change.port_delta.stored();
         self.deadline = 0;
+        self.filtering = filtering::stored(filtering);
         self.first = Peer::NONE;
-        self.further_sessions = 0;
+        self.first_numbers = Numbers::NONE;
+        self.holders = 0;
+        self.strangers = 0;
     }
 
     /// Internal endpoint and protocol.
@@ -132,11 +141,33 @@ impl Mapping {
         }
     }
 
+    /// Moves the idle deadline of a mapping without sessions, never back: it lives as long as
+    /// its longest flow, and a short timer of one destination port does not shorten what
+    /// another was promised.
+    #[inline]
+    pub fn prolong(&mut self, deadline: Tick) {
+        if Tick(self.deadline).before(deadline) {
+            self.deadline = deadline.0;
+        }
+    }
+
+    /// Who may use it from outside.
+    #[inline]
+    pub fn filtering(&self) -> Filtering {
+        filtering::from_stored(self.filtering)
+    }
+
+    /// Whether its life is that of its sessions.
+    #[inline]
+    pub fn has_sessions(&self) -> bool {
+        self.protocol == Protocol::Tcp as u8 || !self.filtering().is_open()
+    }
+
     /// Whether the mapping has ended by `now`, whatever housekeeping has seen of it.
     #[inline]
     pub fn is_expired(&self, now: Tick) -> bool {
-        if self.protocol == Protocol::Tcp as u8 {
-            self.further_sessions == 0 && (self.first.is_none() || self.first_expired(now))
+        if self.has_sessions() {
+            self.holders == 0 && (self.first.is_none() || self.first_expired(now))
         } else {
             now.reached(Tick(self.deadline))
         }

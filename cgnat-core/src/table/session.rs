@@ -1,41 +1,97 @@
-//! TCP sessions: one remote endpoint that a mapping talks to, with state and deadline.
+//! Sessions: one remote endpoint that a mapping talks to, with state and deadline.
 //!
-//! The first session of a mapping is a [`Peer`] inside the mapping's record; the others are
+//! A mapping has sessions if it is one of TCP, or if its filtering depends on who was sent
+//! to; a UDP or ICMP mapping with endpoint-independent filtering has none. The first session
+//! of a mapping is a [`Peer`] and a window inside the mapping's record; the others are
 //! [`Session`] records of their own, found by (mapping, remote endpoint).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::endpoint::RemoteEndpoint;
-use crate::policy::tcp_state::{Initiator, State};
+use crate::policy::tcp_state::{Connection, State};
+use crate::policy::tcp_window::{MAX_SCALE, Sender, Window};
 use crate::table::slab::impl_record;
 
-/// Remote endpoint and TCP state, 8 bytes.
+const STATE: u8 = 0b0111;
+const EXTERNAL_OPENED: u8 = 1 << 3;
+const HOLDS: u8 = 1 << 4;
+const PERMITS: u8 = 1 << 5;
+
+/// Remote endpoint and state, 8 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Peer {
     address: u32,
     port: u16,
-    state: u8,
-    initiator: u8,
+    /// State in three bits, then what the constants above say.
+    bits: u8,
+    /// Window scales, internal in the low half.
+    scales: u8,
+}
+
+/// Sequence numbers of a session, 16 bytes: the rest of a TCP [`Connection`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Numbers {
+    end: [u32; 2],
+    acked: [u32; 2],
+}
+
+impl Numbers {
+    /// Of what has none.
+    pub const NONE: Numbers = Numbers { end: [0; 2], acked: [0; 2] };
 }
 
 impl Peer {
     /// No session.
-    pub const NONE: Peer = Peer { address: 0, port: 0, state: State::None as u8, initiator: 0 };
+    pub const NONE: Peer = Peer { address: 0, port: 0, bits: State::None as u8, scales: 0 };
 
-    /// A session with `remote`.
-    pub fn new(remote: RemoteEndpoint, state: State, initiator: Initiator) -> Self {
-        Self {
-            address: remote.address.0,
-            port: remote.port,
-            state: state as u8,
-            initiator: initiator as u8,
+    /// A flow without connection that a subscriber sends to `remote`: UDP or ICMP.
+    pub fn flow(remote: RemoteEndpoint) -> Self {
+        let bits = State::Established as u8 | HOLDS;
+        Self { address: remote.address.0, port: remote.port, bits, scales: 0 }
+    }
+
+    /// The record form of a TCP session with `remote`.
+    pub fn connected(remote: RemoteEndpoint, connection: &Connection) -> (Self, Numbers) {
+        let mut peer = Self { address: remote.address.0, port: remote.port, bits: 0, scales: 0 };
+        let numbers = peer.store(connection);
+        (peer, numbers)
+    }
+
+    /// The TCP session.
+    pub fn connection(&self, numbers: &Numbers) -> Connection {
+        let external = self.bits & EXTERNAL_OPENED != 0;
+        Connection {
+            state: State::from_record(self.bits & STATE),
+            initiator: if external { Sender::External } else { Sender::Internal },
+            holds: self.holds(),
+            window: Window {
+                end: numbers.end,
+                acked: numbers.acked,
+                scale: [(self.scales & 15).min(MAX_SCALE), (self.scales >> 4).min(MAX_SCALE)],
+            },
         }
+    }
+
+    /// Writes what a TCP session has become; returns its numbers.
+    #[must_use]
+    pub fn store(&mut self, connection: &Connection) -> Numbers {
+        let Connection { state, initiator, holds, window } = connection;
+        self.bits = self.bits & PERMITS | *state as u8;
+        if *initiator == Sender::External {
+            self.bits |= EXTERNAL_OPENED;
+        }
+        if *holds {
+            self.bits |= HOLDS;
+        }
+        self.scales = window.scale[0] | window.scale[1] << 4;
+        Numbers { end: window.end, acked: window.acked }
     }
 
     /// Whether there is no session here.
     pub fn is_none(&self) -> bool {
-        self.state == State::None as u8
+        self.bits & STATE == State::None as u8
     }
 
     /// Whether it is the session with `remote`.
@@ -49,30 +105,25 @@ impl Peer {
         RemoteEndpoint::new(self.address, self.port)
     }
 
-    /// TCP state.
-    pub fn state(&self) -> State {
-        State::from_record(self.state)
+    /// Whether it keeps its mapping alive.
+    pub fn holds(&self) -> bool {
+        self.bits & HOLDS != 0
     }
 
-    /// Sets the TCP state.
-    pub fn set_state(&mut self, state: State) {
-        self.state = state as u8;
+    /// Whether it is counted in a permission for its remote address.
+    pub fn permits(&self) -> bool {
+        self.bits & PERMITS != 0
     }
 
-    /// Which side sent the first SYN.
-    pub fn initiator(&self) -> Initiator {
-        Initiator::from_record(self.initiator)
-    }
-
-    /// Sets which side sent the first SYN.
-    pub fn set_initiator(&mut self, initiator: Initiator) {
-        self.initiator = initiator as u8;
+    /// Notes that it is counted in a permission.
+    pub fn set_permits(&mut self) {
+        self.bits |= PERMITS;
     }
 }
 
-/// A further session, 32 bytes.
+/// A session outside its mapping, or the permission for one address: 64 bytes.
 #[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C, align(32))]
+#[repr(C, align(64))]
 pub struct Session {
     pub(crate) generation: u32,
     /// Slot and generation of the mapping it hangs from.
@@ -80,13 +131,17 @@ pub struct Session {
     pub(crate) mapping_generation: u32,
     pub(crate) peer: Peer,
     pub(crate) deadline: u32,
+    pub(crate) numbers: Numbers,
+    /// Not 0: this is no session but the permission for the remote address to open some (ADF),
+    /// held by so many sessions of the subscriber's own. It has no deadline.
+    pub(crate) permitted_by: u32,
     /// Shard that owns the record.
     pub(crate) shard: u16,
-    reserved: u16,
+    reserved: [u8; 14],
     next: u32,
 }
 
-const _: () = assert!(size_of::<Session>() == 32);
+const _: () = assert!(size_of::<Session>() == 64);
 
 impl_record!(Session, next);
 

@@ -8,7 +8,7 @@ use cgnat_core::testing::packets;
 use cgnat_core::verdict::DropReason;
 use cgnat_core::worker::steering::Steering;
 
-use crate::wire::{Body, ICMP, Link, Packet, ip};
+use crate::wire::{Body, ICMP, Link, Packet, ip, numbers};
 
 pub const INTERNAL: usize = 0;
 pub const EXTERNAL: usize = 1;
@@ -70,7 +70,15 @@ pub fn udp(from: (&str, u16), to: (u32, u16)) -> Packet {
 }
 
 pub fn tcp(from: (&str, u16), to: (u32, u16), flags: u8) -> Packet {
-    let body = Body::Tcp { source: from.1, destination: to.1, flags, options: vec![2, 4, 5, 180] };
+    tcp_at(from, to, flags, numbers(flags))
+}
+
+/// With these sequence and acknowledgement numbers.
+pub fn tcp_at(from: (&str, u16), to: (u32, u16), flags: u8, numbers: (u32, u32)) -> Packet {
+    let (source, destination) = (from.1, to.1);
+    let (sequence, acknowledgement) = numbers;
+    let options = vec![2, 4, 5, 180];
+    let body = Body::Tcp { source, destination, flags, sequence, acknowledgement, options };
     packet(ip(from.0), to.0, body)
 }
 

@@ -38,7 +38,9 @@ fn talk(desk: &mut Desk, one: &str, two: &str) {
     let back = tcp(two, shown, SYN | ACK);
     let sent = desk.offer(INTERNAL, &back);
     assert_eq!(sent, hairpinned(desk, &back, listening, one));
-    assert_eq!(desk.lab.sum(|c| c.hairpinned.value()), 4);
+    let sent = desk.offer(INTERNAL, &tcp(one, listening, ACK));
+    assert_eq!(sent, hairpinned(desk, &tcp(one, listening, ACK), shown, two));
+    assert_eq!(desk.lab.sum(|c| c.hairpinned.value()), 5);
     desk.lab.advance(7_000_000);
     assert_eq!(desk.lab.sum(|c| c.sessions.value()), 2);
     desk.lab.advance(500_000);

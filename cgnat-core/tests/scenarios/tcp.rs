@@ -104,10 +104,13 @@ fn both_sides_may_open_at_once_and_the_outside_may_open_5382_req_2() {
     let mut desk = Desk::new(&plain());
     let outside = desk.goes_out(&tcp(HOST, server(80), SYN));
     desk.comes_in(&tcp(WEB, outside, SYN), HOST);
+    desk.goes_out(&tcp(HOST, server(80), SYN | ACK));
+    desk.comes_in(&tcp(WEB, outside, SYN | ACK), HOST);
     desk.lab.advance(7_000_000);
     // Another remote end opens a second session on the mapping.
     desk.comes_in(&tcp(("9.9.9.9", 99), outside, SYN), HOST);
     desk.goes_out(&tcp(HOST, (ip("9.9.9.9"), 99), SYN | ACK));
+    desk.comes_in(&tcp(("9.9.9.9", 99), outside, ACK), HOST);
     assert_eq!(desk.lab.sum(|c| c.sessions.value()), 2);
     ends_in(&mut desk, outside, 7440);
 }

@@ -13,6 +13,7 @@ use cgnat_core::worker::steering::Steering;
 
 use super::events::{EXTERNAL, Event, Events, Habits, INTERNAL};
 use super::nat::{Block, Endpoint, Nat, Outcome, Pool, Rules, Seen, Ticks};
+use super::sessions::Filtering;
 use super::wire::{Body, ICMP, Link, Packet, Protocol, TCP, UDP, ip};
 
 pub const INTERNAL_OWN: &str = "10.255.0.2";
@@ -82,13 +83,17 @@ impl World {
             let _ = write!(
                 yaml,
                 "  pool{number}:\n    addresses: [{}]\n    ports: {}-{}\n    allocation: {{ \
-                 block-size: {}, max-blocks: {}, hold: {}s }}\n",
+                 block-size: {}, max-blocks: {}, hold: {}s }}\n    filtering: {{ tcp: {}, udp: {}, \
+                 icmp: {} }}\n",
                 addresses.join(", "),
                 pool.ports.0,
                 pool.ports.1,
                 pool.block_size,
                 pool.max_blocks,
-                pool.hold_s
+                pool.hold_s,
+                word(pool.filtering[0]),
+                word(pool.filtering[1]),
+                word(pool.filtering[2]),
             );
         }
         yaml.push_str("subscribers:\n");
@@ -105,12 +110,20 @@ impl World {
             rules.udp_by_port_s.iter().map(|(port, s)| format!(", \"{port}\": {s}s")).collect();
         let _ = write!(
             yaml,
-            "nat44: {{ hairpinning: {} }}\ntimeouts:\n  tcp: {{ established: {established_s}s, \
+            "nat44: {{ hairpinning: {}, inbound-refresh: {} }}\ntimeouts:\n  tcp: {{ established: {established_s}s, \
              opening: {opening_s}s, closing: {closing_s}s, reset: {reset_s}s }}\n  udp: {{ \
              default: {udp_s}s{by_port} }}\n  icmp: {icmp_s}s\n",
-            rules.hairpinning
+            rules.hairpinning, rules.inbound_refresh
         );
         yaml
+    }
+}
+
+fn word(filtering: Filtering) -> &'static str {
+    match filtering {
+        Filtering::Anybody => "endpoint-independent",
+        Filtering::Address => "address-dependent",
+        Filtering::AddressAndPort => "address-and-port-dependent",
     }
 }
 
@@ -569,6 +582,10 @@ impl Driver {
         let resting = self.nat.resting.values().filter(|due| now < **due).count() as u64;
         if (census.used, census.resting) != (known.len() as u64, resting) {
             return Err(format!("{census:?}, {} used, {resting} resting", known.len()));
+        }
+        let outside = self.lab.sum(|c| c.tcp_out_of_window.value());
+        if outside != self.nat.out_of_window {
+            return Err(format!("{outside} out of window, not {}", self.nat.out_of_window));
         }
         self.account()
     }

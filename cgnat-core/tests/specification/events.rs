@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::nat::{Endpoint, Mapping, Nat};
-use super::wire::{Body, ICMP, Link, Packet, Protocol, TCP, UDP, checksum, ip, put};
+use super::wire::{Body, ICMP, Link, Packet, Protocol, TCP, UDP, checksum, ip, numbers, put};
 
 pub const INTERNAL: usize = 0;
 pub const EXTERNAL: usize = 1;
@@ -148,8 +148,20 @@ impl Events {
                 let usual = [2, 2, 2, 0x12, 0x10, 0x10, 0x18, 0x11, 0x11, 0x14, 0x04];
                 let any = self.random.next_u32() as u8;
                 let flags = if self.one_in(10) { any } else { self.pick(&usual) };
-                let options = vec![1; 4 * self.below(3) as usize];
-                Body::Tcp { source: from.1, destination: to.1, flags, options }
+                let mut options = vec![1; 4 * self.below(3) as usize];
+                if self.one_in(4) {
+                    let shift = self.pick(&[0, 2, 7, 14, 200]);
+                    options.splice(0..0, [3, 3, shift, 1]);
+                }
+                let (mut sequence, mut acknowledgement) = numbers(flags);
+                if self.one_in(3) {
+                    sequence = sequence.wrapping_add_signed(self.stray());
+                }
+                if self.one_in(6) {
+                    acknowledgement = acknowledgement.wrapping_add_signed(self.stray());
+                }
+                let (source, destination) = (from.1, to.1);
+                Body::Tcp { source, destination, flags, sequence, acknowledgement, options }
             }
             _ => Body::Echo {
                 request: !self.one_in(8),
@@ -180,6 +192,13 @@ impl Events {
         }
     }
 
+    /// How far a sequence number lies from the usual: a little, at the edges, far.
+    fn stray(&mut self) -> i32 {
+        let some = self.below(1400) as i32;
+        let any = self.random.next_u32() as i32;
+        self.pick(&[-1, 1, 2, 23, some, some, -some, 65_535, -65_535, 70_000, any])
+    }
+
     fn outbound(&mut self) -> Packet {
         let protocol = self.protocol();
         let host = self.subscriber();
@@ -200,7 +219,13 @@ impl Events {
 
     fn known_remote(&mut self, mapping: &Mapping) -> (u32, u16) {
         let known: Vec<_> = mapping.remotes().collect();
-        if known.is_empty() || self.one_in(8) { self.remote() } else { self.pick(&known) }
+        let any = self.remote();
+        if known.is_empty() || self.one_in(8) {
+            return any;
+        }
+        let (address, port) = self.pick(&known);
+        // Who is known by address may come from any port.
+        (address, if port == 0 { any.1 } else { port })
     }
 
     /// An endpoint of ours: mapped, resting, or anything.
@@ -414,7 +439,8 @@ impl Events {
                 TransportTruncated
             }
             13 | 14 if protocol == TCP => {
-                bytes[32] = self.pick(&[0x40, 0xf0, 0x00]);
+                let beyond = if bytes.len() < 20 + 60 { 0xf0 } else { 0x10 };
+                bytes[32] = self.pick(&[0x40, beyond, 0x00]);
                 TransportTruncated
             }
             13 | 14 if protocol == ICMP => {

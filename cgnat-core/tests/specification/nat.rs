@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cgnat_core::verdict::DropReason::{self, *};
 
+use super::sessions::{Filtering, Session, State};
 use super::wire::{Body, ICMP, Packet, Protocol, TCP, UDP, ip};
 
 /// Tenths of a second, without wrap-around.
@@ -23,11 +24,6 @@ pub type Endpoint = (Protocol, u32, u16);
 /// External address and first port.
 pub type Block = (u32, u16);
 
-const FIN: u8 = 1;
-const SYN: u8 = 2;
-const RST: u8 = 4;
-const ACK: u8 = 16;
-
 #[derive(Debug, Clone)]
 pub struct Pool {
     pub addresses: BTreeSet<u32>,
@@ -35,6 +31,8 @@ pub struct Pool {
     pub block_size: u16,
     pub max_blocks: usize,
     pub hold_s: u64,
+    /// Of TCP, UDP and ICMP.
+    pub filtering: [Filtering; 3],
 }
 
 /// The configuration as the specification understands it.
@@ -46,6 +44,7 @@ pub struct Rules {
     /// The box's own addresses, internal and external, each in a /30.
     pub own: [u32; 2],
     pub hairpinning: bool,
+    pub inbound_refresh: bool,
     pub mtu_internal: usize,
     pub mtu_external: usize,
     pub opening_s: u64,
@@ -60,29 +59,22 @@ pub struct Rules {
     pub further_sessions: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Opening,
-    Established,
-    /// FIN from the side that opened, or from the other.
-    OneFin {
-        opener: bool,
-    },
-    Closing,
-    Reset,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Session {
-    state: State,
-    opened_inside: bool,
-    deadline: Ticks,
+impl Rules {
+    pub fn tcp_s(&self, state: State) -> u64 {
+        match state {
+            State::Opening | State::Answered => self.opening_s,
+            State::Established | State::OneFin { .. } => self.established_s,
+            State::Closing => self.closing_s,
+            State::Reset => self.reset_s,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
 pub struct Mapping {
     pub external: Endpoint,
     pub worker: u16,
+    filtering: Filtering,
     deadline: Ticks,
     first: Option<((u32, u16), Session)>,
     further: BTreeMap<(u32, u16), Session>,
@@ -121,21 +113,51 @@ pub struct Nat {
     pub resting: BTreeMap<Endpoint, Ticks>,
     pub subscribers: BTreeMap<u32, Subscriber>,
     pub blocks: BTreeMap<Block, u32>,
+    /// Sessions of strangers whose mapping has ended: worker and deadline.
+    orphans: Vec<(u16, Ticks)>,
+    pub out_of_window: u64,
 }
 
-fn after(now: Ticks, seconds: u64) -> Ticks {
+pub fn after(now: Ticks, seconds: u64) -> Ticks {
     now + seconds * 10 + 1
 }
 
 impl Mapping {
     pub fn is_expired(&self, now: Ticks) -> bool {
-        if self.external.0 != TCP {
+        if !self.has_sessions() {
             return now >= self.deadline;
         }
-        self.further.is_empty() && self.first.is_none_or(|(_, session)| now >= session.deadline)
+        !self.further.values().any(|session| session.holds)
+            && self.first.is_none_or(|(_, session)| now >= session.deadline)
     }
 
-    /// Remote endpoints of its TCP sessions.
+    fn has_sessions(&self) -> bool {
+        self.external.0 == TCP || self.filtering != Filtering::Anybody
+    }
+
+    /// Records outside the mapping: further sessions, and a permission for each address.
+    fn records(&self) -> usize {
+        let sessions = self.first.iter().map(|(remote, session)| (remote, session));
+        let permitted: BTreeSet<u32> = sessions
+            .chain(&self.further)
+            .filter(|(_, session)| session.permits)
+            .map(|(remote, _)| remote.0)
+            .collect();
+        self.further.len() + permitted.len()
+    }
+
+    fn is_permitted(&self, remote: (u32, u16)) -> bool {
+        let sessions = self.first.iter().map(|(remote, session)| (remote, session));
+        match self.filtering {
+            Filtering::Anybody => true,
+            Filtering::Address => {
+                sessions.chain(&self.further).any(|(with, s)| s.permits && with.0 == remote.0)
+            }
+            Filtering::AddressAndPort => false,
+        }
+    }
+
+    /// Remote endpoints of its sessions.
     pub fn remotes(&self) -> impl Iterator<Item = (u32, u16)> {
         self.first.iter().map(|(remote, _)| *remote).chain(self.further.keys().copied())
     }
@@ -150,6 +172,8 @@ impl Nat {
             resting: BTreeMap::new(),
             subscribers: BTreeMap::new(),
             blocks: BTreeMap::new(),
+            orphans: Vec::new(),
+            out_of_window: 0,
         }
     }
 
@@ -229,16 +253,11 @@ impl Nat {
         if is_new && let Err(reason) = self.create(key, packet, now, seen)? {
             return Ok(Outcome::Drop(reason));
         }
-        if let Body::Tcp { flags, .. } = packet.body {
-            if let Err(reason) = self.note_tcp(key, remote, flags, true, now) {
-                return Ok(Outcome::Drop(reason));
+        if let Err(reason) = self.note(key, remote, packet, true, now) {
+            if is_new {
+                self.end(key, now);
             }
-        } else {
-            let by_port = self.rules.udp_by_port_s.get(&remote.1).copied();
-            let udp_s = by_port.unwrap_or(self.rules.udp_s);
-            let timeout_s = if key.0 == UDP { udp_s } else { self.rules.icmp_s };
-            let mapping = self.mappings.get_mut(&key).ok_or("no mapping")?;
-            mapping.deadline = mapping.deadline.max(after(now, timeout_s));
+            return Ok(Outcome::Drop(reason));
         }
         let mut packet = packet.clone();
         let external = self.mappings[&key].external;
@@ -297,11 +316,9 @@ impl Nat {
         if packet.df && packet.len() > self.rules.mtu_internal {
             return Outcome::Drop(TooBig);
         }
-        if let Body::Tcp { flags, .. } = packet.body {
-            let remote = packet.from();
-            if let Err(reason) = self.note_tcp(key, remote, flags, false, now) {
-                return Outcome::Drop(reason);
-            }
+        let is_error = matches!(packet.body, Body::Error { .. });
+        if !is_error && let Err(reason) = self.note(key, packet.from(), packet, false, now) {
+            return Outcome::Drop(reason);
         }
         let mut packet = packet.clone();
         packet.set_destination((key.1, key.2));
@@ -309,85 +326,109 @@ impl Nat {
         Outcome::Internal(packet)
     }
 
-    /// RFC requirements, section 6.1. The outer error is the core's fault.
-    fn note_tcp(
+    /// What a packet does to its mapping and to the session that it belongs to.
+    fn note(
         &mut self,
         key: Endpoint,
         remote: (u32, u16),
-        flags: u8,
-        from_inside: bool,
+        packet: &Packet,
+        inside: bool,
         now: Ticks,
     ) -> Result<(), DropReason> {
         let rules = &self.rules;
-        let opens = flags & (SYN | ACK | RST | FIN) == SYN;
-        let worker = self.mappings[&key].worker;
-        let records = || self.mappings.values().filter(|m| m.worker == worker);
-        let further: usize = match opens {
-            true => records().map(|m| m.further.len()).sum(),
-            false => 0,
+        let mapping = &self.mappings[&key];
+        let segment = packet.segment();
+        let timeout_s = match key.0 {
+            UDP => rules.udp_by_port_s.get(&remote.1).copied().unwrap_or(rules.udp_s),
+            _ => rules.icmp_s,
         };
+        let refreshes = inside || rules.inbound_refresh;
+        if !mapping.has_sessions() {
+            if refreshes && let Some(mapping) = self.mappings.get_mut(&key) {
+                mapping.deadline = mapping.deadline.max(after(now, timeout_s));
+            }
+            return Ok(());
+        }
+        let by_address = mapping.filtering == Filtering::Address || key.0 == ICMP;
+        let remote = if by_address && segment.is_none() { (remote.0, 0) } else { remote };
+        self.meet(key, remote, now);
+        let worker = self.mappings[&key].worker;
+        let full = self.refuses_session(key, worker, inside);
         let Some(mapping) = self.mappings.get_mut(&key) else {
             unreachable!("the caller found it")
         };
-        mapping.first = mapping.first.filter(|(_, session)| now < session.deadline);
-        let expired = mapping.further.get(&remote).is_some_and(|s| now >= s.deadline);
-        if expired {
-            mapping.further.remove(&remote);
-        }
+        let permitted = mapping.is_permitted(remote);
         let session = match &mut mapping.first {
             Some((with, session)) if *with == remote => Some(session),
             _ => mapping.further.get_mut(&remote),
         };
-        let opening = |opened_inside| {
-            let deadline = after(now, rules.opening_s);
-            Session { state: State::Opening, opened_inside, deadline }
-        };
-        let Some(session) = session else {
-            if opens && mapping.first.is_none() {
-                mapping.first = Some((remote, opening(from_inside)));
-            } else if opens {
-                // Strangers open a few, and never in the last quarter of the records.
-                let (in_use, records) = (further - usize::from(expired), rules.further_sessions);
-                let (most, room) =
-                    if from_inside { (2048, records) } else { (256, records - records / 4) };
-                if mapping.further.len() >= most || in_use >= room {
-                    return Err(SessionTableFull);
+        if let Some(session) = session {
+            match segment {
+                None if refreshes => {
+                    session.deadline = session.deadline.max(after(now, timeout_s));
                 }
-                mapping.further.insert(remote, opening(from_inside));
+                None => {}
+                Some(segment) => {
+                    let belongs = session.note(&segment, inside, now, &self.rules);
+                    self.out_of_window += u64::from(!belongs);
+                }
             }
             return Ok(());
+        }
+        if !inside && (segment.is_none() || !permitted) {
+            return Err(Filtered);
+        }
+        let mut session = match segment {
+            None => Session::flow(after(now, timeout_s)),
+            Some(segment) if !segment.opens() => return Ok(()),
+            Some(segment) => Session::opened(&segment, inside, after(now, self.rules.opening_s)),
         };
-        let (syn, fin, rst) = (flags & SYN != 0, flags & FIN != 0, flags & RST != 0);
-        let opener = session.opened_inside == from_inside;
-        let next = match session.state {
-            State::Opening if rst || !syn => None,
-            State::Opening if opener => Some(State::Opening),
-            State::Opening => Some(State::Established),
-            State::Reset if rst => None,
-            State::Reset => Some(State::Established),
-            _ if rst => Some(State::Reset),
-            State::Closing if opens => {
-                *session = opening(from_inside);
-                None
+        // A permission takes a record of its own.
+        session.permits = inside && key.0 == TCP && mapping.filtering == Filtering::Address;
+        if mapping.first.is_none() && inside {
+            mapping.first = Some((remote, session));
+            if session.permits && !permitted && full.1 {
+                mapping.first = None;
+                return Err(SessionTableFull);
             }
-            State::Closing => None,
-            State::Established if fin => Some(State::OneFin { opener }),
-            State::OneFin { opener: other } if fin && other != opener => Some(State::Closing),
-            same => Some(same),
-        };
-        if let Some(state) = next {
-            session.state = state;
-            session.deadline = after(
-                now,
-                match state {
-                    State::Opening => rules.opening_s,
-                    State::Established | State::OneFin { .. } => rules.established_s,
-                    State::Closing => rules.closing_s,
-                    State::Reset => rules.reset_s,
-                },
-            );
+        } else {
+            if full.0 {
+                return Err(SessionTableFull);
+            }
+            mapping.further.insert(remote, session);
+            if session.permits && self.in_use(worker) > self.rules.further_sessions {
+                let mapping = self.mappings.get_mut(&key);
+                mapping.map(|mapping| mapping.further.remove(&remote));
+                return Err(SessionTableFull);
+            }
         }
         Ok(())
+    }
+
+    /// The owner ends what it meets and finds over: the first session, and that with `remote`.
+    fn meet(&mut self, key: Endpoint, remote: (u32, u16), now: Ticks) {
+        let Some(mapping) = self.mappings.get_mut(&key) else { return };
+        mapping.first = mapping.first.filter(|(_, session)| now < session.deadline);
+        if mapping.further.get(&remote).is_some_and(|s| now >= s.deadline) {
+            mapping.further.remove(&remote);
+        }
+    }
+
+    /// Records of a worker's session table in use.
+    fn in_use(&self, worker: u16) -> usize {
+        let own = self.mappings.values().filter(|mapping| mapping.worker == worker);
+        own.map(Mapping::records).sum::<usize>()
+            + self.orphans.iter().filter(|(owner, _)| *owner == worker).count()
+    }
+
+    /// Whether one more session outside the mapping's record is refused, and whether there is
+    /// no record at all.
+    fn refuses_session(&self, key: Endpoint, worker: u16, inside: bool) -> (bool, bool) {
+        let records = self.rules.further_sessions;
+        let in_use = self.in_use(worker);
+        // Strangers open a few, and never in the last quarter of the records.
+        let (most, room) = if inside { (2048, records) } else { (256, records - records / 4) };
+        (self.mappings[&key].further.len() >= most || in_use >= room, in_use >= records)
     }
 
     /// A new mapping, as the core chose it; or the core's refusal, if it is justified.
@@ -403,7 +444,7 @@ impl Nat {
             return Ok(Err(SourceNotSubscriber));
         };
         match packet.body {
-            Body::Tcp { flags, .. } if flags & (SYN | ACK | RST | FIN) != SYN => {
+            Body::Tcp { .. } if !packet.segment().is_some_and(|segment| segment.opens()) => {
                 return Ok(Err(TcpNotSyn));
             }
             Body::Echo { request: false, .. } => return Ok(Err(IcmpNoQuery)),
@@ -470,6 +511,11 @@ impl Nat {
         let mapping = Mapping {
             external,
             worker: seen.worker,
+            filtering: pool.filtering[match key.0 {
+                TCP => 0,
+                UDP => 1,
+                _ => 2,
+            }],
             deadline: 0,
             first: None,
             further: BTreeMap::new(),
@@ -486,6 +532,8 @@ impl Nat {
     /// The owner notices that a mapping has ended: its port rests.
     fn end(&mut self, key: Endpoint, now: Ticks) {
         let Some(mapping) = self.mappings.remove(&key) else { return };
+        let orphans = mapping.further.values().map(|session| (mapping.worker, session.deadline));
+        self.orphans.extend(orphans);
         self.external.remove(&mapping.external);
         let hold_s = self.pool_with(mapping.external.1).map_or(0, |pool| pool.hold_s);
         if hold_s > 0 {
@@ -499,6 +547,7 @@ impl Nat {
             mapping.first = mapping.first.filter(|(_, session)| now < session.deadline);
             mapping.further.retain(|_, session| now < session.deadline);
         }
+        self.orphans.retain(|(_, deadline)| now < *deadline);
         let ended: Vec<Endpoint> =
             self.mappings.iter().filter(|(_, m)| m.is_expired(now)).map(|(key, _)| *key).collect();
         for key in ended {

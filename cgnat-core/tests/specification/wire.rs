@@ -13,6 +13,8 @@ pub enum Body {
         source: u16,
         destination: u16,
         flags: u8,
+        sequence: u32,
+        acknowledgement: u32,
         options: Vec<u8>,
     },
     Echo {
@@ -44,6 +46,17 @@ pub struct Packet {
     pub destination: u32,
     pub body: Body,
     pub payload: Vec<u8>,
+}
+
+/// First sequence number of every connection: the numbers soon wrap around.
+pub const FIRST: u32 = 0xffff_fff0;
+
+/// Sequence and acknowledgement number of a segment with `flags` of a host that has sent and
+/// received a SYN and no more.
+pub fn numbers(flags: u8) -> (u32, u32) {
+    const SYN: u8 = 2;
+    let sequence = if flags & SYN != 0 { FIRST } else { FIRST.wrapping_add(1) };
+    (sequence, FIRST.wrapping_add(1))
 }
 
 /// Protocol as in the IPv4 header.
@@ -156,9 +169,11 @@ impl Packet {
                 let length = 8 + self.payload.len() as u16;
                 push(&mut segment, &[*source, *destination, length, 0]);
             }
-            Body::Tcp { source, destination, flags, options } => {
+            Body::Tcp { source, destination, flags, sequence, acknowledgement, options } => {
                 let offset = ((20 + options.len() as u16) / 4) << 12 | u16::from(*flags);
-                push(&mut segment, &[*source, *destination, 1, 2, 3, 4, offset, 500, 0, 0]);
+                push(&mut segment, &[*source, *destination]);
+                segment.extend([sequence, acknowledgement].map(|n| n.to_be_bytes()).concat());
+                push(&mut segment, &[offset, 500, 0, 0]);
                 segment.extend(options);
             }
             Body::Echo { request, identifier, sequence } => {

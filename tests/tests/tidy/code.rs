@@ -10,7 +10,7 @@ const LAYERS: &[(&str, &[(&str, &str)])] = &[
         "policy",
         &[
             ("crate::config", "timeouts are built from the configuration"),
-            ("crate::packet::ipv4::tcp_flags", "the names of four bits, not bytes"),
+            ("crate::packet::tcp", "names of four bits and the numbers of a segment, not bytes"),
             ("crate::policy", "decisions may build on each other"),
         ],
     ),
@@ -23,9 +23,12 @@ const LAYERS: &[(&str, &[(&str, &str)])] = &[
             ("crate::packet::rewrite::NewEndpoint", "a mapping says what to write"),
             ("crate::policy::port_choice", "choosing a free port of a block is a pure decision"),
             ("crate::policy::tcp_state", "a session holds its TCP state"),
+            ("crate::policy::tcp_window", "and its sequence numbers"),
+            ("crate::policy::filtering", "a mapping holds who may use it"),
             ("crate::table::slab", "a leaf: numbered records in provided memory"),
             ("crate::table::hash", "a leaf: hashing for the index"),
             ("crate::table::session::Peer", "a mapping carries its first session inside"),
+            ("crate::table::session::Numbers", "likewise"),
         ],
     ),
     (

@@ -6,7 +6,7 @@ use super::super::problem::Report;
 use super::super::read::{Cursor, Fields, Located};
 use super::super::scalar::{self, shown};
 use super::super::{Mode, Overflow, Pool};
-use super::{Range, deterministic, written};
+use super::{Range, deterministic, filtering, written};
 
 const MAX_ADDRESSES: u64 = 65_536;
 const MAX_BLOCKS: u64 = 4_194_304;
@@ -26,13 +26,14 @@ pub(super) struct Draft {
     pub(super) max_blocks: u8,
     pub(super) hold_s: u32,
     pub(super) overflow: Option<Overflow>,
+    filtering: filtering::Given,
     /// Of a deterministic pool, if it is right.
     pub(super) ports_per_subscriber: Option<Located<u64>>,
 }
 
 impl Draft {
-    /// The validated pool.
-    pub(super) fn finish(self) -> Pool {
+    /// The validated pool; `default` is what `nat44` says of filtering.
+    pub(super) fn finish(self, default: filtering::Given) -> Pool {
         let mut addresses: Vec<Ipv4Addr> = Vec::with_capacity(self.addresses() as usize);
         for range in &self.ranges {
             let (first, last) = range.value;
@@ -49,6 +50,9 @@ impl Draft {
             max_blocks: self.max_blocks,
             hold_s: self.hold_s,
             overflow: self.overflow,
+            filtering: std::array::from_fn(|protocol| {
+                self.filtering[protocol].or(default[protocol]).unwrap_or_default()
+            }),
         }
     }
 
@@ -153,6 +157,7 @@ fn pool(report: &mut Report<'_>, name: Located<String>, fields: &Fields<'_>) -> 
         max_blocks: 4,
         hold_s: 120,
         overflow: None,
+        filtering: filtering::read(report, fields.get("filtering")),
         ports_per_subscriber: None,
     };
     let allocation = fields.get("allocation").and_then(|c| c.fields(report));

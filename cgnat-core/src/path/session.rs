@@ -1,0 +1,302 @@
+//! Sessions of a mapping: finding, opening and ending them.
+//!
+//! The first session of a mapping lives in its record, further ones in the session table.
+//! Sessions that hold their mapping end before it does. Those that do not, the unanswered
+//! SYNs of strangers, may outlast it; then they belong to nothing, are found by nobody and
+//! end at their own deadline.
+
+use crate::endpoint::{Protocol, RemoteEndpoint};
+use crate::policy::filtering::Filtering;
+use crate::policy::tcp_window::Sender;
+use crate::shard::Shard;
+use crate::table::session::{Numbers, Peer, hash_words};
+use crate::time::Tick;
+use crate::verdict::DropReason;
+
+/// Sessions that one mapping may have besides the one inside it (RFC 6888 REQ-5).
+pub const MAX_FURTHER_SESSIONS: u32 = 2048;
+
+/// Those that the remote side may open: it is anybody.
+pub const MAX_INBOUND_SESSIONS: u32 = 256;
+
+const _: () = assert!(MAX_FURTHER_SESSIONS < u16::MAX as u32);
+
+/// Where a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the record of its mapping.
+    Inside,
+    /// In this slot of the session table.
+    Table(u32),
+}
+
+impl Shard {
+    /// The live session of a mapping with `remote`. What it meets and finds ended, it ends.
+    pub(super) fn find_session(
+        &mut self,
+        mapping: u32,
+        remote: RemoteEndpoint,
+        now: Tick,
+    ) -> Option<Place> {
+        let record = &self.mappings[mapping];
+        if !record.first.is_none() && record.first_expired(now) {
+            self.end_first(mapping);
+        }
+        let record = &self.mappings[mapping];
+        if record.first.is_with(remote) {
+            return Some(Place::Inside);
+        }
+        if record.holders == 0 && record.strangers == 0 {
+            return None;
+        }
+        let slot = self.session_with(mapping, remote)?;
+        if !now.reached(Tick(self.sessions[slot].deadline)) {
+            return Some(Place::Table(slot));
+        }
+        self.end_session(slot);
+        let record = &self.mappings[mapping];
+        if record.is_expired(now) {
+            // Nothing is left of it and its word may be disarmed: it must be proposed.
+            self.due.mappings.arm(mapping, record.generation, now);
+        }
+        None
+    }
+
+    fn session_with(&self, mapping: u32, remote: RemoteEndpoint) -> Option<u32> {
+        let generation = self.mappings[mapping].generation;
+        let (first, second) = hash_words(mapping, remote);
+        self.session_index.find(self.key.hash_pair(first, second), |slot| {
+            let session = &self.sessions[slot];
+            session.mapping == mapping
+                && session.mapping_generation == generation
+                && session.peer.is_with(remote)
+        })
+    }
+
+    /// Opens a session of a mapping, which has none with this remote end.
+    ///
+    /// # Errors
+    /// [`DropReason::SessionTableFull`] if there is no room for it.
+    pub(super) fn open_session(
+        &mut self,
+        mapping: u32,
+        (mut peer, numbers): (Peer, Numbers),
+        from: Sender,
+        timeout_s: u32,
+        now: Tick,
+    ) -> Result<(), DropReason> {
+        let deadline = now.plus_seconds(timeout_s);
+        let record = &self.mappings[mapping];
+        let inside = record.first.is_none() && peer.holds();
+        let further = u32::from(record.holders) + u32::from(record.strangers);
+        // What strangers open never takes the last quarter of the table from subscribers.
+        let (most, room) = match from {
+            Sender::Internal => (MAX_FURTHER_SESSIONS, true),
+            Sender::External => {
+                let capacity = self.sessions.capacity();
+                (MAX_INBOUND_SESSIONS, self.sessions.in_use() < capacity - capacity / 4)
+            }
+        };
+        if !inside && (further >= most || !room) {
+            return Err(DropReason::SessionTableFull);
+        }
+        let permits = from == Sender::Internal
+            && record.protocol == Protocol::Tcp as u8
+            && record.filtering() == Filtering::AddressDependent;
+        if permits {
+            self.permit(mapping, peer.remote())?;
+            peer.set_permits();
+        }
+        if inside {
+            let record = &mut self.mappings[mapping];
+            record.first = peer;
+            record.first_numbers = numbers;
+            record.deadline = deadline.0;
+            self.due.mappings.arm(mapping, record.generation, deadline);
+        } else {
+            let Some(slot) = self.new_session(mapping, peer) else {
+                if permits {
+                    self.withdraw(mapping, peer.remote());
+                }
+                return Err(DropReason::SessionTableFull);
+            };
+            let session = &mut self.sessions[slot];
+            session.numbers = numbers;
+            session.deadline = deadline.0;
+            self.due.sessions.arm(slot, session.generation, deadline);
+            let record = &mut self.mappings[mapping];
+            if peer.holds() {
+                record.holders += 1;
+            } else {
+                record.strangers += 1;
+            }
+        }
+        self.gauges.sessions += 1;
+        Ok(())
+    }
+
+    /// A record of the session table, in the index, without numbers and deadline.
+    fn new_session(&mut self, mapping: u32, peer: Peer) -> Option<u32> {
+        let slot = self.sessions.allocate()?;
+        let (first, second) = hash_words(mapping, peer.remote());
+        let (sessions, secret) = (&self.sessions, self.key);
+        let hash_of = |slot: u32| {
+            let session = &sessions[slot];
+            let (first, second) = hash_words(session.mapping, session.peer.remote());
+            secret.hash_pair(first, second)
+        };
+        if self.session_index.insert(secret.hash_pair(first, second), slot, hash_of).is_err() {
+            self.sessions.free(slot);
+            return None;
+        }
+        let generation = self.mappings[mapping].generation;
+        let session = &mut self.sessions[slot];
+        session.mapping = mapping;
+        session.mapping_generation = generation;
+        session.peer = peer;
+        session.numbers = Numbers::NONE;
+        session.permitted_by = 0;
+        session.shard = self.id;
+        Some(slot)
+    }
+
+    fn remove_session(&mut self, slot: u32) {
+        let session = &self.sessions[slot];
+        let (first, second) = hash_words(session.mapping, session.peer.remote());
+        let removed = self.session_index.remove(self.key.hash_pair(first, second), slot);
+        debug_assert!(removed, "session {slot} was not in the index");
+        self.due.sessions.disarm(slot);
+        self.sessions.free(slot);
+    }
+
+    /// Ends the session inside a mapping. The mapping stays; the caller looks whether it has
+    /// ended.
+    pub(super) fn end_first(&mut self, mapping: u32) {
+        let peer = std::mem::replace(&mut self.mappings[mapping].first, Peer::NONE);
+        self.gauges.sessions -= 1;
+        if peer.permits() {
+            self.withdraw(mapping, peer.remote());
+        }
+    }
+
+    /// Ends a session of the table. Its mapping stays; the caller looks whether it has ended.
+    pub(super) fn end_session(&mut self, slot: u32) {
+        let session = &self.sessions[slot];
+        let (mapping, generation, peer) =
+            (session.mapping, session.mapping_generation, session.peer);
+        self.remove_session(slot);
+        self.gauges.sessions -= 1;
+        if self.mappings.live(mapping, generation).is_none() {
+            return;
+        }
+        let record = &mut self.mappings[mapping];
+        if peer.holds() {
+            record.holders -= 1;
+        } else {
+            record.strangers -= 1;
+        }
+        if peer.permits() {
+            self.withdraw(mapping, peer.remote());
+        }
+    }
+
+    /// Whether a subscriber's own TCP session lets this remote end open one (RFC 5382 REQ-3).
+    pub(super) fn is_permitted(&self, mapping: u32, remote: RemoteEndpoint) -> bool {
+        match self.mappings[mapping].filtering() {
+            Filtering::EndpointIndependent => true,
+            Filtering::AddressDependent => self.session_with(mapping, any_port(remote)).is_some(),
+            Filtering::AddressAndPortDependent => false,
+        }
+    }
+
+    /// Lets an address open sessions for as long as one more session of the subscriber's own
+    /// with it lasts.
+    fn permit(&mut self, mapping: u32, remote: RemoteEndpoint) -> Result<(), DropReason> {
+        let remote = any_port(remote);
+        let slot = match self.session_with(mapping, remote) {
+            Some(slot) => slot,
+            None => {
+                self.new_session(mapping, Peer::flow(remote)).ok_or(DropReason::SessionTableFull)?
+            }
+        };
+        self.sessions[slot].permitted_by += 1;
+        Ok(())
+    }
+
+    fn withdraw(&mut self, mapping: u32, remote: RemoteEndpoint) {
+        let Some(slot) = self.session_with(mapping, any_port(remote)) else {
+            unreachable!("a session of mapping {mapping} was counted in a permission");
+        };
+        let session = &mut self.sessions[slot];
+        session.permitted_by -= 1;
+        if session.permitted_by == 0 {
+            self.remove_session(slot);
+        }
+    }
+
+    /// A packet without connection, UDP or an ICMP query, of a mapping whose filtering asks
+    /// who was sent to: outbound it opens or prolongs the session, inbound it needs one.
+    ///
+    /// # Errors
+    /// [`DropReason::Filtered`], or [`DropReason::SessionTableFull`] for a new one.
+    pub(super) fn note_flow(
+        &mut self,
+        mapping: u32,
+        remote: RemoteEndpoint,
+        from: Sender,
+        timeout_s: u32,
+        now: Tick,
+    ) -> Result<(), DropReason> {
+        let record = &self.mappings[mapping];
+        let by_address = record.filtering() == Filtering::AddressDependent
+            || record.protocol == Protocol::Icmp as u8;
+        let remote = if by_address { any_port(remote) } else { remote };
+        let Some(place) = self.find_session(mapping, remote, now) else {
+            if from == Sender::External {
+                return Err(DropReason::Filtered);
+            }
+            let session = (Peer::flow(remote), Numbers::NONE);
+            return self.open_session(mapping, session, from, timeout_s, now);
+        };
+        if from == Sender::Internal || self.inbound_refresh {
+            let deadline = now.plus_seconds(timeout_s);
+            // A short timer of one destination port never shortens what another was promised.
+            if self.deadline_of(mapping, place).before(deadline) {
+                self.set_deadline(mapping, place, deadline);
+            }
+        }
+        Ok(())
+    }
+
+    fn deadline_of(&self, mapping: u32, place: Place) -> Tick {
+        Tick(match place {
+            Place::Inside => self.mappings[mapping].deadline,
+            Place::Table(slot) => self.sessions[slot].deadline,
+        })
+    }
+
+    /// Moves the deadline of a session; housekeeping must hear only of a shorter one.
+    pub(super) fn set_deadline(&mut self, mapping: u32, place: Place, deadline: Tick) {
+        let shorter = deadline.before(self.deadline_of(mapping, place));
+        match place {
+            Place::Inside => {
+                let record = &mut self.mappings[mapping];
+                record.deadline = deadline.0;
+                if shorter {
+                    self.due.mappings.arm(mapping, record.generation, deadline);
+                }
+            }
+            Place::Table(slot) => {
+                let session = &mut self.sessions[slot];
+                session.deadline = deadline.0;
+                if shorter {
+                    self.due.sessions.arm(slot, session.generation, deadline);
+                }
+            }
+        }
+    }
+}
+
+fn any_port(remote: RemoteEndpoint) -> RemoteEndpoint {
+    RemoteEndpoint { port: 0, ..remote }
+}
