@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps deps-test build demo demo-live test check fmt clippy deny unit hairpin soak \
+.PHONY: help deps deps-test build demo demo-live test check fmt clippy deny unit conformance hairpin soak \
 	recording clean need-root
 
 # Where cargo builds, as cargo and the tests see it too.
@@ -131,6 +131,9 @@ deny: deps-test ## licences, sources and advisories of the dependencies
 	else \
 		echo "advisories: NOT CHECKED, the advisory database cannot be reached from here"; \
 	fi
+
+conformance: deps build ## every clause of the RFCs through the real program; a table at the end
+	$(CARGO) test --locked -p cgnat-tests --test conformance
 
 hairpin: need-root deps-test build ## hairpinning between workers while mappings expire, 60 s (root)
 	@export CGNAT_HAIRPIN_SECONDS=$(HAIRPIN_SECONDS); \

@@ -9,6 +9,7 @@
 //! | [`stats`] | the statistics that the appliance writes |
 //! | [`traffic`] | real clients and servers: curl, busybox httpd, dig, dnsmasq, ping, iperf3, tcpdump |
 //! | [`connect_storm`] | very many TCP connections, each checked for mix-ups |
+//! | [`conformance`] | clauses of the RFCs, each a conversation through the appliance |
 //! | [`decode`] | translated captures read by tshark and checked against the rules of the NAT |
 //!
 //! Nothing here depends on the crates under test: the laboratory sees the appliance as a user
@@ -16,6 +17,7 @@
 
 pub mod appliance;
 pub mod cleanup;
+pub mod conformance;
 pub mod connect_storm;
 pub mod decode;
 pub mod hairpin_storm;

@@ -1,7 +1,8 @@
 //! The repository checks itself: who may know whom, nothing left behind, documents that say what
 //! is there. Needs no root; the rules about commands ask the program of the release build.
 //!
-//! `CGNAT_BLESS=1` writes the table of drop reasons in docs/counters.md anew instead of comparing.
+//! `CGNAT_BLESS=1` writes the table of drop reasons in docs/counters.md and the counts and cases of
+//! docs/rfc-compliance.md anew instead of comparing.
 //!
 //! Each rule is a function from files to what is wrong, in tidy/; beside it are tests that show
 //! that it can fail.
@@ -17,6 +18,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use cgnat_tests::appliance;
+use cgnat_tests::conformance::rows;
 use source::{File, files, project};
 
 /// Reasons that no test names yet, in the order of their counters. This list may only shrink: a
@@ -98,6 +100,22 @@ fn every_drop_reason_has_a_row_with_its_sentence() {
         return;
     }
     none(documents::reasons_are_documented(text(&files, "docs/counters.md"), &reasons));
+}
+
+#[test]
+fn every_clause_has_a_row_that_names_its_cases() {
+    let path = "docs/rfc-compliance.md";
+    let files = files();
+    let document = text(&files, path);
+    let cases: Vec<_> = cgnat_tests::conformance::cases().collect();
+    let counted = |text: &str| rows::with_counts(text, &rows::parse(text)?);
+    if std::env::var_os("CGNAT_BLESS").is_some() {
+        let blessed = rows::with_cases(document, &cases).and_then(|text| counted(&text));
+        std::fs::write(project().join(path), blessed.expect("rows")).expect("writable");
+        return;
+    }
+    none(rows::mismatches(&rows::parse(document).expect("rows"), &cases));
+    assert_eq!(counted(document).expect("a table of counts"), document, "{path}: counts");
 }
 
 #[test]
@@ -184,6 +202,7 @@ fn what_a_project_needs_is_there() {
         "docs/configuration.md",
         "docs/counters.md",
         "docs/operations.md",
+        "docs/rfc-compliance.md",
         "docs/unsafe.md",
         "docker/README.md",
         "rust-toolchain.toml",

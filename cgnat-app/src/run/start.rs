@@ -23,7 +23,7 @@ use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 use super::Complete;
 use super::io::{DpdkIo, Relay, Transmit};
 use super::plan::{DESCRIPTORS, Plan, RING, device_name};
-use super::replay::{Replay, Track};
+use super::replay::{Pace, Replay, Track};
 use super::report::Report;
 use super::say::complain;
 use crate::preflight::Preflight;
@@ -105,8 +105,12 @@ pub fn start(
     let gate = Arc::new(AtomicBool::new(false));
     let phase = Arc::new(AtomicU8::new(phase::RUN));
     let replayed = Arc::new(AtomicBool::new(false));
-    let replay =
-        if replaying { Some(replay(&opened.ports, here, replayed.clone())?) } else { None };
+    let pace = Arc::new(Pace::default());
+    let replay = if replaying {
+        Some(replay(&opened.ports, here, pace.clone(), replayed.clone())?)
+    } else {
+        None
+    };
     let views = views(&eal, plan, opened.queues, &pool, replay, &gate)?;
 
     let house = {
@@ -114,7 +118,7 @@ pub fn start(
         let cpus = plan.control_cpus.clone();
         std::thread::Builder::new()
             .name("housekeeping".to_owned())
-            .spawn(move || keep_house(housekeeping, &counters, &phase, clock, &cpus))
+            .spawn(move || keep_house(housekeeping, &counters, &phase, &pace, clock, &cpus))
             .context("cannot start the housekeeping thread")?
     };
     let mut workers = Vec::new();
@@ -193,7 +197,12 @@ fn memory(eal: &Eal, plan: &Plan) -> Result<Memory> {
 }
 
 /// The merged captures of all ports.
-fn replay(ports: &[RunningPort], here: &Preflight, replayed: Arc<AtomicBool>) -> Result<Replay> {
+fn replay(
+    ports: &[RunningPort],
+    here: &Preflight,
+    pace: Arc<Pace>,
+    replayed: Arc<AtomicBool>,
+) -> Result<Replay> {
     let mut tracks = Vec::new();
     for (port, capture) in &here.captures {
         let device = &ports[*port];
@@ -204,7 +213,7 @@ fn replay(ports: &[RunningPort], here: &Preflight, replayed: Arc<AtomicBool>) ->
     }
     let with_packets = here.captures.iter().filter(|(_, capture)| capture.packets > 0);
     let first_ns = with_packets.map(|(_, capture)| capture.first_ns).min().unwrap_or(0);
-    Ok(Replay::new(tracks, first_ns, replayed))
+    Ok(Replay::new(tracks, first_ns, pace, replayed))
 }
 
 /// Gives each worker its queues and rings.
@@ -291,6 +300,7 @@ fn keep_house(
     mut housekeeping: Housekeeping,
     counters: &[Arc<WorkerCounters>],
     phase: &AtomicU8,
+    pace: &Pace,
     clock: Clock,
     cpus: &[u16],
 ) -> Housekeeping {
@@ -299,9 +309,13 @@ fn keep_house(
         complain(&format!("warning: housekeeping stays where it is: {error}"));
     }
     let mut settling = 0u8;
+    let mut pacing: Pacing = None;
     loop {
         let latest = counters.iter().map(|counters| counters.now()).max().unwrap_or_default();
+        // A sweep that a replay waits for is at a time which no packet has shown yet.
+        let latest = pacing.map_or(latest, |(at, _)| latest.max(at));
         let worked = housekeeping.run(latest, now(clock));
+        pacing = keep_pace(&mut housekeeping, counters, pace, pacing);
         match phase.load(Ordering::Acquire) {
             phase::STOP => return housekeeping,
             phase::SETTLE if !housekeeping.is_busy() => {
@@ -317,8 +331,41 @@ fn keep_house(
             }
             _ => {}
         }
-        if !worked {
+        if pacing.is_some() {
+            std::thread::yield_now();
+        } else if !worked {
             std::thread::sleep(HOUSEKEEPING_PAUSE);
+        }
+    }
+}
+
+/// A sweep that a replay waits for: its time, and how often it has been begun.
+type Pacing = Option<(Instant, u8)>;
+
+/// Serves a replay whose next packet waits for a sweep; what is under way after this round.
+fn keep_pace(
+    housekeeping: &mut Housekeeping,
+    counters: &[Arc<WorkerCounters>],
+    pace: &Pace,
+    pacing: Pacing,
+) -> Pacing {
+    // Twice: the first sweep ends mappings, the second the blocks they freed.
+    match pacing {
+        Some(_) if housekeeping.is_busy() => pacing,
+        Some((at, 2)) => {
+            pace.swept(at);
+            None
+        }
+        Some((at, begun)) => {
+            housekeeping.sweep_now(at);
+            Some((at, begun + 1))
+        }
+        None => {
+            let at = pace.wanted()?;
+            // Other workers have taken what was handed to them, at its own time.
+            let handed_off: u64 = counters.iter().map(|c| c.handed_off.value()).sum();
+            let handed_in: u64 = counters.iter().map(|c| c.handed_in.value()).sum();
+            (handed_off == handed_in).then_some((at, 0))
         }
     }
 }

@@ -149,8 +149,7 @@ impl Housekeeping {
         worked | self.sweep.run(&mut self.links, now.tick())
     }
 
-    /// Starts a whole sweep at once and says whether one is still under way; for the end of
-    /// a replay, when time will not go on by itself.
+    /// Starts a whole sweep at once; for a replay, when time does not go on by itself.
     pub fn sweep_now(&mut self, now: Instant) {
         for link in &mut self.links {
             link.send(Command::Advance(now));
@@ -158,9 +157,10 @@ impl Housekeeping {
         self.sweep.restart(now.tick());
     }
 
-    /// Whether a sweep is under way or commands wait to be sent.
+    /// Whether a sweep is under way or commands wait to be sent or taken.
     pub fn is_busy(&self) -> bool {
-        self.sweep.is_running() || self.links.iter().any(|link| !link.backlog.is_empty())
+        let waits = |link: &Link| !link.backlog.is_empty() || !link.commands.is_empty();
+        self.sweep.is_running() || self.links.iter().any(waits)
     }
 
     /// Blocks at housekeeping itself.

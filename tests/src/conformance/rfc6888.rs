@@ -1,0 +1,220 @@
+//! What a carrier-grade NAT owes beyond a home one (RFC 6888).
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use anyhow::{Result, ensure};
+
+use super::packet::{Body, Packet, SYN, query, tcp, udp};
+use super::settings::Settings;
+use super::talk::{Side, Talk};
+use super::{at, register, remote, subscriber};
+
+register! {
+    protocols_without_their_document_are_dropped_6888_req_1:
+        "6888-REQ-1" "6888-REQ-1d" "5597-S3";
+    one_address_for_all_protocols_6888_req_2: "6888-REQ-2";
+    a_pool_of_pieces_is_used_whole_6888_req_3: "6888-REQ-3";
+    ports_of_one_subscriber_are_limited_6888_req_4: "6888-REQ-4" "6888-REQ-4a";
+    strangers_cannot_fill_the_session_table_6888_req_5: "6888-REQ-5";
+    a_freed_port_rests_for_two_minutes_6888_req_8: "6888-REQ-8";
+    a_refused_flow_is_dropped_and_its_sender_told_6888_req_11b:
+        "6888-REQ-11b" "6888-REQ-11a" "5508-REQ-8";
+    nothing_is_evicted_to_make_room_6888_req_11d: "6888-REQ-11d" "5508-S6";
+}
+
+fn protocols_without_their_document_are_dropped_6888_req_1() -> Result<()> {
+    let mut talk = Talk::with_defaults();
+    let other = |from: Ipv4Addr, to: Ipv4Addr, protocol| {
+        Packet::new(from, to, Body::Other { protocol, bytes: vec![0x11; 40] })
+    };
+    let pool = Ipv4Addr::new(203, 0, 113, 1);
+    // DCCP, SCTP, GRE, ESP, AH, UDP-Lite, IP in IP.
+    for protocol in [33, 132, 47, 50, 51, 136, 4] {
+        let out = other(subscriber(1), remote(1), protocol);
+        talk.dropped(Side::Internal, 0.0, &out, "protocol-unsupported")?;
+        let inward = other(remote(1), pool, protocol);
+        talk.dropped(Side::External, 1.0, &inward, "protocol-unsupported")?;
+    }
+    Ok(())
+}
+
+fn one_address_for_all_protocols_6888_req_2() -> Result<()> {
+    let mut talk = Talk::new(Settings::default().pool(&["203.0.113.0/26"]));
+    for number in 1..=20 {
+        let host = subscriber(number);
+        talk.inside(0.0, &tcp(at(host, 4000), at(remote(1), 80), SYN));
+        talk.inside(0.0, &udp(at(host, 4000), at(remote(2), 53)));
+        talk.inside(0.0, &query(host, remote(3), 8, 4000));
+    }
+    let seen = talk.look()?;
+    ensure!(seen.outside.len() == 60, "{} packets", seen.outside.len());
+    let mut all = BTreeSet::new();
+    for (number, packets) in seen.outside.chunks(3).enumerate() {
+        let addresses: BTreeSet<_> = packets.iter().map(|packet| packet.source).collect();
+        ensure!(addresses.len() == 1, "subscriber {number} leaves from {addresses:?}");
+        all.extend(addresses);
+    }
+    ensure!(all.len() > 5, "all leave from {all:?}");
+    Ok(())
+}
+
+fn a_pool_of_pieces_is_used_whole_6888_req_3() -> Result<()> {
+    let items = ["203.0.113.0/29", "203.0.113.100-203.0.113.103", "192.0.2.77", "198.18.0.1"];
+    let keys = "exclude: [203.0.113.0, 203.0.113.101]\nports: 1024-5119\n\
+                allocation: { block-size: 4096, max-blocks: 1 }";
+    let mut talk = Talk::new(Settings::default().pool(&items).pool_keys(keys));
+    // One block per address: as many subscribers as addresses take them all.
+    for number in 0..12 {
+        talk.inside(0.0, &udp(at(subscriber(number), 4000), at(remote(1), 53)));
+    }
+    let seen = talk.look()?;
+    let used: BTreeSet<_> = seen.outside.iter().map(|packet| packet.source).collect();
+    let mut want: BTreeSet<Ipv4Addr> =
+        (1..8).chain([100, 102, 103]).map(|last| Ipv4Addr::new(203, 0, 113, last)).collect();
+    want.extend([Ipv4Addr::new(192, 0, 2, 77), Ipv4Addr::new(198, 18, 0, 1)]);
+    ensure!(used == want, "used {used:?}");
+    // The next one finds none, and is told so.
+    talk.inside(1.0, &udp(at(subscriber(99), 4000), at(remote(1), 53)));
+    let refused = talk.look()?;
+    ensure!(refused.drops["pool-exhausted"] == 1 && refused.inside.len() == 1, "{refused:#?}");
+    Ok(())
+}
+
+/// One address, two blocks of 64 ports; a subscriber may have one.
+fn tight() -> Settings {
+    let keys = "ports: 2048-2175\nallocation: { block-size: 64, max-blocks: 1 }";
+    Settings::default().pool(&["203.0.113.9"]).pool_keys(keys)
+}
+
+fn ports_of_one_subscriber_are_limited_6888_req_4() -> Result<()> {
+    let mut talk = Talk::new(tight());
+    for port in 0..100 {
+        talk.inside(0.0, &udp(at(subscriber(1), 10_000 + port), at(remote(1), 53)));
+    }
+    let seen = talk.look()?;
+    ensure!(seen.outside.len() == 64, "{} of 100 flows", seen.outside.len());
+    ensure!(seen.drops["subscriber-ports"] == 36, "drops {:?}", seen.drops);
+    // Identifiers of ICMP queries are counted by themselves; another subscriber is unharmed.
+    talk.inside(1.0, &query(subscriber(1), remote(1), 8, 7));
+    for port in 0..64 {
+        talk.inside(1.0, &udp(at(subscriber(2), 10_000 + port), at(remote(1), 53)));
+    }
+    let seen = talk.look()?;
+    ensure!(seen.outside.len() == 65 && seen.drops.is_empty(), "{:?}", seen.drops);
+    // The limit is a matter of configuration (REQ-4a).
+    let keys = "ports: 2048-2175\nallocation: { block-size: 64, max-blocks: 2 }";
+    let settings = Settings::default().pool(&["203.0.113.9"]).pool_keys(keys);
+    let mut talk = Talk::new(settings);
+    for port in 0..130 {
+        talk.inside(0.0, &udp(at(subscriber(1), 10_000 + port), at(remote(1), 53)));
+    }
+    let seen = talk.look()?;
+    ensure!(seen.outside.len() == 128, "{} of 130 flows", seen.outside.len());
+    Ok(())
+}
+
+fn strangers_cannot_fill_the_session_table_6888_req_5() -> Result<()> {
+    let mut talk = Talk::with_defaults();
+    let host = at(subscriber(1), 40_000);
+    let out = talk.outbound(0.0, &tcp(host, at(remote(1), 80), SYN))?;
+    for number in 0..1000u16 {
+        let [high, low] = number.to_be_bytes();
+        let stranger = at(Ipv4Addr::new(198, 19, high, low), 4000);
+        talk.outside(1.0, &tcp(stranger, out.sender(), SYN));
+    }
+    let seen = talk.look()?;
+    ensure!(seen.inside.len() == 256, "{} of 1000 strangers", seen.inside.len());
+    ensure!(seen.drops["session-table-full"] == 744, "drops {:?}", seen.drops);
+    // The subscriber still opens connections from that port.
+    for port in 0..50 {
+        talk.inside(2.0, &tcp(host, at(remote(2), 1000 + port), SYN));
+    }
+    let seen = talk.look()?;
+    ensure!(seen.outside.len() == 50 && seen.drops.is_empty(), "{:?}", seen.drops);
+    Ok(())
+}
+
+fn a_freed_port_rests_for_two_minutes_6888_req_8() -> Result<()> {
+    let mut talk = Talk::new(tight().section("timeouts: { udp: { default: 2m } }"));
+    let flow = |port: u16| udp(at(subscriber(1), 10_000 + port), at(remote(1), 5000));
+    let freed = talk.outbound(0.0, &flow(0))?.sender();
+    // It ends at 120 s. All others of the block are taken, then asked for once more.
+    for port in 1..64 {
+        talk.inside(100.0, &flow(port));
+    }
+    talk.look()?;
+    for time in [121.0, 180.0, 239.0] {
+        for port in 1..64 {
+            talk.inside(time, &flow(port));
+        }
+        talk.inside(time, &flow(1000));
+        let seen = talk.look()?;
+        ensure!(seen.outside.len() == 63, "at {time} s {} flows", seen.outside.len());
+        ensure!(seen.drops["subscriber-ports"] == 1, "at {time} s drops {:?}", seen.drops);
+        ensure!(seen.outside.iter().all(|packet| packet.sender() != freed), "{freed} at {time} s");
+    }
+    // Rested: not even its last owner had it in between, now it is free.
+    for time in [300.0, 350.0] {
+        for port in 1..64 {
+            talk.inside(time, &flow(port));
+        }
+    }
+    talk.look()?;
+    let again = talk.outbound(400.0, &flow(1001))?.sender();
+    ensure!(again == freed, "{again}, the only one that is free is {freed}");
+    Settings::default().pool_keys("allocation: { hold: 60s }").accepted()?;
+    Ok(())
+}
+
+fn a_refused_flow_is_dropped_and_its_sender_told_6888_req_11b() -> Result<()> {
+    let mut talk = Talk::new(tight());
+    let kinds: [fn(u16) -> Packet; 3] = [
+        |port| udp(at(subscriber(1), port), at(remote(1), 5000)),
+        |port| tcp(at(subscriber(1), port), at(remote(1), 80), SYN),
+        |port| query(subscriber(1), remote(1), 8, port),
+    ];
+    for (number, make) in kinds.into_iter().enumerate() {
+        let time = 10.0 * number as f64;
+        for port in 0..64 {
+            talk.inside(time, &make(10_000 + port));
+        }
+        let seen = talk.look()?;
+        ensure!(seen.outside.len() == 64, "{} flows", seen.outside.len());
+        let refused = make(20_000);
+        talk.inside(time + 1.0, &refused);
+        let seen = talk.look()?;
+        ensure!(seen.drops["subscriber-ports"] == 1, "drops {:?}", seen.drops);
+        let told = seen.one_inside()?;
+        ensure!(told.icmp() == Some((3, 1)) && told.destination == subscriber(1), "{told:?}");
+        ensure!(told.payload() == refused.bytes(), "{told:?}");
+    }
+    Ok(())
+}
+
+fn nothing_is_evicted_to_make_room_6888_req_11d() -> Result<()> {
+    // All ports of the pool are taken by two subscribers; a third one finds none, in vain.
+    let mut talk = Talk::new(tight());
+    let mut owners = Vec::new();
+    for number in [1, 2] {
+        for port in 0..64 {
+            talk.inside(0.0, &udp(at(subscriber(number), 10_000 + port), at(remote(1), 5000)));
+            owners.push(at(subscriber(number), 10_000 + port));
+        }
+    }
+    let before = talk.look()?.outside;
+    ensure!(before.len() == 128, "{} flows", before.len());
+    for number in 0..50 {
+        talk.inside(1.0, &udp(at(subscriber(3), 10_000 + number), at(remote(1), 5000)));
+        talk.inside(1.0, &udp(at(subscriber(1), 30_000 + number), at(remote(1), 5000)));
+    }
+    let refused = talk.look()?;
+    ensure!(refused.outside.is_empty(), "{:#?}", refused.outside);
+    for packet in &before {
+        talk.outside(2.0, &packet.answer(0));
+    }
+    let after = talk.look()?.inside;
+    let reached: Vec<_> = after.iter().map(Packet::receiver).collect();
+    ensure!(reached == owners, "reached {reached:?}");
+    Ok(())
+}

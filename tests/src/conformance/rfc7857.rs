@@ -1,0 +1,218 @@
+//! Updates to the NAT documents (RFC 7857).
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, ensure};
+
+use super::connection::Connection;
+use super::packet::{ACK, PSH, Packet, RST, SYN, error, tcp, udp};
+use super::settings::Settings;
+use super::talk::{Side, Talk};
+use super::{at, register, remote, subscriber};
+
+register! {
+    a_reset_is_passed_on_7857_s2_2a: "7857-S2.2a";
+    a_reset_session_ends_after_four_minutes_of_silence_7857_s2_2b: "7857-S2.2b" "7857-S2";
+    a_subscriber_whose_address_is_full_stays_there_7857_s4a: "7857-S4a" "7857-S4c";
+    a_mapping_is_of_one_protocol_7857_s5a: "7857-S5a" "7857-S5b";
+    filtering_is_of_one_protocol_7857_s6a: "7857-S6a" "7857-S6b";
+    refused_inbound_packets_keep_nothing_7857_s7a: "7857-S7a";
+    refused_inbound_syns_keep_nothing_7857_s7b: "7857-S7b";
+    errors_and_resets_of_a_host_keep_nothing_7857_s7_1a: "7857-S7.1a";
+    chosen_ports_are_spread_and_unordered_7857_s9a: "7857-S9a" "6888-REQ-15" "6056-S3.3" "6056-S4a";
+    every_start_chooses_other_ports_6056_s3_3_1: "6056-S3.3.1";
+    a_query_mapping_ends_and_its_identifier_rests_7857_s11: "7857-S11";
+}
+
+fn a_reset_is_passed_on_7857_s2_2a() -> Result<()> {
+    let mut talk = Talk::with_defaults();
+    for (number, side) in [Side::Internal, Side::External].into_iter().enumerate() {
+        let host = at(subscriber(1), 40_000 + number as u16);
+        let time = number as f64;
+        let mut open = Connection::open(&mut talk, time, host, at(remote(1), 80))?;
+        open.pass(&mut talk, time + 0.5, side, RST | ACK)?;
+    }
+    Ok(())
+}
+
+fn a_reset_session_ends_after_four_minutes_of_silence_7857_s2_2b() -> Result<()> {
+    let mut talk = Talk::with_defaults();
+    let peer = at(remote(1), 80);
+    // Silence.
+    let mut silent = Connection::open(&mut talk, 0.0, at(subscriber(1), 40_000), peer)?;
+    silent.pass(&mut talk, 10.0, Side::External, RST | ACK)?;
+    let late = silent.packet(Side::External, ACK, b"");
+    talk.dropped(Side::External, 250.5, &late, "no-mapping")?;
+    // Traffic brings it back.
+    let mut alive = Connection::open(&mut talk, 300.0, at(subscriber(1), 40_001), peer)?;
+    alive.pass(&mut talk, 310.0, Side::External, RST | ACK)?;
+    alive.pass_data(&mut talk, 510.0, Side::Internal, PSH | ACK, b"still here")?;
+    alive.pass(&mut talk, 7900.0, Side::External, ACK)
+}
+
+fn a_subscriber_whose_address_is_full_stays_there_7857_s4a() -> Result<()> {
+    // Four blocks at each of two addresses; a subscriber may have all four of its address.
+    let keys = "ports: 2048-2303\nallocation: { block-size: 64, max-blocks: 8 }";
+    let settings = Settings::default().pool(&["203.0.113.8/31"]).pool_keys(keys);
+    let makes: [fn(u16) -> Packet; 2] = [
+        |port| udp(at(subscriber(1), port), at(remote(1), 5000)),
+        |port| tcp(at(subscriber(1), port), at(remote(1), 80), SYN),
+    ];
+    for make in makes {
+        let mut talk = Talk::new(settings.clone());
+        for port in 0..300 {
+            talk.inside(f64::from(port) / 100.0, &make(10_000 + port));
+        }
+        let seen = talk.look()?;
+        let used: BTreeSet<_> = seen.outside.iter().map(|packet| packet.source).collect();
+        ensure!(used.len() == 1 && seen.outside.len() == 256, "{used:?} {}", seen.outside.len());
+        ensure!(seen.drops["address-exhausted"] == 44, "drops {:?}", seen.drops);
+        ensure!(seen.inside.iter().all(|told| told.icmp() == Some((3, 1))), "{:?}", seen.inside);
+        ensure!(!seen.inside.is_empty(), "nobody was told");
+        // The other address is free for others.
+        talk.inside(10.0, &udp(at(subscriber(2), 10_000), at(remote(1), 5000)));
+        let other = talk.look()?.one_outside()?;
+        ensure!(!used.contains(&other.source), "{other:?}");
+    }
+    Ok(())
+}
+
+fn a_mapping_is_of_one_protocol_7857_s5a() -> Result<()> {
+    let mut talk = Talk::with_defaults();
+    let mut different = 0;
+    for port in 0..8 {
+        let host = at(subscriber(1), 40_000 + port);
+        talk.inside(0.0, &tcp(host, at(remote(1), 80), SYN));
+        talk.inside(0.0, &udp(host, at(remote(1), 80)));
+    }
+    let seen = talk.look()?;
+    ensure!(seen.outside.len() == 16, "{seen:#?}");
+    for pair in seen.outside.chunks(2) {
+        different += usize::from(pair[0].sender().port() != pair[1].sender().port());
+    }
+    // Chosen by themselves: that all eight agree by chance does not happen.
+    ensure!(different > 0, "TCP and UDP have the same external ports");
+    let mappings = seen.stats.active_mappings()?;
+    ensure!(mappings == 16, "{mappings} mappings");
+    Ok(())
+}
+
+fn filtering_is_of_one_protocol_7857_s6a() -> Result<()> {
+    let mut talk = Talk::with_defaults();
+    let host = at(subscriber(1), 40_000);
+    let only_tcp = talk.outbound(0.0, &tcp(host, at(remote(1), 80), SYN))?.sender();
+    let stranger = at(remote(2), 4000);
+    talk.dropped(Side::External, 1.0, &udp(stranger, only_tcp), "no-mapping")?;
+    talk.inbound(2.0, &tcp(stranger, only_tcp, SYN))?;
+    Ok(())
+}
+
+fn refused_inbound_packets_keep_nothing_7857_s7a() -> Result<()> {
+    // Time to live runs out on the way in: refused, and no reason to keep the mapping.
+    let mut talk = Talk::with_defaults();
+    let out = talk.outbound(0.0, &udp(at(subscriber(1), 40_000), at(remote(1), 5000)))?;
+    for time in [60.0, 120.0, 180.0, 240.0, 299.0] {
+        talk.outside(time, &out.answer(0).ttl(1));
+    }
+    let seen = talk.look()?;
+    ensure!(seen.inside.is_empty() && seen.drops["ttl-expired"] == 5, "{seen:#?}");
+    talk.dropped(Side::External, 300.3, &out.answer(0), "no-mapping")
+}
+
+fn refused_inbound_syns_keep_nothing_7857_s7b() -> Result<()> {
+    // Strangers take all sessions that they may have; what comes then is refused.
+    let mut talk = Talk::with_defaults();
+    let host = at(subscriber(1), 40_000);
+    let out = talk.outbound(0.0, &tcp(host, at(remote(1), 80), SYN))?;
+    let stranger = |number: u16| {
+        let [high, low] = number.to_be_bytes();
+        tcp(at([198, 19, high, low].into(), 4000), out.sender(), SYN)
+    };
+    for number in 0..256 {
+        talk.outside(1.0, &stranger(number));
+    }
+    ensure!(talk.look()?.inside.len() == 256, "256 strangers");
+    for time in [60.0, 120.0, 180.0, 239.0] {
+        talk.outside(time, &stranger(1000));
+    }
+    let seen = talk.look()?;
+    ensure!(seen.inside.is_empty() && seen.drops["session-table-full"] == 4, "{seen:#?}");
+    talk.dropped(Side::External, 241.5, &stranger(2000), "no-mapping")
+}
+
+fn errors_and_resets_of_a_host_keep_nothing_7857_s7_1a() -> Result<()> {
+    let mut talk = Talk::with_defaults();
+    let host = at(subscriber(1), 40_000);
+    let out = talk.outbound(0.0, &udp(host, at(remote(1), 5000)))?;
+    let stranger = udp(at(remote(66), 666), out.sender());
+    let mut came = None;
+    for time in [60.0, 120.0, 180.0, 240.0, 299.0] {
+        let packet = match came.take() {
+            Some(packet) => {
+                talk.outside(time, &stranger);
+                packet
+            }
+            None => talk.inbound(time, &stranger)?,
+        };
+        talk.inside(time, &error(*host.ip(), 3, 3, &packet, 8));
+        came = Some(packet);
+    }
+    let seen = talk.look()?;
+    ensure!(seen.outside.len() == 5, "{seen:#?}");
+    talk.dropped(Side::External, 300.3, &stranger, "no-mapping")?;
+    // TCP: a stranger's SYN, answered by RST, does not keep the subscriber's own session.
+    let mut own = Connection::begin(&mut talk, 1000.0, host, at(remote(1), 80))?;
+    let mut strange = Connection::to_be_opened(host, at(remote(66), 666), own.external);
+    strange.pass(&mut talk, 1100.0, Side::External, SYN)?;
+    strange.pass(&mut talk, 1100.1, Side::Internal, RST | ACK)?;
+    let late = own.packet(Side::External, ACK, b"");
+    // The stranger's own session ends four minutes after its SYN, and the mapping with it.
+    talk.dropped(Side::External, 1340.5, &late, "no-mapping")
+}
+
+fn chosen_ports_are_spread_and_unordered_7857_s9a() -> Result<()> {
+    let mut talk = Talk::new(Settings::default().pool(&["203.0.113.9"]));
+    for port in 0..256 {
+        talk.inside(0.0, &udp(at(subscriber(1), 10_000 + port), at(remote(1), 53)));
+    }
+    let seen = talk.look()?;
+    let ports: Vec<u16> = seen.outside.iter().map(|packet| packet.sender().port()).collect();
+    ensure!(ports.len() == 256, "{} flows", ports.len());
+    let distinct: BTreeSet<_> = ports.iter().collect();
+    ensure!(distinct.len() == 256, "{} distinct ports", distinct.len());
+    // Half of a block of 512: a port follows its predecessor about once in 512 draws, and it is
+    // larger about as often as smaller.
+    let steps = ports.windows(2).filter(|pair| pair[1] == pair[0].wrapping_add(1)).count();
+    let rising = ports.windows(2).filter(|pair| pair[1] > pair[0]).count();
+    ensure!(steps < 12 && (96..160).contains(&rising), "{steps} steps of one, {rising} rising");
+    // Nor does it tell the internal port.
+    let kept = ports.iter().zip(10_000..).filter(|(external, internal)| *external == internal);
+    ensure!(kept.count() < 4, "internal ports are kept");
+    Ok(())
+}
+
+fn a_query_mapping_ends_and_its_identifier_rests_7857_s11() -> Result<()> {
+    let mut talk = Talk::with_defaults();
+    let ping = super::packet::query(subscriber(1), remote(1), 8, 77);
+    let out = talk.outbound(0.0, &ping)?;
+    talk.dropped(Side::External, 61.0, &out.answer(0), "no-mapping")?;
+    let census = talk.look()?.stats.port_census()?;
+    ensure!(census.used == 0 && census.resting == 1, "{census:?}");
+    Ok(())
+}
+
+fn every_start_chooses_other_ports_6056_s3_3_1() -> Result<()> {
+    let chosen = || -> Result<Vec<u16>> {
+        let mut talk = Talk::new(Settings::default().pool(&["203.0.113.9"]).unseeded());
+        for port in 0..256 {
+            talk.inside(0.0, &udp(at(subscriber(1), 10_000 + port), at(remote(1), 53)));
+        }
+        let seen = talk.look()?;
+        ensure!(seen.outside.len() == 256, "{} flows", seen.outside.len());
+        Ok(seen.outside.iter().map(|packet| packet.sender().port()).collect())
+    };
+    let (first, second) = (chosen()?, chosen()?);
+    let equal = first.iter().zip(&second).filter(|(one, other)| one == other).count();
+    ensure!(equal < 16, "{equal} of 256 ports are the same after another start");
+    Ok(())
+}
