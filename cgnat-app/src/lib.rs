@@ -3,5 +3,6 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod lookup;
 pub mod preflight;
 pub mod run;

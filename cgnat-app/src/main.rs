@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use cgnat_app::{check, run};
+use cgnat_app::{check, lookup, run};
 use clap::{Parser, Subcommand};
 
 /// A carrier-grade NAT on DPDK.
@@ -21,6 +21,9 @@ enum Command {
         /// The configuration file.
         file: PathBuf,
     },
+    /// Tell from a configuration alone which external ports a subscriber of a deterministic
+    /// pool has, or whose an external endpoint is.
+    Lookup(lookup::Options),
     /// Run the NAT in the foreground until SIGTERM or SIGINT, or, if every port replays a
     /// capture, until the captures are used up.
     Run(run::Options),
@@ -29,6 +32,7 @@ enum Command {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Check { file } => check::run(&file, &run::plan::capacity),
+        Command::Lookup(options) => lookup::run(&options),
         Command::Run(options) => run::run(&options),
     }
 }

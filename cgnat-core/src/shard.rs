@@ -356,8 +356,8 @@ impl Shard {
             let external = self.space.address(subscriber.pool, subscriber.paired);
             let internal = Ipv4Addr::from(subscriber.address);
             subscriber.blocks().iter().map(move |block| {
-                let first = pool.first_port_of(*block);
-                (internal, Ipv4Addr::from(external), first, first + (pool.size_of(*block) - 1))
+                let (first, last) = pool.ports_of(*block);
+                (internal, Ipv4Addr::from(external), first, last)
             })
         })
     }

@@ -5,6 +5,7 @@
 //! worker holds each block; housekeeping alone writes it.
 
 mod geometry;
+pub mod lookup;
 mod numbering;
 
 use std::sync::Arc;

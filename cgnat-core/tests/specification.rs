@@ -11,6 +11,8 @@ mod drive;
 mod events;
 #[path = "specification/nat.rs"]
 mod nat;
+#[path = "specification/ranges.rs"]
+mod ranges;
 #[path = "specification/sessions.rs"]
 mod sessions;
 #[path = "specification/wire.rs"]
@@ -23,6 +25,7 @@ use cgnat_core::time::Instant;
 use drive::{Driver, Fault, World};
 use events::Habits;
 use nat::{Pool, Rules};
+use ranges::Own;
 use sessions::Filtering;
 use wire::ip;
 
@@ -49,6 +52,7 @@ fn world(workers: u16) -> World {
         max_blocks: 3,
         hold_s: 120,
         filtering: [Filtering::Anybody; 3],
+        own: None,
     };
     let small = Pool {
         addresses: addresses("203.0.113.64", "203.0.113.64"),
@@ -57,6 +61,7 @@ fn world(workers: u16) -> World {
         max_blocks: 2,
         hold_s: 5,
         filtering: [Filtering::Anybody; 3],
+        own: None,
     };
     let group = |first: &str, count: u32, pool| (ip(first), ip(first) + count - 1, pool);
     World {
@@ -116,6 +121,17 @@ fn greedy(workers: u16) -> World {
     world.habits.source_ports = 600;
     world.habits.step_ms = 700;
     (world.rules.mtu_internal, world.rules.mtu_external) = (600, 577);
+    world
+}
+
+/// The first pool has a range of `each` ports for each of its 48 subscribers on three
+/// addresses, some ports too few for a further range, and five overflow blocks on each address.
+fn deterministic(mut world: World, each: u16) -> World {
+    let pool = &mut world.rules.pools[0];
+    pool.addresses = addresses("203.0.113.0", "203.0.113.2");
+    pool.ports = (1024, 1024 + 16 * each + 7 + 5 * 64 - 1);
+    pool.max_blocks = 2;
+    pool.own = Some(Own { each, kept: 5 * 64, hold_s: 0 });
     world
 }
 
@@ -225,6 +241,28 @@ fn two_workers_that_filter_and_refresh_agree() {
     agree("filtering", &world, 12);
 }
 
+#[test]
+fn two_workers_with_ranges_and_overflow_agree() {
+    agree("ranges", &deterministic(greedy(2), 20), 10);
+}
+
+#[test]
+fn four_workers_with_ranges_that_rest_agree() {
+    let mut world = deterministic(greedy(4), 70);
+    world.rules.pools[0].own.iter_mut().for_each(|own| own.hold_s = 30);
+    world.settles = false;
+    agree("ranges that rest", &world, 11);
+}
+
+#[test]
+fn one_worker_with_ranges_and_no_overflow_agrees() {
+    let mut world = deterministic(greedy(1), 33);
+    let pool = &mut world.rules.pools[0];
+    (pool.max_blocks, pool.ports.1) = (0, 1024 + 16 * 33 + 6);
+    pool.own.iter_mut().for_each(|own| own.kept = 0);
+    agree("ranges alone", &world, 12);
+}
+
 /// Changes the specification's rules, and not the core's.
 type Wrong = fn(&mut Rules);
 
@@ -272,5 +310,22 @@ fn each_wrong_rule_of_the_specification_is_found() {
         let worlds = [world(1), short_timers(world(1), 1), greedy(1)];
         let noticed = worlds.iter().any(|world| !difference(world, wrong, Fault::None).is_empty());
         assert!(noticed, "a wrong {name} was not noticed");
+    }
+}
+
+#[test]
+fn each_wrong_rule_about_ranges_is_found() {
+    let wrongs: [(&str, Wrong); 6] = [
+        ("ports per subscriber", |rules| rules.pools[0].own.iter_mut().for_each(|o| o.each -= 1)),
+        ("overflow", |rules| rules.pools[0].own.iter_mut().for_each(|o| o.kept += 64)),
+        ("hold-down of ranges", |rules| rules.pools[0].own.iter_mut().for_each(|o| o.hold_s = 1)),
+        ("hold-down of overflow", |rules| rules.pools[0].hold_s -= 1),
+        ("max-blocks of overflow", |rules| rules.pools[0].max_blocks += 1),
+        ("order of the groups", |rules| rules.groups.swap(0, 2)),
+    ];
+    for (name, wrong) in wrongs {
+        let world = deterministic(greedy(1), 20);
+        let found = difference(&world, wrong, Fault::None);
+        assert!(!found.is_empty(), "a wrong {name} was not noticed");
     }
 }

@@ -251,6 +251,13 @@ impl Config {
         &self.warnings
     }
 
+    /// Index of the pool of an internal address; the first group that matches wins.
+    pub fn pool_of(&self, internal: Ipv4Addr) -> Option<usize> {
+        let matching =
+            |group: &&SubscriberGroup| group.ranges.iter().any(|r| r.contains(&internal));
+        self.groups.iter().find(matching).map(|group| group.pool)
+    }
+
     /// Internal addresses that fall to the pool with this index, first match wins: first and
     /// last address of each piece, in the order of the file. In this order a deterministic
     /// pool numbers its subscribers.

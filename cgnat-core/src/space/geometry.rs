@@ -183,14 +183,23 @@ impl PoolGeometry {
 
     /// The internal address whose range a block is (f2 of RFC 7422 section 2).
     pub fn subscriber_of(&self, block: u32) -> Option<u32> {
-        let (address, nth) = self.place(block);
-        let numbering = self.numbering.as_ref().filter(|_| nth < self.main.count)?;
-        numbering.address_of(address * self.main.count + nth)
+        let numbering = self.numbering.as_ref()?;
+        if !self.is_range(block) {
+            return None;
+        }
+        numbering.address_of(self.subscriber_number(block))
     }
 
-    /// Number of an internal address among the subscribers of a deterministic pool.
-    pub fn number_of(&self, internal: u32) -> Option<u32> {
-        self.numbering.as_ref()?.number_of(internal)
+    /// Number of the subscriber that a range of a deterministic pool is for.
+    pub(super) fn subscriber_number(&self, range: u32) -> u32 {
+        let (address, nth) = self.place(range);
+        address * self.main.count + nth
+    }
+
+    /// First and last port of a block of this pool.
+    pub fn ports_of(&self, block: u32) -> (u16, u16) {
+        let first = self.first_port_of(block);
+        (first, first + (self.size_of(block) - 1))
     }
 
     /// First and last port of the overflow of each address.

@@ -176,9 +176,12 @@ impl BlockLease {
         assert!(!self.in_use(), "block {} is released while mappings use it", self.id());
         self.record.subscriber = NO_SUBSCRIBER;
         self.record.generation = self.record.generation.wrapping_add(1);
-        self.taken.fill(0);
-        self.slots.fill(0);
-        self.record.resting = [0; Protocol::COUNT];
+        // Without resting ports all is zero already; a range may have very many ports.
+        if self.record.resting != [0; Protocol::COUNT] {
+            self.taken.fill(0);
+            self.slots.fill(0);
+            self.record.resting = [0; Protocol::COUNT];
+        }
     }
 
     /// Whether any mapping uses one of its ports.
@@ -378,6 +381,46 @@ mod tests {
         assert_eq!(lease.take_port(Protocol::Udp, 0, 5, now), None);
         assert!(lease.take_port(Protocol::Tcp, 0, 5, now).is_some());
         assert_eq!(lease.census(now), PortCensus { free: 2 * 128 - 1, used: 129, resting: 0 });
+    }
+
+    #[test]
+    fn a_block_of_any_size_gives_all_its_ports_and_no_other() {
+        for size in [1, 16, 63, 65, 100, 2016, 65_535] {
+            let mut lease = BlockLease::new(
+                &mut records::<BlockRecord>(1)[0],
+                records(words_for(size)),
+                records(slots_for(size)),
+                (0, 0, 0),
+                (1, size),
+            );
+            lease.hold(1);
+            let mut ports = BTreeSet::new();
+            for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Icmp] {
+                ports.clear();
+                for n in 0..u32::from(size) {
+                    let random = n.wrapping_mul(0x9e37_79b9);
+                    ports.extend(lease.take_port(protocol, n, random, Tick(5)));
+                }
+                assert_eq!(ports.len(), usize::from(size));
+                assert_eq!((ports.first(), ports.last()), (Some(&1), Some(&size)));
+                assert_eq!(lease.take_port(protocol, 0, 1, Tick(5)), None, "{size}");
+            }
+            for port in &ports {
+                lease.end_port(Protocol::Udp, *port, Some(Tick(9)));
+            }
+            assert_eq!(lease.census(Tick(8)).resting, u64::from(size));
+            // All rest is over at once; the first reclaim finds every port.
+            assert_eq!(lease.take_port(Protocol::Udp, 0, u32::MAX, Tick(9)), Some(size));
+            lease.end_port(Protocol::Udp, size, None);
+            for port in ports {
+                lease.end_port(Protocol::Tcp, port, None);
+                lease.end_port(Protocol::Icmp, port, None);
+            }
+            lease.release();
+            let free = u64::from(size) * 3;
+            assert_eq!(lease.census(Tick(9)), PortCensus { free, used: 0, resting: 0 });
+            assert!(lease.taken.iter().all(|word| *word == 0), "{size}");
+        }
     }
 
     #[test]

@@ -3,6 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use cgnat_core::config::Config;
+use cgnat_core::shard::BlockWish;
+use cgnat_core::space::ExternalSpace;
+use cgnat_core::space::lookup::{Forward, Reverse};
 use cgnat_core::verdict::DropReason::*;
 
 use crate::desk::*;
@@ -60,6 +64,8 @@ fn every_subscriber_has_its_range_with_any_number_of_workers_7422_s2a() {
     let ranges = "100.64.0.8/29, 100.64.0.0/30, 100.64.0.6/31";
     let order: Vec<u32> = (8..16).chain(0..4).chain(6..8).collect();
     let yaml = pool("203.0.113.0-203.0.113.4", "1025-2024", "ports-per-subscriber: 333", ranges);
+    let config = Config::from_yaml("box.yaml", &yaml).unwrap();
+    let space = ExternalSpace::new(&config);
     for workers in [1u16, 2, 4] {
         let mut desk = Desk::with(&yaml, workers, u64::from(workers));
         for (number, n) in order.iter().enumerate() {
@@ -67,6 +73,13 @@ fn every_subscriber_has_its_range_with_any_number_of_workers_7422_s2a() {
             let address = ip("203.0.113.0") + number / 3;
             let first = 1025 + (number % 3) as u16 * 333;
             let host = host(*n);
+            // Looking it up offline says the same.
+            let internal = Ipv4Addr::from(ip(&host));
+            let Forward::Range(range) = space.forward(&config, internal) else {
+                panic!("{host} has no range");
+            };
+            assert_eq!((u32::from(range.external), range.ports), (address, (first, first + 332)));
+            assert_eq!(space.reverse(range.external, first + 100), Reverse::Range(range));
             for at in 0..usize::from(workers) {
                 desk.at = at;
                 let flows = [
@@ -146,7 +159,7 @@ fn ports_of_a_range_are_not_in_order_and_cannot_be_guessed_7422_s2_step3b() {
 }
 
 #[test]
-fn overflow_begins_after_the_last_own_port_and_ends_at_the_maximum_7422_s2_step3a_step4b() {
+fn overflow_begins_after_the_last_own_port_and_ends_at_the_maximum_7422_s2_step4b() {
     let mut desk = Desk::new(&with_overflow(""));
     let mut own = BTreeSet::new();
     for port in 1..=20 {
@@ -286,5 +299,104 @@ subscribers:",
         expected.set_destination((ip(&host(5)), 7));
         expected.ttl -= 1;
         assert_eq!(sent, [desk.leaving(INTERNAL, &expected)]);
+    }
+}
+
+#[test]
+fn identifiers_of_queries_are_of_the_range_too_7422_s2e() {
+    let yaml = pool("203.0.113.9", "1024-1063", "ports-per-subscriber: 20", "100.64.0.0/31");
+    let mut desk = Desk::new(&yaml);
+    let identifiers: BTreeSet<u16> =
+        (1..=20).map(|n| desk.goes_out(&echo(true, TWO, server(0).0, n)).1).collect();
+    assert_eq!(identifiers, (1044..1064).collect());
+    desk.refused(INTERNAL, &echo(true, TWO, server(0).0, 21), SubscriberPorts);
+    desk.comes_in(&echo(false, SERVER, ADDRESS, 1050), (TWO, internal_of(&desk, 1050)));
+}
+
+/// The internal identifier behind an external one.
+fn internal_of(desk: &Desk, external: u16) -> u16 {
+    let shards = desk.lab.workers.iter().flat_map(|worker| worker.shard().mapping_list());
+    let mut found = shards.filter(|(_, _, outside)| outside.port == external);
+    found.next().unwrap().1.port
+}
+
+#[test]
+fn overflow_keeps_the_subscriber_on_one_external_address_6888_req_2() {
+    let allocation = "ports-per-subscriber: 20, overflow: { ports: 256, max-blocks: 4 }";
+    let ranges = "100.64.0.0/29";
+    let yaml = pool("203.0.113.0-203.0.113.3", "1024-1319", allocation, ranges);
+    let mut desk = Desk::with(&yaml, 2, 3);
+    for n in 0..8 {
+        let ends: BTreeSet<u32> =
+            (1..=148).map(|port| desk.goes_out(&udp((&host(n), port), server(80))).0).collect();
+        assert_eq!(ends, [ip("203.0.113.0") + n / 2].into());
+    }
+}
+
+#[test]
+fn two_boxes_of_one_file_agree_on_every_range_7422_s3_1() {
+    let ranges = "100.64.0.0/26, 100.64.1.0/27";
+    let yaml = pool("203.0.113.0/29", "1024-65535", "ports-per-subscriber: 5000", ranges);
+    let run = |workers, seed| {
+        let mut desk = Desk::with(&yaml, workers, seed);
+        for n in (0..64).chain(256..288) {
+            desk.goes_out(&udp((&host(n), 9), server(80)));
+        }
+        let mut list: Vec<_> =
+            desk.lab.workers.iter().flat_map(|worker| worker.shard().block_list()).collect();
+        list.sort_unstable();
+        list
+    };
+    let one = run(1, 1);
+    assert_eq!(one.len(), 96);
+    assert_eq!(one, run(3, 2));
+}
+
+#[test]
+fn every_mapping_of_a_range_is_answered_without_a_log_6888_req_14() {
+    let ranges = "100.64.0.0/26, 100.64.1.0/27";
+    let yaml = pool("203.0.113.0/29", "1024-65535", "ports-per-subscriber: 5000", ranges);
+    let config = Config::from_yaml("box.yaml", &yaml).unwrap();
+    let space = ExternalSpace::new(&config);
+    let mut desk = Desk::with(&yaml, 4, 1);
+    for n in (0..64).chain(256..288) {
+        for port in 1..=5 {
+            desk.goes_out(&tcp((&host(n), port), server(80), SYN));
+        }
+    }
+    let mut count = 0;
+    for (_, internal, external) in desk.lab.workers.iter().flat_map(|w| w.shard().mapping_list()) {
+        let found = space.reverse(external.address.into(), external.port);
+        let Reverse::Range(range) = found else { panic!("{external}: {found:?}") };
+        assert_eq!(range.internal, Ipv4Addr::from(internal.address));
+        count += 1;
+    }
+    assert_eq!(count, 96 * 5);
+}
+
+#[test]
+fn a_range_is_never_recalled_from_its_worker() {
+    let mut desk = Desk::with(&with_overflow(""), 2, 1);
+    let free = desk.lab.sum(|c| c.blocks_free.value());
+    assert_eq!(free, 2 + 4);
+    for worker in 0..2 {
+        for address in [Some(0), None] {
+            let shard = desk.lab.workers[worker].shard_mut();
+            let mut taken = Vec::new();
+            loop {
+                let leases = shard.give_back(BlockWish { pool: 0, address }, 8);
+                if leases.is_empty() {
+                    break;
+                }
+                taken.extend(leases);
+            }
+            for lease in taken {
+                assert!(lease.id() >= 2, "the range {} was given back", lease.id());
+                shard.adopt(lease);
+            }
+        }
+    }
+    for host in [ONE, TWO] {
+        desk.goes_out(&udp((host, 1), server(80)));
     }
 }

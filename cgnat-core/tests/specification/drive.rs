@@ -80,17 +80,29 @@ impl World {
         for (number, pool) in rules.pools.iter().enumerate() {
             let addresses: Vec<String> =
                 pool.addresses.iter().map(|a| std::net::Ipv4Addr::from(*a).to_string()).collect();
+            let Pool { block_size, max_blocks, hold_s, .. } = pool;
+            let blocks =
+                format!("block-size: {block_size}, max-blocks: {max_blocks}, hold: {hold_s}s");
+            let allocation = match &pool.own {
+                None => blocks,
+                Some(own) => {
+                    let mut text = format!(
+                        "mode: deterministic, ports-per-subscriber: {}, hold: {}s",
+                        own.each, own.hold_s
+                    );
+                    if own.kept > 0 {
+                        text += &format!(", overflow: {{ ports: {}, {blocks} }}", own.kept);
+                    }
+                    text
+                }
+            };
             let _ = write!(
                 yaml,
                 "  pool{number}:\n    addresses: [{}]\n    ports: {}-{}\n    allocation: {{ \
-                 block-size: {}, max-blocks: {}, hold: {}s }}\n    filtering: {{ tcp: {}, udp: {}, \
-                 icmp: {} }}\n",
+                 {allocation} }}\n    filtering: {{ tcp: {}, udp: {}, icmp: {} }}\n",
                 addresses.join(", "),
                 pool.ports.0,
                 pool.ports.1,
-                pool.block_size,
-                pool.max_blocks,
-                pool.hold_s,
                 word(pool.filtering[0]),
                 word(pool.filtering[1]),
                 word(pool.filtering[2]),
@@ -193,6 +205,7 @@ impl Driver {
     /// Makes the specification believe in other rules than the core has.
     pub fn mislead(&mut self, wrong: impl Fn(&mut Rules)) {
         wrong(&mut self.nat.rules);
+        self.nat.assign();
     }
 
     /// Runs events; the error says how the core and the specification differ.
@@ -461,13 +474,14 @@ impl Driver {
     fn note_bare(&mut self) {
         let mut free: BTreeMap<(u16, u32), usize> = BTreeMap::new();
         let mut number = 0;
-        for pool in &self.nat.rules.pools {
+        // As the core numbers blocks, whatever the specification is made to believe.
+        for pool in &self.world.rules.pools {
             for address in &pool.addresses {
                 for who in (0..self.world.workers).chain([u16::MAX]) {
                     free.insert((who, *address), 0);
                 }
-                let mut first = pool.ports.0;
-                while first < pool.ports.1 {
+                number += u32::from(pool.ranges());
+                for first in pool.blocks() {
                     let block: Block = (*address, first);
                     if !self.nat.blocks.contains_key(&block) {
                         let owner = self.lab.owners.owner(number);
@@ -475,7 +489,6 @@ impl Driver {
                         *free.entry((who, *address)).or_default() += 1;
                     }
                     number += 1;
-                    first = first.saturating_add(pool.block_size);
                 }
             }
         }
@@ -615,7 +628,10 @@ impl Driver {
         self.audit()?;
         let census = self.lab.port_census();
         let ports = |pool: &Pool| {
-            (u64::from(pool.ports.1 - pool.ports.0) + 1) * 3 * pool.addresses.len() as u64
+            let blocks = pool.blocks().len() * usize::from(pool.block_size);
+            let of_pool = self.nat.own.values().filter(|own| pool.addresses.contains(&own.0));
+            let ranges = of_pool.count() * pool.own.as_ref().map_or(0, |own| usize::from(own.each));
+            (blocks * pool.addresses.len() + ranges) as u64 * 3
         };
         let all: u64 = self.nat.rules.pools.iter().map(ports).sum();
         if census.free != all || census.total() != all {

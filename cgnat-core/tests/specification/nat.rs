@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cgnat_core::verdict::DropReason::{self, *};
 
+use super::ranges::Own;
 use super::sessions::{Filtering, Session, State};
 use super::wire::{Body, ICMP, Packet, Protocol, TCP, UDP, ip};
 
@@ -33,6 +34,8 @@ pub struct Pool {
     pub hold_s: u64,
     /// Of TCP, UDP and ICMP.
     pub filtering: [Filtering; 3],
+    /// Subscribers have ranges of their own; the blocks above are overflow.
+    pub own: Option<Own>,
 }
 
 /// The configuration as the specification understands it.
@@ -116,6 +119,8 @@ pub struct Nat {
     /// Sessions of strangers whose mapping has ended: worker and deadline.
     orphans: Vec<(u16, Ticks)>,
     pub out_of_window: u64,
+    /// Ranges of subscribers of deterministic pools.
+    pub own: BTreeMap<u32, Block>,
 }
 
 pub fn after(now: Ticks, seconds: u64) -> Ticks {
@@ -165,8 +170,9 @@ impl Mapping {
 
 impl Nat {
     pub fn new(rules: Rules) -> Self {
-        Self {
+        let mut nat = Self {
             rules,
+            own: BTreeMap::new(),
             mappings: BTreeMap::new(),
             external: BTreeMap::new(),
             resting: BTreeMap::new(),
@@ -174,7 +180,9 @@ impl Nat {
             blocks: BTreeMap::new(),
             orphans: Vec::new(),
             out_of_window: 0,
-        }
+        };
+        nat.assign();
+        nat
     }
 
     fn pool_with(&self, address: u32) -> Option<&Pool> {
@@ -195,10 +203,8 @@ impl Nat {
 
     /// The block that an external endpoint lies in.
     pub fn block_of(&self, address: u32, port: u16) -> Option<Block> {
-        let pool = self.pool_with(address)?;
-        (pool.ports.0..=pool.ports.1)
-            .contains(&port)
-            .then(|| (address, port - (port - pool.ports.0) % pool.block_size))
+        let (first, _) = self.pool_with(address)?.piece(port)?;
+        Some((address, first))
     }
 
     /// A well-formed packet from the internal side.
@@ -458,17 +464,20 @@ impl Nat {
         let held = self.subscribers.get(&key.1);
         let blocks = held.map(|held| held.blocks.clone()).unwrap_or_default();
         let is_free = |block: &Block| {
-            (block.1..=block.1 + (pool.block_size - 1))
-                .any(|p| self.is_free((key.0, block.0, p), now))
+            let size = pool.piece(block.1).map_or(0, |(_, size)| size);
+            (0..size).any(|n| self.is_free((key.0, block.0, block.1 + n), now))
         };
-        let room = blocks.iter().any(is_free);
+        // Its own range comes first, held or not.
+        let own = pool.own.is_some().then(|| self.own[&key.1]);
+        let room = blocks.iter().chain(&own).any(is_free);
+        let lent = blocks.iter().filter(|block| Some(**block) != own).count();
         // Refusals.
         let refusal = match seen.reason {
-            Some(SubscriberPorts) => Some(!room && blocks.len() == pool.max_blocks),
+            Some(SubscriberPorts) => Some(!room && lent == pool.max_blocks),
             Some(AddressExhausted) => {
-                Some(held.is_some() && !room && blocks.len() < pool.max_blocks && seen.scarce)
+                Some(held.is_some() && !room && lent < pool.max_blocks && seen.scarce)
             }
-            Some(PoolExhausted) => Some(held.is_none() && seen.scarce),
+            Some(PoolExhausted) => Some(held.is_none() && own.is_none() && seen.scarce),
             _ => None,
         };
         if let Some(justified) = refusal {
@@ -495,11 +504,20 @@ impl Nat {
         if !self.is_free(external, now) {
             return illegal("used or resting");
         }
-        if !blocks.contains(&block) {
+        if pool.is_range(port) && Some(block) != own {
+            return illegal("in the range of another subscriber");
+        }
+        if own.is_some_and(|own| own.0 != address) {
+            return illegal("not the address of its range");
+        }
+        if own.is_some_and(|own| block != own && is_free(&own)) {
+            return illegal("overflow, and its own range has free ports");
+        }
+        if !blocks.contains(&block) && Some(block) != own {
             if self.blocks.contains_key(&block) {
                 return illegal("in a block of another subscriber");
             }
-            if room || blocks.len() == pool.max_blocks {
+            if room || lent == pool.max_blocks {
                 return illegal("a further block was not called for");
             }
         }
@@ -535,7 +553,11 @@ impl Nat {
         let orphans = mapping.further.values().map(|session| (mapping.worker, session.deadline));
         self.orphans.extend(orphans);
         self.external.remove(&mapping.external);
-        let hold_s = self.pool_with(mapping.external.1).map_or(0, |pool| pool.hold_s);
+        let hold = |pool: &Pool| match &pool.own {
+            Some(own) if pool.is_range(mapping.external.2) => own.hold_s,
+            _ => pool.hold_s,
+        };
+        let hold_s = self.pool_with(mapping.external.1).map_or(0, hold);
         if hold_s > 0 {
             self.resting.insert(mapping.external, after(now, hold_s));
         }

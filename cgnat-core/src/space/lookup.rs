@@ -1,0 +1,117 @@
+//! Who has which external ports: what the configuration alone can tell (RFC 7422 section 2).
+//!
+//! Both directions ask the arithmetic of [`PoolGeometry`](super::PoolGeometry) that the packet
+//! path uses. An answer holds for the time in which the configuration was in use.
+
+use std::net::Ipv4Addr;
+
+use super::{ExternalSpace, Location};
+use crate::config::Config;
+use crate::endpoint::{ExternalAddress, ExternalEndpoint};
+
+/// First and last port.
+pub type Ports = (u16, u16);
+
+/// The range of one subscriber of a deterministic pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnRange {
+    /// Index of the pool.
+    pub pool: usize,
+    /// Number among the pool's subscribers, from 0.
+    pub number: u32,
+    /// The subscriber.
+    pub internal: Ipv4Addr,
+    /// Its external address.
+    pub external: Ipv4Addr,
+    /// Its ports.
+    pub ports: Ports,
+    /// Ports of the same address from which it may have further blocks.
+    pub overflow: Option<Ports>,
+}
+
+/// What is known of an internal address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forward {
+    /// No subscriber.
+    NotSubscriber,
+    /// It gets blocks of this pool on demand: only a log can tell which.
+    Dynamic {
+        /// Index of the pool.
+        pool: usize,
+    },
+    /// It has a range.
+    Range(OwnRange),
+}
+
+/// What is known of an external endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reverse {
+    /// The address is in no pool.
+    Elsewhere,
+    /// The pool does not lend this port.
+    NotLent {
+        /// Index of the pool.
+        pool: usize,
+    },
+    /// In a range that is nobody's.
+    Nobody {
+        /// Index of the pool.
+        pool: usize,
+        /// The range.
+        ports: Ports,
+    },
+    /// In a block that is lent on demand: only a log can tell to whom.
+    Dynamic {
+        /// Index of the pool.
+        pool: usize,
+        /// The block.
+        ports: Ports,
+        /// Of the overflow of a deterministic pool.
+        overflow: bool,
+    },
+    /// In the range of a subscriber.
+    Range(OwnRange),
+}
+
+impl ExternalSpace {
+    /// Ports of an internal address. `config` is what this space was made from.
+    pub fn forward(&self, config: &Config, internal: Ipv4Addr) -> Forward {
+        let Some(pool) = config.pool_of(internal) else {
+            return Forward::NotSubscriber;
+        };
+        match self.pools[pool].range_of(internal.into()) {
+            Some(block) => Forward::Range(self.own_range(pool, block, internal)),
+            None => Forward::Dynamic { pool },
+        }
+    }
+
+    /// Subscriber that has an external endpoint.
+    pub fn reverse(&self, external: Ipv4Addr, port: u16) -> Reverse {
+        let address = ExternalAddress::from(external);
+        let Some(pool) = self.pool_of(address).map(usize::from) else {
+            return Reverse::Elsewhere;
+        };
+        let Location::Block(block) = self.locate(ExternalEndpoint { address, port }) else {
+            return Reverse::NotLent { pool };
+        };
+        let geometry = &self.pools[pool];
+        let ports = geometry.ports_of(block);
+        match geometry.subscriber_of(block) {
+            Some(internal) => Reverse::Range(self.own_range(pool, block, internal.into())),
+            None if geometry.is_range(block) => Reverse::Nobody { pool, ports },
+            None => Reverse::Dynamic { pool, ports, overflow: geometry.is_deterministic() },
+        }
+    }
+
+    fn own_range(&self, pool: usize, block: u32, internal: Ipv4Addr) -> OwnRange {
+        let geometry = &self.pools[pool];
+        OwnRange {
+            pool,
+            number: geometry.subscriber_number(block),
+            internal,
+            external: geometry.addresses[geometry.address_of(block) as usize].into(),
+            ports: geometry.ports_of(block),
+            overflow: geometry.overflow_ports(),
+        }
+    }
+}
