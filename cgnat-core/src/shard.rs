@@ -24,6 +24,7 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::config::Config;
 use crate::endpoint::{InternalEndpoint, Protocol};
 use crate::layout::ShardMemory;
+use crate::policy::admission::Limits;
 use crate::policy::timeouts::Timeouts;
 use crate::space::ExternalSpace;
 use crate::table::due::DueArray;
@@ -111,6 +112,8 @@ pub(crate) struct Group {
     pub(crate) first: u32,
     pub(crate) last: u32,
     pub(crate) pool: u16,
+    /// Index into [`Shard::limits`].
+    pub(crate) limits: u16,
 }
 
 /// The NAT instance of one worker.
@@ -123,6 +126,8 @@ pub struct Shard {
     pub(crate) id: u16,
     pub(crate) space: Arc<ExternalSpace>,
     pub(crate) groups: Vec<Group>,
+    /// By group of the configuration.
+    pub(crate) limits: Vec<Limits>,
     pub(crate) timeouts: Timeouts,
     pub(crate) hairpinning: bool,
     pub(crate) inbound_refresh: bool,
@@ -176,11 +181,12 @@ impl Shard {
         let mut seed = [0; 32];
         seed.copy_from_slice(&entropy[16..]);
         let key = HashKey::new(hash_entropy);
-        let groups = config.groups().iter().flat_map(|group| {
-            group.ranges().iter().map(|range| Group {
+        let groups = config.groups().iter().enumerate().flat_map(|(number, group)| {
+            group.ranges().iter().map(move |range| Group {
                 first: u32::from(range.network()),
                 last: u32::from(range.broadcast()),
                 pool: group.pool() as u16,
+                limits: number as u16,
             })
         });
         let free = space
@@ -194,6 +200,7 @@ impl Shard {
         Self {
             id,
             groups: groups.collect(),
+            limits: config.groups().iter().map(|group| Limits::new(group.limits())).collect(),
             timeouts: Timeouts::new(config.timeouts()),
             hairpinning: config.hairpinning(),
             inbound_refresh: config.inbound_refresh(),
@@ -237,12 +244,9 @@ impl Shard {
         self.gauges
     }
 
-    /// Pool for a source address: the first group whose ranges hold it.
-    pub(crate) fn pool_of(&self, address: u32) -> Option<u16> {
-        self.groups
-            .iter()
-            .find(|group| (group.first..=group.last).contains(&address))
-            .map(|group| group.pool)
+    /// The first group whose ranges hold a source address.
+    pub(crate) fn group_of(&self, address: u32) -> Option<&Group> {
+        self.groups.iter().find(|group| (group.first..=group.last).contains(&address))
     }
 
     /// Takes a lease from housekeeping.
@@ -423,6 +427,15 @@ impl Shard {
                 return Err(format!(
                     "subscriber {slot}: {mine} mappings of {}",
                     subscriber.mappings
+                ));
+            }
+            let (by_protocol, sessions) = self.usage_of(slot);
+            let counted = [subscriber.sessions, subscriber.inbound_sessions];
+            if (by_protocol, sessions) != (subscriber.by_protocol, counted) {
+                return Err(format!(
+                    "subscriber {slot}: mappings {by_protocol:?} of {:?}, sessions {sessions:?} \
+                     of {counted:?}",
+                    subscriber.by_protocol
                 ));
             }
             for block in subscriber.blocks() {

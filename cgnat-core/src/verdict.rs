@@ -71,6 +71,12 @@ drop_reasons! {
     PoolExhausted, "pool-exhausted", "No free port block in the pool for a new subscriber; add addresses or lower `max-blocks`.";
     AddressExhausted, "address-exhausted", "The subscriber's paired address has no free port block left (RFC 7857 section 4); add addresses.";
     SubscriberPorts, "subscriber-ports", "The subscriber uses all ports of its `max-blocks` blocks, or of its range and overflow; one host opens very many flows, or ports are resting.";
+    LimitPorts, "limit-ports", "The subscriber has as many mappings as `limits.ports` of its group allows.";
+    LimitSessions, "limit-sessions", "The subscriber has as many sessions as `limits.sessions` of its group allows: TCP sessions that it opened, UDP and ICMP mappings.";
+    LimitInboundSessions, "limit-inbound-sessions", "The other side wanted to open one more TCP session to a subscriber than `limits.inbound-sessions` of its group allows; its own sessions are not touched by that.";
+    LimitSessionRate, "limit-session-rate", "The subscriber opens sessions faster than `limits.new-sessions-per-second` of its group allows; one host scans or is infected, or the burst is too small.";
+    LimitBlocks, "limit-blocks", "The subscriber uses all ports of as many blocks as `limits.blocks` of its group allows.";
+    ReservedPorts, "reserved-ports", "The subscriber's last free ports are kept for the lifelines in `limits.reserved` of its group; this flow is none.";
     MappingTableFull, "mapping-table-full", "The shard's mapping table is full; raise `max-mappings`.";
     SessionTableFull, "session-table-full", "The shard's session table is full, or one mapping has too many sessions; raise `max-mappings`.";
     SubscriberTableFull, "subscriber-table-full", "The shard's subscriber table is full; raise `max-mappings` or add addresses.";
@@ -94,6 +100,27 @@ drop_reasons! {
     HandoffStale, "handoff-stale", "The port block changed its owner while the packet was handed over.";
     OwnershipViolation, "ownership-violation", "A packet or record of another shard turned up; it was refused, nothing was changed; please report it.";
     Shutdown, "shutdown", "The packet was waiting when the program stopped.";
+}
+
+impl DropReason {
+    /// Whether a new flow of a subscriber was refused for want of room or by a limit. Its
+    /// sender is told (RFC 6888 REQ-11b).
+    pub const fn is_refusal(self) -> bool {
+        matches!(
+            self,
+            DropReason::PoolExhausted
+                | DropReason::AddressExhausted
+                | DropReason::SubscriberPorts
+                | DropReason::LimitPorts
+                | DropReason::LimitSessions
+                | DropReason::LimitSessionRate
+                | DropReason::LimitBlocks
+                | DropReason::ReservedPorts
+                | DropReason::SubscriberTableFull
+                | DropReason::MappingTableFull
+                | DropReason::SessionTableFull
+        )
+    }
 }
 
 /// What a shard decided about a packet that it owns. The packet was rewritten in place.

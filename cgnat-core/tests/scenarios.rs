@@ -20,6 +20,8 @@ mod hairpinning;
 mod icmp_errors;
 #[path = "scenarios/identification.rs"]
 mod identification;
+#[path = "scenarios/limits.rs"]
+mod limits;
 #[path = "scenarios/link.rs"]
 mod link;
 #[path = "scenarios/mapping.rs"]

@@ -9,6 +9,8 @@
 mod drive;
 #[path = "specification/events.rs"]
 mod events;
+#[path = "specification/limits.rs"]
+mod limits;
 #[path = "specification/nat.rs"]
 mod nat;
 #[path = "specification/ranges.rs"]
@@ -24,10 +26,11 @@ use cgnat_core::time::Instant;
 
 use drive::{Driver, Fault, World};
 use events::Habits;
+use limits::Limits;
 use nat::{Pool, Rules};
 use ranges::Own;
 use sessions::Filtering;
-use wire::ip;
+use wire::{ICMP, TCP, UDP, ip};
 
 const EVENTS: u64 = 250_000;
 
@@ -72,6 +75,7 @@ fn world(workers: u16) -> World {
                 group("100.64.0.0", 32, 1),
                 group("100.65.0.0", 32, 0),
             ],
+            limits: Vec::new(),
             own: [ip(drive::INTERNAL_OWN), ip(drive::EXTERNAL_OWN)],
             hairpinning: true,
             inbound_refresh: false,
@@ -132,6 +136,33 @@ fn deterministic(mut world: World, each: u16) -> World {
     pool.ports = (1024, 1024 + 16 * each + 7 + 5 * 64 - 1);
     pool.max_blocks = 2;
     pool.own = Some(Own { each, kept: 5 * 64, hold_s: 0 });
+    world
+}
+
+/// Every limit there is; the first group and the last have different ones.
+fn limited(workers: u16) -> World {
+    let mut world = greedy(workers);
+    world.habits.hosts = 3;
+    world.habits.source_ports = 300;
+    world.rules.limits = vec![
+        Limits {
+            by_protocol: [(TCP, 35), (UDP, 45), (ICMP, 10)].into(),
+            sessions: Some(80),
+            inbound_sessions: Some(4),
+            reserved: 6,
+            lifelines: [(TCP, 443), (UDP, 53), (UDP, 123)].into(),
+            ..Limits::default()
+        },
+        Limits::default(),
+        Limits {
+            ports: Some(110),
+            rate: Some((1, 12)),
+            blocks: Some(1),
+            reserved: 12,
+            lifelines: [(TCP, 443), (ICMP, 0)].into(),
+            ..Limits::default()
+        },
+    ];
     world
 }
 
@@ -198,6 +229,18 @@ fn one_worker_with_full_tables_agrees() {
 #[test]
 fn two_workers_with_few_greedy_hosts_agree() {
     agree("greedy hosts", &greedy(2), 8);
+}
+
+#[test]
+fn one_worker_with_limits_agrees() {
+    agree("limits", &limited(1), 12);
+}
+
+#[test]
+fn three_workers_with_limits_and_short_timers_agree() {
+    let mut world = short_timers(limited(3), 1);
+    world.habits.step_ms = 150;
+    agree("limits, short", &world, 13);
 }
 
 #[test]
@@ -306,8 +349,23 @@ fn each_wrong_rule_of_the_specification_is_found() {
         ("tcp filtering", |rules| rules.pools[0].filtering[0] = Filtering::AddressAndPort),
         ("udp filtering", |rules| rules.pools[0].filtering[1] = Filtering::Address),
     ];
-    for (name, wrong) in wrongs {
-        let worlds = [world(1), short_timers(world(1), 1), greedy(1)];
+    let limits: [(&str, Wrong); 10] = [
+        ("ports limit", |rules| rules.limits[2].ports = Some(111)),
+        ("tcp ports limit", |rules| _ = rules.limits[0].by_protocol.insert(TCP, 34)),
+        ("icmp ports limit", |rules| _ = rules.limits[0].by_protocol.insert(ICMP, 11)),
+        ("sessions limit", |rules| rules.limits[0].sessions = Some(81)),
+        ("inbound sessions limit", |rules| rules.limits[0].inbound_sessions = Some(3)),
+        ("rate", |rules| rules.limits[2].rate = Some((2, 12))),
+        ("burst", |rules| rules.limits[2].rate = Some((1, 11))),
+        ("blocks limit", |rules| rules.limits[2].blocks = Some(2)),
+        ("reserve", |rules| rules.limits[0].reserved = 5),
+        ("lifeline", |rules| _ = rules.limits[2].lifelines.remove(&(TCP, 443))),
+    ];
+    for (name, wrong) in wrongs.into_iter().chain(limits) {
+        let mut worlds = vec![limited(1)];
+        if limits.iter().all(|(other, _)| *other != name) {
+            worlds = vec![world(1), short_timers(world(1), 1), greedy(1)];
+        }
         let noticed = worlds.iter().any(|world| !difference(world, wrong, Fault::None).is_empty());
         assert!(noticed, "a wrong {name} was not noticed");
     }

@@ -15,6 +15,7 @@
 //! It does not look at devices, files or memory: the program does that when it starts.
 
 mod keys;
+mod limits;
 mod problem;
 mod ranges;
 mod raw;
@@ -29,6 +30,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 pub use keys::{KEYS, NOT_YET};
+pub use limits::{Limits, NewSessions, Reserved};
 pub use problem::{Problem, Problems, Severity};
 
 /// A whole validated configuration.
@@ -181,6 +183,7 @@ pub struct SubscriberGroup {
     pub(crate) name: String,
     pub(crate) ranges: Vec<Ipv4Net>,
     pub(crate) pool: usize,
+    pub(crate) limits: Limits,
 }
 
 /// Idle timeouts, all in seconds.
@@ -463,6 +466,11 @@ impl SubscriberGroup {
     /// Index into [`Config::pools`].
     pub fn pool(&self) -> usize {
         self.pool
+    }
+
+    /// What each of its subscribers may take.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 }
 

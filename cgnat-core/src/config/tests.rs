@@ -53,6 +53,13 @@ subscribers:
   - name: few
     match: [100.64.1.0/24]
     pool: a
+    limits:
+      ports: { tcp: 400, udp: 300, icmp: 64 }
+      sessions: 1_000
+      inbound-sessions: 50
+      new-sessions-per-second: { rate: 100, burst: 300 }
+      blocks: 1
+      reserved: { ports: 32, for: [udp/53, tcp/443, tcp/53, icmp] }
   - name: many
     match: [100.64.0.0/16]
     pool: a
@@ -133,6 +140,16 @@ fn every_value_of_a_full_file_arrives() {
     use Filtering::{AddressDependent, EndpointIndependent};
     let filtering = [AddressDependent, EndpointIndependent, AddressDependent];
     assert_eq!(config.pools()[0].filtering(), filtering);
+    let limits = config.groups()[1].limits();
+    let by_protocol = limits.ports_by_protocol().map(Option::unwrap_or_default);
+    assert_eq!((limits.ports(), by_protocol), (None, [400, 300, 64]));
+    assert_eq!((limits.sessions(), limits.inbound_sessions()), (Some(1000), Some(50)));
+    assert_eq!(limits.new_sessions(), Some(NewSessions { rate: 100, burst: 300 }));
+    assert_eq!(limits.blocks(), Some(1));
+    let reserved = limits.reserved();
+    assert_eq!((reserved.ports(), reserved.icmp()), (32, true));
+    assert_eq!((reserved.tcp(), reserved.udp()), (&[53, 443][..], &[53][..]));
+    assert_eq!(*config.groups()[2].limits(), Limits::default());
     assert_eq!(config.possible_subscribers(0), 65_536 - 16 - 64);
     let own = &config.pools()[1];
     assert_eq!((own.mode(), own.block_size(), own.hold_s()), (Mode::Deterministic, 2016, 10));
@@ -156,6 +173,15 @@ fn a_deterministic_pool_has_its_own_defaults_by_6888_req_8b() {
     assert_eq!((more.blocks_per_address(), more.max_blocks(), more.hold_s()), (16, 5, 0));
     let overflow = more.overflow().expect("an overflow");
     assert_eq!((overflow.block_size(), overflow.hold_s()), (64, 120));
+}
+
+#[test]
+fn ports_and_the_rate_may_be_one_number() {
+    let limits = "limits: { ports: 700, new-sessions-per-second: 50 }";
+    let text = SMALLEST.replace("pool: main }", &format!("pool: main, {limits} }}"));
+    let limits = config(&text).groups()[0].limits().clone();
+    assert_eq!((limits.ports(), limits.ports_by_protocol()), (Some(700), [None; 3]));
+    assert_eq!(limits.new_sessions(), Some(NewSessions { rate: 50, burst: 50 }));
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod cross;
 mod deterministic;
 mod device;
 mod filtering;
+mod limits;
 mod pools;
 mod ports;
 mod subscribers;

@@ -4,6 +4,7 @@
 //! the shard and the time again; so a proposal that is late, doubled or forged changes
 //! nothing. A record that is not due is armed anew with its true deadline.
 
+use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
 use crate::table::due::Kind;
 use crate::table::port_block::BlockLease;
@@ -129,12 +130,20 @@ impl Shard {
         let mapping = &self.mappings[slot];
         let (key, block) = (mapping.key(), mapping.block);
         let (port, subscriber) = (mapping.external_port, mapping.subscriber);
+        let (strangers, has_sessions) = (u32::from(mapping.strangers), mapping.has_sessions());
         let removed = self.mapping_index.remove(self.key.hash(key.packed()), slot);
         debug_assert!(removed, "mapping {slot} was not in the index");
         self.due.mappings.disarm(slot);
         self.mappings.free(slot);
         self.gauges.mappings[key.protocol as usize] -= 1;
-        self.subscribers[subscriber].mappings -= 1;
+        let record = &mut self.subscribers[subscriber];
+        record.mappings -= 1;
+        record.by_protocol[key.protocol as usize] -= 1;
+        // Strangers' SYNs that outlast the mapping are nobody's.
+        record.inbound_sessions -= strangers;
+        if !has_sessions {
+            self.session_ends(subscriber, Sender::Internal);
+        }
 
         let pool = usize::from(self.lease_mut(block).pool());
         let hold_s = self.space.pools()[pool].hold_s_of(block);

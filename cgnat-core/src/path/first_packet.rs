@@ -3,8 +3,9 @@
 //! Whatever is missing, the packet is refused under its own reason and nothing existing is
 //! touched (RFC 6888 REQ-11). What was allocated before the refusal is given back.
 
-use crate::endpoint::{ExternalEndpoint, FlowKey, RemoteEndpoint};
+use crate::endpoint::{ExternalEndpoint, FlowKey, Protocol, RemoteEndpoint};
 use crate::packet::ipv4::Transport;
+use crate::policy::admission::Rate;
 use crate::policy::tcp_state;
 use crate::policy::tcp_window::Sender;
 use crate::shard::{BlockWish, Shard};
@@ -27,9 +28,10 @@ impl Shard {
         now: Tick,
     ) -> Result<u32, Verdict> {
         let address = key.internal.address.0;
-        let Some(pool) = self.pool_of(address) else {
+        let Some(group) = self.group_of(address) else {
             return Err(Verdict::Drop(DropReason::SourceNotSubscriber));
         };
+        let (pool, limits) = (group.pool, group.limits);
         match transport {
             Transport::Tcp { segment, .. } if !tcp_state::opens(segment.flags) => {
                 return Err(Verdict::Drop(DropReason::TcpNotSyn));
@@ -47,15 +49,17 @@ impl Shard {
                 return Err(Verdict::Drop(DropReason::OwnershipViolation));
             }
             Some(slot) => {
+                self.admit_mapping(slot, key, remote.port, now).map_err(Verdict::Drop)?;
                 self.regain_range(slot, now)?;
                 slot
             }
-            None => self.new_subscriber(address, pool, now)?,
+            // The first flow of a subscriber is within any limit.
+            None => self.new_subscriber(address, (pool, limits), now)?,
         };
         let Some(slot) = self.mappings.allocate() else {
             return Err(Verdict::Drop(DropReason::MappingTableFull));
         };
-        let (block, port) = match self.take_port(subscriber, key, slot, now) {
+        let (block, port) = match self.take_port(subscriber, key, remote.port, slot, now) {
             Ok(taken) => taken,
             Err(verdict) => {
                 self.mappings.free(slot);
@@ -77,7 +81,9 @@ impl Shard {
         }
         let filtering = self.space.pools()[usize::from(held_pool)].filtering[key.protocol as usize];
         self.mappings[slot].establish(self.id, key, external, block, subscriber, filtering);
-        self.subscribers[subscriber].mappings += 1;
+        let record = &mut self.subscribers[subscriber];
+        record.mappings += 1;
+        record.by_protocol[key.protocol as usize] += 1;
         self.gauges.mappings[key.protocol as usize] += 1;
         self.gauges.mappings_created += 1;
         self.block_due.disarm(block);
@@ -94,6 +100,7 @@ impl Shard {
             let noted = self.note_flow(slot, remote, Sender::Internal, timeout_s, now);
             return self.keep_or_end(slot, noted, now);
         }
+        self.session_begins(subscriber, Sender::Internal, now);
         let deadline = now.plus_seconds(timeout_s);
         let mapping = &mut self.mappings[slot];
         mapping.deadline = deadline.0;
@@ -101,8 +108,8 @@ impl Shard {
         Ok(slot)
     }
 
-    /// The place for a session inside the new record is free, so only a permission (ADF) can
-    /// have found no room; then the mapping ends again. Its port was shown to nobody.
+    /// The place for a session inside the new record is free and the limits were asked, so only
+    /// a permission (ADF) can have found no room; then the mapping ends again. Its port was shown to nobody.
     fn keep_or_end(
         &mut self,
         slot: u32,
@@ -126,7 +133,12 @@ impl Shard {
 
     /// A new subscriber with its own range, or else with any block; the block's address
     /// becomes its pair.
-    fn new_subscriber(&mut self, address: u32, pool: u16, now: Tick) -> Result<u32, Verdict> {
+    fn new_subscriber(
+        &mut self,
+        address: u32,
+        (pool, limits): (u16, u16),
+        now: Tick,
+    ) -> Result<u32, Verdict> {
         let deterministic = self.space.pools()[usize::from(pool)].is_deterministic();
         let taken = match deterministic {
             true => Some(self.own_range(pool, address)?),
@@ -152,7 +164,10 @@ impl Shard {
             }
             return Err(Verdict::Drop(DropReason::SubscriberTableFull));
         };
-        self.subscribers[slot].establish(self.id, address, pool, paired);
+        let record = &mut self.subscribers[slot];
+        record.establish(self.id, address, pool, paired);
+        let rate = self.limits[usize::from(limits)].rate();
+        record.limit(limits, rate.map_or(0, Rate::full), now);
         self.gauges.subscribers += 1;
         self.hold_block(slot, block, now);
         if !deterministic {
@@ -189,15 +204,27 @@ impl Shard {
     }
 
     /// A random free port of the subscriber's blocks, its own range first (RFC 7422 section 2,
-    /// step 3), then the oldest so that later ones run empty and can be released; else of a further block of its paired address.
+    /// step 3), then the oldest so that later ones run empty and can be released; else of a
+    /// further block of its paired address. The last free ports of all blocks that it may have
+    /// are for its lifelines alone.
     fn take_port(
         &mut self,
         subscriber: u32,
         key: FlowKey,
+        destination_port: u16,
         mapping: u32,
         now: Tick,
     ) -> Result<(u32, u16), Verdict> {
         let random = self.random.next_u32();
+        let held = &self.subscribers[subscriber];
+        let limits = &self.limits[usize::from(held.limits)];
+        let reserve = limits.reserve(key.protocol as usize, destination_port).of_protocol;
+        let limited_blocks = limits.blocks();
+        let mut kept = false;
+        if reserve > 0 {
+            let free = self.free_ports(subscriber, key.protocol, now)?;
+            kept = (1..=reserve).contains(&free);
+        }
         let held = &self.subscribers[subscriber];
         for block in held.blocks() {
             let lease = self.leases[*block as usize].as_mut();
@@ -205,24 +232,47 @@ impl Shard {
             let Some(lease) = lease.filter(|lease| lease.shard() == self.id) else {
                 return Err(Verdict::Drop(DropReason::OwnershipViolation));
             };
-            if let Some(port) = lease.take_port(key.protocol, mapping, random, now) {
+            if !kept && let Some(port) = lease.take_port(key.protocol, mapping, random, now) {
                 return Ok((*block, port));
             }
         }
         let (pool, paired) = (held.pool, held.paired);
         let max_blocks = self.space.pools()[usize::from(pool)].max_blocks;
-        if held.blocks().len() >= usize::from(max_blocks) {
-            return Err(Verdict::Drop(DropReason::SubscriberPorts));
+        let out_of_ports = |reason| if kept { DropReason::ReservedPorts } else { reason };
+        if held.blocks().len() >= usize::from(max_blocks.min(limited_blocks)) {
+            let limited = limited_blocks < max_blocks;
+            let reason =
+                if limited { DropReason::LimitBlocks } else { DropReason::SubscriberPorts };
+            return Err(Verdict::Drop(out_of_ports(reason)));
         }
         let Some(block) = self.free[usize::from(pool)].take_at(paired, &mut self.random) else {
             let wish = BlockWish { pool, address: Some(paired) };
-            return Err(self.wait_or_refuse(wish, DropReason::AddressExhausted, now));
+            let reason = out_of_ports(DropReason::AddressExhausted);
+            return Err(self.wait_or_refuse(wish, reason, now));
         };
         self.hold_block(subscriber, block, now);
         match self.lease_mut(block).take_port(key.protocol, mapping, random, now) {
             Some(port) => Ok((block, port)),
             None => unreachable!("a block that was just taken from the free ones has free ports"),
         }
+    }
+
+    /// Free ports of `protocol` in all blocks of a subscriber.
+    fn free_ports(
+        &mut self,
+        subscriber: u32,
+        protocol: Protocol,
+        now: Tick,
+    ) -> Result<u32, Verdict> {
+        let mut free = 0;
+        for block in self.subscribers[subscriber].blocks() {
+            let lease = self.leases[*block as usize].as_mut();
+            let Some(lease) = lease.filter(|lease| lease.shard() == self.id) else {
+                return Err(Verdict::Drop(DropReason::OwnershipViolation));
+            };
+            free += u32::from(lease.free_ports(protocol, now));
+        }
+        Ok(free)
     }
 
     fn hold_block(&mut self, subscriber: u32, block: u32, now: Tick) {

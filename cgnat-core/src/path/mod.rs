@@ -5,6 +5,7 @@
 //! - `inbound`: from the Internet or, hairpinned, from another subscriber;
 //! - `icmp_error`: an error about a flow, either way; changes no table;
 //! - `session`: finding, opening and ending the sessions of a mapping, and its filtering;
+//! - `limits`: what one subscriber may take, asked and counted;
 //! - `tcp`: what a TCP packet does to the session it belongs to;
 //! - `ending`: the owner's side of expiry; the only place that frees.
 
@@ -12,6 +13,7 @@ mod ending;
 mod first_packet;
 mod icmp_error;
 mod inbound;
+mod limits;
 mod outbound;
 mod session;
 mod tcp;

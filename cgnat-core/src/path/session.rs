@@ -76,7 +76,8 @@ impl Shard {
     /// Opens a session of a mapping, which has none with this remote end.
     ///
     /// # Errors
-    /// [`DropReason::SessionTableFull`] if there is no room for it.
+    /// [`DropReason::SessionTableFull`] if there is no room for it, or the limit of the
+    /// subscriber that was met.
     pub(super) fn open_session(
         &mut self,
         mapping: u32,
@@ -85,6 +86,8 @@ impl Shard {
         timeout_s: u32,
         now: Tick,
     ) -> Result<(), DropReason> {
+        let subscriber = self.mappings[mapping].subscriber;
+        self.admit_session(subscriber, from, now)?;
         let deadline = now.plus_seconds(timeout_s);
         let record = &self.mappings[mapping];
         let inside = record.first.is_none() && peer.holds();
@@ -132,6 +135,7 @@ impl Shard {
             }
         }
         self.gauges.sessions += 1;
+        self.session_begins(subscriber, from, now);
         Ok(())
     }
 
@@ -172,8 +176,11 @@ impl Shard {
     /// Ends the session inside a mapping. The mapping stays; the caller looks whether it has
     /// ended.
     pub(super) fn end_first(&mut self, mapping: u32) {
-        let peer = std::mem::replace(&mut self.mappings[mapping].first, Peer::NONE);
+        let record = &mut self.mappings[mapping];
+        let (peer, subscriber) =
+            (std::mem::replace(&mut record.first, Peer::NONE), record.subscriber);
         self.gauges.sessions -= 1;
+        self.session_ends(subscriber, peer.opener());
         if peer.permits() {
             self.withdraw(mapping, peer.remote());
         }
@@ -195,6 +202,8 @@ impl Shard {
         } else {
             record.strangers -= 1;
         }
+        let subscriber = record.subscriber;
+        self.session_ends(subscriber, peer.opener());
         if peer.permits() {
             self.withdraw(mapping, peer.remote());
         }

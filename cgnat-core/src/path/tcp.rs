@@ -18,7 +18,8 @@ impl Shard {
     /// that.
     ///
     /// # Errors
-    /// [`DropReason::SessionTableFull`] if a new session finds no room,
+    /// [`DropReason::SessionTableFull`] if a new session finds no room, or the limit of the
+    /// subscriber that was met,
     /// [`DropReason::Filtered`] if the remote end may not send here.
     pub(super) fn note_tcp(
         &mut self,
@@ -62,13 +63,17 @@ impl Shard {
             }
         };
         let mut connection = peer.connection(numbers);
-        let held = connection.holds;
+        let (held, opener) = (connection.holds, connection.initiator);
         let step = connection.step(segment, from);
         if step == Step::OutOfWindow {
             self.gauges.tcp_out_of_window += 1;
             return;
         }
         *numbers = peer.store(&connection);
+        if connection.initiator != opener {
+            let subscriber = self.mappings[mapping].subscriber;
+            self.opener_changes(subscriber, connection.initiator);
+        }
         if connection.holds && !held {
             let record = &mut self.mappings[mapping];
             record.strangers -= 1;

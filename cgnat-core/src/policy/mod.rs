@@ -1,5 +1,6 @@
 //! Pure decisions: no bytes, no tables.
 
+pub mod admission;
 pub mod error_rate;
 pub mod filtering;
 pub mod port_choice;

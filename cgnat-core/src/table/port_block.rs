@@ -251,6 +251,16 @@ impl BlockLease {
         Some(port)
     }
 
+    /// Ports of `protocol` that could be given at `now`. Reads the slots only if the rest of
+    /// one is over since the last time.
+    pub fn free_ports(&mut self, protocol: Protocol, now: Tick) -> u16 {
+        let p = protocol as usize;
+        if self.record.resting[p] > 0 && now.reached(Tick(self.record.next_due[p])) {
+            self.reclaim(protocol, now);
+        }
+        self.record.size - self.record.used[p] - self.record.resting[p]
+    }
+
     /// Ends the use of `port`: it rests until `due`, or is free at once if `due` is `None`.
     ///
     /// # Panics

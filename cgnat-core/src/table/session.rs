@@ -61,10 +61,9 @@ impl Peer {
 
     /// The TCP session.
     pub fn connection(&self, numbers: &Numbers) -> Connection {
-        let external = self.bits & EXTERNAL_OPENED != 0;
         Connection {
             state: State::from_record(self.bits & STATE),
-            initiator: if external { Sender::External } else { Sender::Internal },
+            initiator: self.opener(),
             holds: self.holds(),
             window: Window {
                 end: numbers.end,
@@ -103,6 +102,11 @@ impl Peer {
     /// The other end.
     pub fn remote(&self) -> RemoteEndpoint {
         RemoteEndpoint::new(self.address, self.port)
+    }
+
+    /// Which side opened it.
+    pub fn opener(&self) -> Sender {
+        if self.bits & EXTERNAL_OPENED != 0 { Sender::External } else { Sender::Internal }
     }
 
     /// Whether it keeps its mapping alive.

@@ -2,12 +2,14 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::endpoint::Protocol;
 use crate::table::slab::impl_record;
+use crate::time::Tick;
 
 /// Blocks that one subscriber can hold; the configuration allows no more.
 pub const MAX_BLOCKS: usize = 8;
 
-/// One subscriber, 64 bytes.
+/// One subscriber, 128 bytes.
 #[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C, align(64))]
 pub struct Subscriber {
@@ -24,16 +26,28 @@ pub struct Subscriber {
     /// Shard that owns the record.
     pub(crate) shard: u16,
     block_count: u8,
-    reserved: [u8; 7],
+    reserved: u8,
+    /// Index of its limits.
+    pub(crate) limits: u16,
     next: u32,
+    /// Mappings by protocol.
+    pub(crate) by_protocol: [u32; Protocol::COUNT],
+    /// TCP sessions that it opened, and UDP and ICMP mappings.
+    pub(crate) sessions: u32,
+    /// TCP sessions that the other side opened.
+    pub(crate) inbound_sessions: u32,
+    /// Units in its bucket of new sessions, and when they were counted.
+    pub(crate) bucket: u32,
+    pub(crate) bucket_at: u32,
+    unused: [u8; 40],
 }
 
-const _: () = assert!(size_of::<Subscriber>() == 64);
+const _: () = assert!(size_of::<Subscriber>() == 128);
 
 impl_record!(Subscriber, next);
 
 impl Subscriber {
-    /// Fills a record that was just allocated: no blocks, no mappings.
+    /// Fills a record that was just allocated: no blocks, no mappings, no limits.
     pub fn establish(&mut self, shard: u16, address: u32, pool: u16, paired: u32) {
         self.shard = shard;
         self.address = address;
@@ -41,6 +55,16 @@ impl Subscriber {
         self.paired = paired;
         self.mappings = 0;
         self.block_count = 0;
+        self.by_protocol = [0; Protocol::COUNT];
+        self.sessions = 0;
+        self.inbound_sessions = 0;
+    }
+
+    /// Gives it its limits and a bucket of `full` units at `now`.
+    pub fn limit(&mut self, limits: u16, full: u32, now: Tick) {
+        self.limits = limits;
+        self.bucket = full;
+        self.bucket_at = now.0;
     }
 
     /// Its port blocks: the range of a deterministic pool first, then oldest first.

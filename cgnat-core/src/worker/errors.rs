@@ -16,12 +16,7 @@ use crate::verdict::DropReason;
 /// What the sender of an outbound packet is told.
 pub(super) fn told_inside(reason: DropReason) -> Option<Kind> {
     match reason {
-        DropReason::PoolExhausted
-        | DropReason::AddressExhausted
-        | DropReason::SubscriberPorts
-        | DropReason::SubscriberTableFull
-        | DropReason::MappingTableFull
-        | DropReason::SessionTableFull => Some(HOST_UNREACHABLE),
+        reason if reason.is_refusal() => Some(HOST_UNREACHABLE),
         _ => told_outside(reason),
     }
 }

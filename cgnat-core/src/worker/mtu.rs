@@ -27,7 +27,7 @@ impl<I: PacketIo> Worker<I> {
             return None;
         }
         let is_error = matches!(transport, Transport::Error(_));
-        let goes_on = header.ttl > 1 && self.shard.pool_of(header.source).is_some();
+        let goes_on = header.ttl > 1 && self.shard.group_of(header.source).is_some();
         if is_error || !goes_on || self.shard.space.contains(header.destination) {
             return None;
         }

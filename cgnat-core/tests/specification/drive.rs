@@ -12,6 +12,7 @@ use cgnat_core::verdict::DropReason::{self, *};
 use cgnat_core::worker::steering::Steering;
 
 use super::events::{EXTERNAL, Event, Events, Habits, INTERNAL};
+use super::limits::Limits;
 use super::nat::{Block, Endpoint, Nat, Outcome, Pool, Rules, Seen, Ticks};
 use super::sessions::Filtering;
 use super::wire::{Body, ICMP, Link, Packet, Protocol, TCP, UDP, ip};
@@ -112,9 +113,11 @@ impl World {
         for (number, (first, last, pool)) in rules.groups.iter().enumerate() {
             let length = 32 - (last - first + 1).trailing_zeros();
             let first = std::net::Ipv4Addr::from(*first);
+            let limits = rules.limits.get(number).map(Limits::yaml);
+            let limits = limits.map_or(String::new(), |map| format!(", limits: {map}"));
             let _ = writeln!(
                 yaml,
-                "  - {{ name: g{number}, match: [{first}/{length}], pool: pool{pool} }}"
+                "  - {{ name: g{number}, match: [{first}/{length}], pool: pool{pool}{limits} }}"
             );
         }
         let Rules { opening_s, established_s, closing_s, reset_s, udp_s, icmp_s, .. } = rules;
@@ -312,7 +315,8 @@ impl Driver {
             }
             Outcome::Drop(
                 PoolExhausted | AddressExhausted | SubscriberPorts | MappingTableFull
-                | SessionTableFull,
+                | SessionTableFull | LimitPorts | LimitSessions | LimitSessionRate | LimitBlocks
+                | ReservedPorts,
             ) if port == INTERNAL => Some((3, 1, 0)),
             _ => None,
         };

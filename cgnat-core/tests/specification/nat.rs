@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cgnat_core::verdict::DropReason::{self, *};
 
+use super::limits::{Bucket, Limits};
 use super::ranges::Own;
 use super::sessions::{Filtering, Session, State};
 use super::wire::{Body, ICMP, Packet, Protocol, TCP, UDP, ip};
@@ -44,6 +45,8 @@ pub struct Rules {
     pub pools: Vec<Pool>,
     /// First and last address, pool; the first that matches wins.
     pub groups: Vec<(u32, u32, usize)>,
+    /// By group; those that are missing have none.
+    pub limits: Vec<Limits>,
     /// The box's own addresses, internal and external, each in a /30.
     pub own: [u32; 2],
     pub hairpinning: bool,
@@ -87,6 +90,7 @@ pub struct Mapping {
 pub struct Subscriber {
     pub address: u32,
     pub blocks: BTreeSet<Block>,
+    bucket: Bucket,
 }
 
 /// What the core did, where the specification must know.
@@ -197,6 +201,54 @@ impl Nat {
             || prefixes.iter().any(|(net, length)| (address ^ net) >> (32 - length) == 0)
     }
 
+    /// The first group with an address, and its limits.
+    fn group_of(&self, address: u32) -> Option<(usize, Limits)> {
+        let has = |(first, last, _): &(u32, u32, usize)| (*first..=*last).contains(&address);
+        let number = self.rules.groups.iter().position(has)?;
+        Some((number, self.rules.limits.get(number).cloned().unwrap_or_default()))
+    }
+
+    /// Mappings of a subscriber by protocol.
+    fn mappings_of(&self, address: u32) -> BTreeMap<Protocol, usize> {
+        let mut count = BTreeMap::new();
+        for (protocol, _, _) in self.mappings.keys().filter(|key| key.1 == address) {
+            *count.entry(*protocol).or_default() += 1;
+        }
+        count
+    }
+
+    /// Sessions of a subscriber, opened inside and outside; a mapping that has none is one.
+    fn sessions_of(&self, address: u32) -> (usize, usize) {
+        let (mut inside, mut outside) = (0, 0);
+        for (_, mapping) in self.mappings.iter().filter(|(key, _)| key.1 == address) {
+            inside += usize::from(!mapping.has_sessions());
+            let first = mapping.first.iter().map(|(_, session)| session);
+            for session in first.chain(mapping.further.values()) {
+                *if session.opened_inside { &mut inside } else { &mut outside } += 1;
+            }
+        }
+        (inside, outside)
+    }
+
+    /// Whether a subscriber that is known may have one more session.
+    fn admit_session(&self, address: u32, inside: bool, now: Ticks) -> Result<(), DropReason> {
+        let (Some((_, limits)), Some(held)) =
+            (self.group_of(address), self.subscribers.get(&address))
+        else {
+            return Ok(());
+        };
+        limits.admit_session(self.sessions_of(address), &held.bucket, inside, now)
+    }
+
+    /// A session begins that the subscriber opened.
+    fn spend(&mut self, address: u32, now: Ticks) {
+        if let Some((_, limits)) = self.group_of(address)
+            && let Some(held) = self.subscribers.get_mut(&address)
+        {
+            held.bucket.spend(&limits, now);
+        }
+    }
+
     fn is_own(&self, address: u32) -> bool {
         self.rules.own.contains(&address)
     }
@@ -264,6 +316,9 @@ impl Nat {
                 self.end(key, now);
             }
             return Ok(Outcome::Drop(reason));
+        }
+        if is_new && !self.mappings[&key].has_sessions() {
+            self.spend(key.1, now);
         }
         let mut packet = packet.clone();
         let external = self.mappings[&key].external;
@@ -360,6 +415,7 @@ impl Nat {
         self.meet(key, remote, now);
         let worker = self.mappings[&key].worker;
         let full = self.refuses_session(key, worker, inside);
+        let admitted = self.admit_session(key.1, inside, now);
         let Some(mapping) = self.mappings.get_mut(&key) else {
             unreachable!("the caller found it")
         };
@@ -389,6 +445,7 @@ impl Nat {
             Some(segment) if !segment.opens() => return Ok(()),
             Some(segment) => Session::opened(&segment, inside, after(now, self.rules.opening_s)),
         };
+        admitted?;
         // A permission takes a record of its own.
         session.permits = inside && key.0 == TCP && mapping.filtering == Filtering::Address;
         if mapping.first.is_none() && inside {
@@ -407,6 +464,9 @@ impl Nat {
                 mapping.map(|mapping| mapping.further.remove(&remote));
                 return Err(SessionTableFull);
             }
+        }
+        if inside {
+            self.spend(key.1, now);
         }
         Ok(())
     }
@@ -445,10 +505,11 @@ impl Nat {
         now: Ticks,
         seen: &Seen,
     ) -> Result<Result<(), DropReason>, String> {
-        let range = |(first, last, _): &&(u32, u32, usize)| (*first..=*last).contains(&key.1);
-        let Some((_, _, pool_number)) = self.rules.groups.iter().find(range).copied() else {
+        let Some((group, limits)) = self.group_of(key.1) else {
             return Ok(Err(SourceNotSubscriber));
         };
+        let pool_number = self.rules.groups[group].2;
+        let port = packet.to().1;
         match packet.body {
             Body::Tcp { .. } if !packet.segment().is_some_and(|segment| segment.opens()) => {
                 return Ok(Err(TcpNotSyn));
@@ -462,20 +523,37 @@ impl Nat {
         }
         let pool = &self.rules.pools[pool_number];
         let held = self.subscribers.get(&key.1);
+        if held.is_some() {
+            let mappings = self.mappings_of(key.1);
+            let port = limits.admit_port(&mappings, key.0, port);
+            if let Err(reason) = port.and_then(|()| self.admit_session(key.1, true, now)) {
+                return Ok(Err(reason));
+            }
+        }
         let blocks = held.map(|held| held.blocks.clone()).unwrap_or_default();
-        let is_free = |block: &Block| {
+        let free_in = |block: &Block| {
             let size = pool.piece(block.1).map_or(0, |(_, size)| size);
-            (0..size).any(|n| self.is_free((key.0, block.0, block.1 + n), now))
+            (0..size).filter(|n| self.is_free((key.0, block.0, block.1 + n), now)).count()
         };
-        // Its own range comes first, held or not.
+        // Its own range comes first, held or not; it is a block in `limits.blocks`.
         let own = pool.own.is_some().then(|| self.own[&key.1]);
-        let room = blocks.iter().chain(&own).any(is_free);
+        let mut all = blocks.clone();
+        all.extend(own);
+        let free: usize = all.iter().map(free_in).sum();
         let lent = blocks.iter().filter(|block| Some(**block) != own).count();
+        // The last free ports are for lifelines.
+        let kept = free > 0 && free <= limits.reserve(key.0, port).1;
+        let room = free > 0 && !kept;
+        let allowed = limits.blocks.map(|most| most - usize::from(own.is_some()));
+        let most_blocks = allowed.map_or(pool.max_blocks, |most| most.min(pool.max_blocks));
+        let limited = most_blocks < pool.max_blocks;
         // Refusals.
         let refusal = match seen.reason {
-            Some(SubscriberPorts) => Some(!room && lent == pool.max_blocks),
+            Some(SubscriberPorts) => Some(free == 0 && lent == most_blocks && !limited),
+            Some(LimitBlocks) => Some(free == 0 && lent == most_blocks && limited),
+            Some(ReservedPorts) => Some(kept && (lent == most_blocks || seen.scarce)),
             Some(AddressExhausted) => {
-                Some(held.is_some() && !room && lent < pool.max_blocks && seen.scarce)
+                Some(held.is_some() && free == 0 && lent < most_blocks && seen.scarce)
             }
             Some(PoolExhausted) => Some(held.is_none() && own.is_none() && seen.scarce),
             _ => None,
@@ -510,18 +588,21 @@ impl Nat {
         if own.is_some_and(|own| own.0 != address) {
             return illegal("not the address of its range");
         }
-        if own.is_some_and(|own| block != own && is_free(&own)) {
+        if own.is_some_and(|own| block != own && !kept && free_in(&own) > 0) {
             return illegal("overflow, and its own range has free ports");
         }
         if !blocks.contains(&block) && Some(block) != own {
             if self.blocks.contains_key(&block) {
                 return illegal("in a block of another subscriber");
             }
-            if room || lent == pool.max_blocks {
+            if room || lent == most_blocks {
                 return illegal("a further block was not called for");
             }
+        } else if kept {
+            return illegal("a port that is kept for lifelines");
         }
-        let fresh = Subscriber { address, blocks: BTreeSet::new() };
+        let bucket = Bucket::full(&limits, now);
+        let fresh = Subscriber { address, blocks: BTreeSet::new(), bucket };
         self.subscribers.entry(key.1).or_insert(fresh).blocks.insert(block);
         self.blocks.insert(block, key.1);
         self.resting.remove(&external);

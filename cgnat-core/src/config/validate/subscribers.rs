@@ -2,11 +2,11 @@
 
 use ipnet::Ipv4Net;
 
-use super::super::SubscriberGroup;
 use super::super::problem::Report;
 use super::super::read::{Cursor, Located};
 use super::super::scalar;
-use super::{pools, refuse_repeated, unknown_name};
+use super::super::{Limits, SubscriberGroup};
+use super::{limits, pools, refuse_repeated, unknown_name};
 
 /// What could be read of one group.
 #[derive(Debug)]
@@ -14,6 +14,7 @@ pub(super) struct Draft {
     pub(super) name: Option<Located<String>>,
     pub(super) ranges: Vec<Located<Ipv4Net>>,
     pub(super) pool: Option<usize>,
+    limits: Limits,
 }
 
 impl Draft {
@@ -23,6 +24,7 @@ impl Draft {
             name: self.name?.value,
             ranges: self.ranges.into_iter().map(|range| range.value).collect(),
             pool: self.pool?,
+            limits: self.limits,
         })
     }
 }
@@ -72,7 +74,8 @@ fn group(report: &mut Report<'_>, item: &Cursor<'_>, pools: &[pools::Draft]) -> 
         }
         found
     });
-    Some(Draft { name, ranges, pool })
+    let limits = limits::read(report, fields.get("limits"), pool.map(|pool| &pools[pool]));
+    Some(Draft { name, ranges, pool, limits })
 }
 
 fn ranges(report: &mut Report<'_>, cursor: &Cursor<'_>) -> Vec<Located<Ipv4Net>> {

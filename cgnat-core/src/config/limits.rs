@@ -1,0 +1,100 @@
+//! `subscribers[].limits`: what one subscriber of a group may take. `None` is no limit.
+
+/// Limits of each subscriber of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Limits {
+    pub(crate) ports: Option<u32>,
+    pub(crate) ports_by_protocol: [Option<u32>; 3],
+    pub(crate) sessions: Option<u32>,
+    pub(crate) inbound_sessions: Option<u32>,
+    pub(crate) new_sessions: Option<NewSessions>,
+    pub(crate) blocks: Option<u8>,
+    pub(crate) reserved: Reserved,
+}
+
+/// `limits.new-sessions-per-second`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewSessions {
+    pub(crate) rate: u32,
+    pub(crate) burst: u32,
+}
+
+/// `limits.reserved`: the last free ports of a subscriber, kept for its lifelines.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reserved {
+    pub(crate) ports: u16,
+    pub(crate) tcp: Vec<u16>,
+    pub(crate) udp: Vec<u16>,
+    pub(crate) icmp: bool,
+}
+
+impl Limits {
+    /// Mappings of all protocols together, each with its external port.
+    pub fn ports(&self) -> Option<u32> {
+        self.ports
+    }
+
+    /// Mappings of TCP, UDP and ICMP.
+    pub fn ports_by_protocol(&self) -> [Option<u32>; 3] {
+        self.ports_by_protocol
+    }
+
+    /// TCP sessions that the subscriber opened, and UDP and ICMP mappings.
+    pub fn sessions(&self) -> Option<u32> {
+        self.sessions
+    }
+
+    /// TCP sessions that the other side opened.
+    pub fn inbound_sessions(&self) -> Option<u32> {
+        self.inbound_sessions
+    }
+
+    /// How fast the subscriber may open sessions.
+    pub fn new_sessions(&self) -> Option<NewSessions> {
+        self.new_sessions
+    }
+
+    /// Port blocks, at most the pool's `max-blocks`.
+    pub fn blocks(&self) -> Option<u8> {
+        self.blocks
+    }
+
+    /// Ports for lifelines.
+    pub fn reserved(&self) -> &Reserved {
+        &self.reserved
+    }
+}
+
+impl NewSessions {
+    /// Sessions per second over a long time.
+    pub fn rate(self) -> u32 {
+        self.rate
+    }
+
+    /// Sessions at once after a pause.
+    pub fn burst(self) -> u32 {
+        self.burst
+    }
+}
+
+impl Reserved {
+    /// How many ports; 0 is none.
+    pub fn ports(&self) -> u16 {
+        self.ports
+    }
+
+    /// Destination ports of TCP lifelines, ascending.
+    pub fn tcp(&self) -> &[u16] {
+        &self.tcp
+    }
+
+    /// Destination ports of UDP lifelines, ascending.
+    pub fn udp(&self) -> &[u16] {
+        &self.udp
+    }
+
+    /// Whether ping is a lifeline.
+    pub fn icmp(&self) -> bool {
+        self.icmp
+    }
+}

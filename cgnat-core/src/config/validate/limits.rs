@@ -1,0 +1,166 @@
+//! `subscribers[].limits`: what one subscriber may take.
+
+use super::super::limits::{Limits, NewSessions, Reserved};
+use super::super::problem::Report;
+use super::super::read::{Cursor, Located};
+use super::super::scalar::{self, shown};
+use super::pools;
+
+/// Of ports and sessions.
+const MOST: u64 = 1_000_000;
+/// Of one protocol: no subscriber has more than one address has ports.
+const MOST_OF_PROTOCOL: u64 = 65_535;
+const PROTOCOLS: [&str; 3] = ["tcp", "udp", "icmp"];
+/// Entries of `reserved.for`.
+const MOST_LIFELINES: usize = 64;
+
+/// Reads the section of a group that takes its ports from `pool`.
+pub(super) fn read(
+    report: &mut Report<'_>,
+    cursor: Option<&Cursor<'_>>,
+    pool: Option<&pools::Draft>,
+) -> Limits {
+    let mut limits = Limits::default();
+    let Some(fields) = cursor.and_then(|c| c.fields(report)) else { return limits };
+    if let Some(cursor) = fields.get("ports") {
+        if cursor.is_map() {
+            let protocols = cursor.fields(report);
+            for (name, slot) in PROTOCOLS.into_iter().zip(&mut limits.ports_by_protocol) {
+                let given = protocols.as_ref().and_then(|fields| fields.get(name));
+                let most = given.and_then(|c| c.whole(report, 1, MOST_OF_PROTOCOL));
+                *slot = most.map(|n| n as u32);
+            }
+        } else {
+            limits.ports = cursor.whole(report, 1, MOST).map(|n| n as u32);
+        }
+    }
+    let number = |report: &mut Report<'_>, key: &str| {
+        fields.get(key).and_then(|c| c.whole(report, 1, MOST)).map(|n| n as u32)
+    };
+    limits.sessions = number(report, "sessions");
+    limits.inbound_sessions = number(report, "inbound-sessions");
+    limits.new_sessions =
+        fields.get("new-sessions-per-second").and_then(|c| new_sessions(report, c));
+    limits.blocks = fields.get("blocks").and_then(|c| blocks(report, c, pool));
+    if let Some(cursor) = fields.get("reserved") {
+        limits.reserved = reserved(report, cursor, pool, &limits);
+    }
+    limits
+}
+
+fn new_sessions(report: &mut Report<'_>, cursor: &Cursor<'_>) -> Option<NewSessions> {
+    if !cursor.is_map() {
+        let rate = cursor.whole(report, 1, MOST)? as u32;
+        return Some(NewSessions { rate, burst: rate });
+    }
+    let fields = cursor.fields(report)?;
+    let rate = fields.required(report, "rate").and_then(|c| c.whole(report, 1, MOST))? as u32;
+    let Some(cursor) = fields.get("burst") else { return Some(NewSessions { rate, burst: rate }) };
+    let burst = cursor.whole(report, 1, MOST)? as u32;
+    // Tokens come every 100 ms; a smaller bucket would spill some.
+    if burst < rate.div_ceil(10) {
+        let message =
+            format!("{burst} is too few; expected a tenth of the rate, {}", rate.div_ceil(10));
+        report.error(cursor.at(), message);
+    }
+    Some(NewSessions { rate, burst })
+}
+
+fn blocks(report: &mut Report<'_>, cursor: &Cursor<'_>, pool: Option<&pools::Draft>) -> Option<u8> {
+    let most = pool.map_or(u64::from(u8::MAX), |pool| u64::from(pool.max_blocks));
+    let blocks = cursor.whole(report, 1, u64::from(u8::MAX))?;
+    if blocks > most {
+        let message = format!("{blocks} is more than the pool's `max-blocks`, {most}");
+        report.error(cursor.at(), message);
+        return None;
+    }
+    Some(blocks as u8)
+}
+
+fn reserved(
+    report: &mut Report<'_>,
+    cursor: &Cursor<'_>,
+    pool: Option<&pools::Draft>,
+    limits: &Limits,
+) -> Reserved {
+    let mut reserved = Reserved::default();
+    let Some(fields) = cursor.fields(report) else { return reserved };
+    let ports = fields.required(report, "ports");
+    if let Some(list) = fields.required(report, "for") {
+        lifelines(report, list, &mut reserved);
+    }
+    let Some(cursor) = ports else { return reserved };
+    let Some(ports) = cursor.whole(report, 1, 4095) else { return reserved };
+    reserved.ports = ports as u16;
+    // As many as there are would leave nothing for other flows.
+    let listed = [!reserved.tcp.is_empty(), !reserved.udp.is_empty(), reserved.icmp];
+    let by_protocol = limits.ports_by_protocol.into_iter().zip(PROTOCOLS).zip(listed);
+    let limited = by_protocol.filter(|(_, listed)| *listed);
+    let limited = limited.filter_map(|((most, name), _)| {
+        Some((u64::from(most?), format!("of `limits.ports.{name}`")))
+    });
+    let all = limits.ports.map(|most| (u64::from(most), "of `limits.ports`".to_owned()));
+    let block = pool.map(|pool| {
+        let overflow = pool.overflow.as_ref().map_or(u16::MAX, |overflow| overflow.block_size);
+        (u64::from(pool.block_size.min(overflow)), "of a block".to_owned())
+    });
+    if let Some((most, what)) = block.into_iter().chain(all).chain(limited).find(|of| ports >= of.0)
+    {
+        let message = format!("{ports} of the {most} ports {what} leave none for other flows");
+        report.error(cursor.at(), message);
+    }
+    reserved
+}
+
+fn lifelines(report: &mut Report<'_>, list: &Cursor<'_>, reserved: &mut Reserved) {
+    let Some(items) = list.items(report) else { return };
+    if items.is_empty() || items.len() > MOST_LIFELINES {
+        let message = format!("this lists {}; expected 1 to {MOST_LIFELINES}", items.len());
+        report.error(&list.head(), message);
+    }
+    for item in &items {
+        let Some(Located { value, at }) = item.located(report, LIFELINE, lifeline) else {
+            continue;
+        };
+        let repeated = match value {
+            Lifeline::Tcp(port) => insert(&mut reserved.tcp, port),
+            Lifeline::Udp(port) => insert(&mut reserved.udp, port),
+            Lifeline::Icmp => std::mem::replace(&mut reserved.icmp, true),
+        };
+        if repeated {
+            report.error(&at, "it is listed twice");
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Lifeline {
+    Tcp(u16),
+    Udp(u16),
+    Icmp,
+}
+
+const LIFELINE: &str = "a protocol and port as in tcp/443, or icmp";
+
+fn lifeline(text: &str) -> Result<Lifeline, String> {
+    let port = |text: &str| scalar::whole(text).and_then(|n| u16::try_from(n).ok());
+    let port = |text: &str| port(text).filter(|port| *port > 0);
+    match text.split_once('/') {
+        Some(("tcp", number)) => port(number).map(Lifeline::Tcp),
+        Some(("udp", number)) => port(number).map(Lifeline::Udp),
+        None if text == "icmp" => Some(Lifeline::Icmp),
+        _ => None,
+    }
+    .ok_or_else(|| format!("{} is no lifeline; expected {LIFELINE}", shown(text)))
+}
+
+/// Inserts in order; says whether it was there.
+fn insert(ports: &mut Vec<u16>, port: u16) -> bool {
+    match ports.binary_search(&port) {
+        Ok(_) => true,
+        Err(place) => {
+            ports.insert(place, port);
+            false
+        }
+    }
+}
