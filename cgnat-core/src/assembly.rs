@@ -117,6 +117,7 @@ pub fn assemble(
                 events,
                 counters,
                 time,
+                own_errors: *config.own_errors(),
             },
         });
     }

@@ -126,7 +126,7 @@ pub enum Protocol {
     Tcp = 0,
     /// Protocol 17.
     Udp = 1,
-    /// Echo queries of protocol 1.
+    /// Queries of protocol 1: echo and timestamp.
     Icmp = 2,
 }
 

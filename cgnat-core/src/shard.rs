@@ -131,6 +131,8 @@ pub struct Shard {
     pub(crate) timeouts: Timeouts,
     pub(crate) hairpinning: bool,
     pub(crate) inbound_refresh: bool,
+    /// Some pool clamps the segment sizes that SYNs offer.
+    pub(crate) clamps_mss: bool,
     pub(crate) key: HashKey,
     pub(crate) random: ChaCha12Rng,
     pub(crate) identifications: Identifications,
@@ -205,6 +207,7 @@ impl Shard {
             hairpinning: config.hairpinning(),
             inbound_refresh: config.inbound_refresh(),
             key,
+            clamps_mss: config.pools().iter().any(|pool| pool.mss_clamp().is_some()),
             random: ChaCha12Rng::from_seed(seed),
             identifications: Identifications::new(id, shards, |place| key.hash(place) as u32),
             due: ShardDue {

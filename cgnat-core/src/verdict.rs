@@ -47,6 +47,8 @@ drop_reasons! {
     IpVersion, "ip-version", "The version field of an IPv4 frame is not 4.";
     IpHeaderLength, "ip-header-length", "The IPv4 header length is under 20 bytes or beyond the packet.";
     IpTotalLength, "ip-total-length", "The IPv4 total length is shorter than the header or longer than the frame.";
+    IpOptions, "ip-options", "An IPv4 option with an impossible length or pointer.";
+    SourceRoute, "source-route", "An IPv4 packet, or one that an ICMP error quotes, with a loose or strict source route; such packets are never forwarded (RFC 5508 section 7.3).";
     IpChecksum, "ip-checksum", "The IPv4 header checksum is wrong; look for a faulty link or card.";
     SourceMartian, "source-martian", "The source can never be valid: 0/8, 127/8, multicast, class E or broadcast, or equal to the destination (LAND).";
     DestinationMartian, "destination-martian", "The destination is never forwarded: 0/8, 127/8, multicast, class E or broadcast.";
@@ -54,7 +56,12 @@ drop_reasons! {
     ProtocolUnsupported, "protocol-unsupported", "An IP protocol other than TCP, UDP and ICMP; not translated in this version.";
     TransportTruncated, "transport-truncated", "The packet ends inside the TCP, UDP or ICMP header, or a length field there is impossible.";
     PortZero, "port-zero", "Source or destination port 0, which is reserved (RFC 4787 section 4.2.1 leaves it open).";
-    IcmpUnsupported, "icmp-unsupported", "An ICMP message that is neither an echo query nor an error of type 3, 11 or 12.";
+    IcmpSourceQuench, "icmp-source-quench", "ICMP source quench (type 4), which is obsolete and never forwarded (RFC 5508 REQ-10c).";
+    IcmpRedirect, "icmp-redirect", "An ICMP redirect (type 5); it is about the link that it is seen on and is never forwarded.";
+    IcmpRouterDiscovery, "icmp-router-discovery", "An ICMP router advertisement or solicitation (types 9, 10); never forwarded.";
+    IcmpInformation, "icmp-information", "An ICMP information request or reply (types 15, 16), which are obsolete and never forwarded (RFC 5508 REQ-10c).";
+    IcmpAddressMask, "icmp-address-mask", "An ICMP address mask request or reply (types 17, 18); never forwarded.";
+    IcmpUnsupported, "icmp-unsupported", "An ICMP message of a type or code that is neither an echo or timestamp query nor an error of type 3, 11 or 12.";
     IcmpChecksum, "icmp-checksum", "An ICMP error with a wrong checksum (RFC 5508 REQ-3).";
     IcmpQuote, "icmp-quote", "An ICMP error whose quoted packet is cut short, damaged, a later fragment, of a protocol that is not translated, or not from the address that the error is sent to.";
     IcmpNoMapping, "icmp-no-mapping", "An ICMP error about a flow that has no mapping (RFC 5508 REQ-4, REQ-5); usual after a flow has expired.";
@@ -64,7 +71,7 @@ drop_reasons! {
     SourceNotSubscriber, "source-not-subscriber", "The source on an internal port is in no subscriber range; check `subscribers`, or somebody spoofs.";
     DestinationInside, "destination-inside", "A subscriber sent to an internal address: a subscriber range, an internal port's prefix, 100.64.0.0/10 or 169.254.0.0/16; such packets do not cross the box (RFC 6598 section 4).";
     TcpNotSyn, "tcp-not-syn", "A TCP packet without a mapping that is not a SYN; usual after a restart or an expired session (RFC 5382 section 5).";
-    IcmpNoQuery, "icmp-no-query", "An echo reply without a mapping, or an echo request towards a mapping.";
+    IcmpNoQuery, "icmp-no-query", "An echo or timestamp reply without a mapping, or such a request towards a mapping.";
     NoRoute, "no-route", "No route and no next hop for the destination; check `next-hop` and `routes`.";
     HairpinDisabled, "hairpin-disabled", "A subscriber sent to an external endpoint while `hairpinning` is false.";
     // Refusals: nothing existing is ever taken for them (RFC 6888 REQ-11).

@@ -18,20 +18,30 @@ mod filtering;
 mod hairpinning;
 #[path = "scenarios/icmp_errors.rs"]
 mod icmp_errors;
+#[path = "scenarios/icmp_queries.rs"]
+mod icmp_queries;
 #[path = "scenarios/identification.rs"]
 mod identification;
+#[path = "scenarios/leaks.rs"]
+mod leaks;
 #[path = "scenarios/limits.rs"]
 mod limits;
 #[path = "scenarios/link.rs"]
 mod link;
 #[path = "scenarios/mapping.rs"]
 mod mapping;
+#[path = "scenarios/mss.rs"]
+mod mss;
 #[path = "scenarios/mtu.rs"]
 mod mtu;
 #[path = "scenarios/neighbours.rs"]
 mod neighbours;
+#[path = "scenarios/options.rs"]
+mod options;
 #[path = "scenarios/overload.rs"]
 mod overload;
+#[path = "scenarios/silence.rs"]
+mod silence;
 #[path = "scenarios/tcp.rs"]
 mod tcp;
 #[path = "scenarios/tcp_attacks.rs"]

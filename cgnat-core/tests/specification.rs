@@ -9,10 +9,14 @@
 mod drive;
 #[path = "specification/events.rs"]
 mod events;
+#[path = "scenarios/leaks.rs"]
+mod leaks;
 #[path = "specification/limits.rs"]
 mod limits;
 #[path = "specification/nat.rs"]
 mod nat;
+#[path = "specification/options.rs"]
+mod options;
 #[path = "specification/ranges.rs"]
 mod ranges;
 #[path = "specification/sessions.rs"]

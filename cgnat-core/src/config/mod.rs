@@ -43,6 +43,7 @@ pub struct Config {
     pub(crate) groups: Vec<SubscriberGroup>,
     pub(crate) hairpinning: bool,
     pub(crate) inbound_refresh: bool,
+    pub(crate) own_errors: OwnErrors,
     pub(crate) timeouts: Timeouts,
     pub(crate) warnings: Vec<Problem>,
 }
@@ -156,6 +157,7 @@ pub struct Pool {
     pub(crate) block_size: u16,
     pub(crate) max_blocks: u8,
     pub(crate) hold_s: u32,
+    pub(crate) mss_clamp: Option<u16>,
     pub(crate) overflow: Option<Overflow>,
     pub(crate) filtering: [Filtering; 3],
 }
@@ -184,6 +186,28 @@ pub struct SubscriberGroup {
     pub(crate) ranges: Vec<Ipv4Net>,
     pub(crate) pool: usize,
     pub(crate) limits: Limits,
+}
+
+/// What the sender of a new flow is told that is refused, for want of something or by
+/// administration (RFC 5508 REQ-8, RFC 6888 REQ-11b).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnRefusal {
+    /// ICMP type 3 code 1; administration is told as code 13.
+    HostUnreachable,
+    /// ICMP type 3 code 13 for either.
+    AdminProhibited,
+    /// Nothing.
+    Silent,
+}
+
+/// ICMP errors that the box itself sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnErrors {
+    pub(crate) on_refusal: OnRefusal,
+    pub(crate) to_internal: bool,
+    pub(crate) to_external: bool,
+    pub(crate) per_receiver: u32,
+    pub(crate) in_all: u32,
 }
 
 /// Idle timeouts, all in seconds.
@@ -242,6 +266,11 @@ impl Config {
     /// REQ-6a).
     pub fn inbound_refresh(&self) -> bool {
         self.inbound_refresh
+    }
+
+    /// ICMP errors of the box.
+    pub fn own_errors(&self) -> &OwnErrors {
+        &self.own_errors
     }
 
     /// Idle timeouts.
@@ -424,6 +453,11 @@ impl Pool {
         self.hold_s
     }
 
+    /// Segment size above which SYNs are clamped, if any.
+    pub fn mss_clamp(&self) -> Option<u16> {
+        self.mss_clamp
+    }
+
     /// Overflow of a deterministic pool.
     pub fn overflow(&self) -> Option<Overflow> {
         self.overflow
@@ -471,6 +505,31 @@ impl SubscriberGroup {
     /// What each of its subscribers may take.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+}
+
+impl OwnErrors {
+    /// What the sender of a refused flow is told.
+    pub fn on_refusal(&self) -> OnRefusal {
+        self.on_refusal
+    }
+
+    /// Whether errors go out of ports of a side (RFC 5508 REQ-9).
+    pub fn allowed_to(&self, side: Side) -> bool {
+        match side {
+            Side::Internal => self.to_internal,
+            Side::External => self.to_external,
+        }
+    }
+
+    /// Errors to one receiver per second.
+    pub fn per_receiver(&self) -> u32 {
+        self.per_receiver
+    }
+
+    /// Errors per second, worker and side.
+    pub fn in_all(&self) -> u32 {
+        self.in_all
     }
 }
 

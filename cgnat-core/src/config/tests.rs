@@ -39,6 +39,7 @@ pools:
     allocation: { mode: port-block, block-size: 256, max-blocks: 2, hold: 90s }
     pooling: paired
     filtering: { tcp: address-dependent, udp: endpoint-independent, icmp: address-dependent }
+    tcp-mss-clamp: off
   b:
     addresses: [198.51.100.0/30]
     allocation:
@@ -71,6 +72,14 @@ nat44:
     icmp: address-and-port-dependent
   hairpinning: false
   inbound-refresh: true
+  tcp-mss-clamp: 1452
+  on-refusal: icmp
+  icmp-errors:
+    to-internal: true
+    to-external: false
+    refusal: admin-prohibited
+    per-receiver: 7
+    in-all: 70
 timeouts:
   tcp: { established: 3h, opening: 30s, closing: 5m, reset: 6m }
   udp: { default: 2m, 123: 30s, "53": 10s, "5000": 3m }
@@ -114,6 +123,11 @@ fn the_smallest_file_gets_the_defaults_that_are_documented() {
     assert_eq!(pool.blocks_per_address(), 126);
     assert!(config.hairpinning() && !config.inbound_refresh());
     assert_eq!(pool.filtering(), [Filtering::EndpointIndependent; 3]);
+    assert_eq!(pool.mss_clamp(), None);
+    let errors = config.own_errors();
+    assert_eq!(errors.on_refusal(), OnRefusal::HostUnreachable);
+    assert!(errors.allowed_to(Side::Internal) && errors.allowed_to(Side::External));
+    assert_eq!((errors.per_receiver(), errors.in_all()), (20, 1_000));
     let t = config.timeouts();
     assert_eq!((t.tcp_established_s(), t.tcp_opening_s()), (7440, 240));
     assert_eq!((t.tcp_closing_s(), t.tcp_reset_s(), t.udp_s(), t.icmp_s()), (240, 240, 300, 60));
@@ -150,6 +164,11 @@ fn every_value_of_a_full_file_arrives() {
     assert_eq!((reserved.ports(), reserved.icmp()), (32, true));
     assert_eq!((reserved.tcp(), reserved.udp()), (&[53, 443][..], &[53][..]));
     assert_eq!(*config.groups()[2].limits(), Limits::default());
+    assert_eq!(config.pools()[0].mss_clamp(), None);
+    let errors = config.own_errors();
+    assert_eq!(errors.on_refusal(), OnRefusal::AdminProhibited);
+    assert!(errors.allowed_to(Side::Internal) && !errors.allowed_to(Side::External));
+    assert_eq!((errors.per_receiver(), errors.in_all()), (7, 70));
     assert_eq!(config.possible_subscribers(0), 65_536 - 16 - 64);
     let own = &config.pools()[1];
     assert_eq!((own.mode(), own.block_size(), own.hold_s()), (Mode::Deterministic, 2016, 10));
@@ -192,6 +211,18 @@ fn a_number_of_workers_is_not_a_list_of_cpus() {
     assert_eq!(workers("\"4\""), Workers::Cpus(vec![4]));
     assert_eq!(workers("1-2"), Workers::Cpus(vec![1, 2]));
     assert_eq!(workers("auto"), Workers::Auto);
+}
+
+#[test]
+fn the_clamp_of_a_pool_goes_before_that_of_nat44() {
+    let clamp = |pool: &str, nat44: &str| {
+        let text = SMALLEST.replace("[203.0.113.7]", &format!("[203.0.113.7]{pool}"));
+        config(&format!("{text}nat44: {{ hairpinning: true{nat44} }}\n")).pools[0].mss_clamp()
+    };
+    let (here, there) = (", tcp-mss-clamp: 1400", ", tcp-mss-clamp: 1452");
+    assert_eq!((clamp("", there), clamp(here, there)), (Some(1452), Some(1400)));
+    assert_eq!((clamp(here, ""), clamp("", "")), (Some(1400), None));
+    assert_eq!(clamp(", tcp-mss-clamp: off", there), None);
 }
 
 #[test]

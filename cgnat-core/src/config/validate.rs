@@ -9,6 +9,7 @@ mod deterministic;
 mod device;
 mod filtering;
 mod limits;
+mod own_errors;
 mod pools;
 mod ports;
 mod subscribers;
@@ -47,10 +48,15 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
     let problems_before = report.len();
     let routes = top.get("routes").map(|c| ports::routes(report, c, &ports)).unwrap_or_default();
     let has_all_routes = report.len() == problems_before;
+    let nat44_fields = top.get("nat44").and_then(|c| c.fields(report));
+    let nat44_fields = nat44_fields.as_ref();
+    let mss_clamp = nat44_fields.and_then(|f| f.get("tcp-mss-clamp"));
+    let mss_clamp = own_errors::mss_clamp(report, mss_clamp).flatten();
     let pools = top.required(report, "pools").map(|c| pools::read(report, c)).unwrap_or_default();
     let groups = top.required(report, "subscribers");
     let groups = groups.map(|c| subscribers::read(report, c, &pools)).unwrap_or_default();
-    let nat44 = nat44(report, top.get("nat44"));
+    let nat44 = nat44(report, nat44_fields);
+    let own_errors = own_errors::read(report, nat44_fields);
     let timeouts = timeouts::read(report, top.get("timeouts"), allows_short_timers);
 
     cross::ports(report, top.get("ports"), &ports);
@@ -67,10 +73,11 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
         system,
         ports: ports.into_iter().map(ports::Draft::finish).collect::<Option<_>>()?,
         routes: routes.into_iter().map(|route| route.value).collect(),
-        pools: pools.into_iter().map(|pool| pool.finish(nat44.filtering)).collect(),
+        pools: pools.into_iter().map(|pool| pool.finish(nat44.filtering, mss_clamp)).collect(),
         groups: groups.into_iter().map(subscribers::Draft::finish).collect::<Option<_>>()?,
         hairpinning: nat44.hairpinning,
         inbound_refresh: nat44.inbound_refresh,
+        own_errors,
         timeouts,
         warnings: Vec::new(),
     })
@@ -106,9 +113,9 @@ struct Nat44 {
     inbound_refresh: bool,
 }
 
-fn nat44(report: &mut Report<'_>, cursor: Option<&Cursor<'_>>) -> Nat44 {
+fn nat44(report: &mut Report<'_>, fields: Option<&Fields<'_>>) -> Nat44 {
     const PLANNED: [&str; 2] = ["address-dependent", "address-and-port-dependent"];
-    let Some(fields) = cursor.and_then(|c| c.fields(report)) else {
+    let Some(fields) = fields else {
         return Nat44 { filtering: [None; 3], hairpinning: true, inbound_refresh: false };
     };
     if let Some(cursor) = fields.get("mapping") {

@@ -67,7 +67,7 @@ pub struct WorkerCounters {
     pub originated: Counter,
     /// ICMP errors of the box itself that were sent; they are in `originated` too.
     pub errors_sent: Counter,
-    /// ICMP errors that were not sent, because of their rate or for want of a buffer.
+    /// ICMP errors that were not sent: over their rate, switched off, or for want of a buffer.
     pub errors_withheld: Counter,
     /// An ARP sender claimed one of our addresses.
     pub arp_conflicts: Counter,

@@ -108,7 +108,7 @@ mod tests {
         let sum = checksum::full(&bytes);
         put_u16(&mut bytes, 10, sum);
         bytes.extend((0..payload).map(|n| (n * 7) as u8));
-        let header = ipv4::header(&bytes).expect("a good header");
+        let header = ipv4::fields(&bytes).expect("possible lengths");
         (bytes, header)
     }
 

@@ -6,7 +6,7 @@
 
 use super::ipv4::{self, Header, protocol};
 use super::rewrite::{self, End, NewEndpoint};
-use super::{checksum, put_u16, put_u32, u16_at, u32_at};
+use super::{checksum, options, put_u16, put_u32, u16_at, u32_at};
 use crate::verdict::DropReason;
 
 /// Bytes of an IPv4 header without options.
@@ -21,7 +21,7 @@ const QUOTED: usize = 8;
 /// The packet that an error is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quote {
-    /// Its IP protocol number: TCP, UDP, or ICMP for an echo query.
+    /// Its IP protocol number: TCP, UDP, or ICMP for a query.
     pub protocol: u8,
     /// Its source address and port.
     pub source: (u32, u16),
@@ -58,15 +58,18 @@ pub const fn fragmentation_needed(next_hop_mtu: u16) -> Kind {
     Kind { icmp_type: 3, code: 4, next_hop_mtu }
 }
 
-/// Bytes of the datagram that tells of a packet with this header.
-pub fn length_about(header: &Header) -> usize {
-    (IP_HEADER + ICMP_HEADER + header.total_len).min(LARGEST)
+/// Communication administratively prohibited (RFC 5508 REQ-8).
+pub const ADMIN_PROHIBITED: Kind = Kind { icmp_type: 3, code: 13, next_hop_mtu: 0 };
+
+/// Bytes of the datagram that tells of `packet`, of which this much is at hand.
+pub fn length_about(packet: &[u8]) -> usize {
+    (IP_HEADER + ICMP_HEADER + packet.len()).min(LARGEST)
 }
 
 /// Writes an error from our address `from` about `packet`, which is as it was received, into
 /// `into` of [`length_about`] bytes. It has the packet's class of service (RFC 5508 section
 /// 7.7) and goes to its source.
-pub fn write(into: &mut [u8], kind: Kind, from: u32, packet: &[u8], header: &Header) {
+pub fn write(into: &mut [u8], kind: Kind, from: u32, packet: &[u8]) {
     let length = into.len();
     into.fill(0);
     into[0] = 0x45;
@@ -77,7 +80,7 @@ pub fn write(into: &mut [u8], kind: Kind, from: u32, packet: &[u8], header: &Hea
     into[8] = 64;
     into[9] = protocol::ICMP;
     put_u32(into, 12, from);
-    put_u32(into, 16, header.source);
+    put_u32(into, 16, u32_at(packet, 12));
     let ip_checksum = checksum::full(&into[..IP_HEADER]);
     put_u16(into, 10, ip_checksum);
     let segment = &mut into[IP_HEADER..];
@@ -115,6 +118,13 @@ pub fn parse(packet: &[u8], header: &Header) -> Result<Quote, DropReason> {
     if quoted.len() < header_len + QUOTED || checksum::full(&quoted[..header_len]) != 0 {
         return Err(DropReason::IcmpQuote);
     }
+    if header_len > IP_HEADER {
+        options::check(&quoted[..header_len]).map_err(|reason| match reason {
+            // Nothing that passed here can have had one (RFC 5508 section 7.3).
+            DropReason::SourceRoute => DropReason::SourceRoute,
+            _ => DropReason::IcmpQuote,
+        })?;
+    }
     // Without the first fragment there are no ports.
     if u16_at(quoted, 6) & 0x1fff != 0 {
         return Err(DropReason::IcmpQuote);
@@ -123,7 +133,7 @@ pub fn parse(packet: &[u8], header: &Header) -> Result<Quote, DropReason> {
     let (source_port, destination_port) = match quoted[9] {
         protocol::TCP | protocol::UDP => (u16_at(transport, 0), u16_at(transport, 2)),
         // Errors about queries, never about errors.
-        protocol::ICMP if matches!(transport[..2], [8 | 0, 0]) => {
+        protocol::ICMP if ipv4::query(transport).is_some() => {
             (u16_at(transport, 4), u16_at(transport, 4))
         }
         _ => return Err(DropReason::IcmpQuote),
@@ -160,6 +170,10 @@ pub fn translate(packet: &mut [u8], header: &Header, quote: &Quote, end: End, ne
     put_u32(quoted, address_at, new.address);
     let quoted_checksum = new.address_delta.apply(u16_at(quoted, 10));
     put_u16(quoted, 10, quoted_checksum);
+    if end == End::Destination && quote.header_len > IP_HEADER {
+        // What was recorded on its way inside stays inside (RFC 5508 REQ-5c).
+        options::hide(&mut quoted[..quote.header_len], new.address);
+    }
     let transport = &mut quoted[quote.header_len..];
     let both = new.address_delta.plus(new.port_delta);
     match quote.protocol {

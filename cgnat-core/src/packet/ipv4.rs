@@ -6,7 +6,7 @@
 
 use super::icmp_error::{self, Quote};
 use super::tcp::{self, Segment};
-use super::{checksum, u16_at, u32_at};
+use super::{checksum, options, u16_at, u32_at};
 use crate::verdict::DropReason;
 
 /// IP protocol numbers.
@@ -54,6 +54,21 @@ impl Header {
     pub fn is_atomic(&self) -> bool {
         self.dont_fragment && !self.is_fragment()
     }
+
+    /// Whether there is more than the fixed part; nearly no packet has it.
+    #[inline]
+    pub fn has_options(&self) -> bool {
+        self.header_len > 20
+    }
+}
+
+/// ICMP queries that are translated. They share one space of identifiers (RFC 5508 section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Query {
+    /// Types 8 and 0.
+    Echo,
+    /// Types 13 and 14.
+    Timestamp,
 }
 
 /// What the transport header says.
@@ -75,9 +90,11 @@ pub enum Transport {
         /// Destination port.
         destination: u16,
     },
-    /// ICMP echo request or reply.
-    Echo {
-        /// Type 8; else type 0.
+    /// ICMP query or the reply to one.
+    Query {
+        /// What is asked.
+        query: Query,
+        /// Not the reply.
         request: bool,
         /// Query identifier.
         identifier: u16,
@@ -92,7 +109,7 @@ impl Transport {
     pub fn destination_port(self) -> u16 {
         match self {
             Transport::Tcp { destination, .. } | Transport::Udp { destination, .. } => destination,
-            Transport::Echo { identifier, .. } => identifier,
+            Transport::Query { identifier, .. } => identifier,
             Transport::Error(quote) => quote.source.1,
         }
     }
@@ -115,6 +132,9 @@ pub fn header(packet: &[u8]) -> Result<Header, DropReason> {
     let header = fields(packet)?;
     if checksum::full(&packet[..header.header_len]) != 0 {
         return Err(DropReason::IpChecksum);
+    }
+    if header.has_options() {
+        options::check(&packet[..header.header_len])?;
     }
     if is_martian(header.source) || header.source == header.destination {
         return Err(DropReason::SourceMartian);
@@ -210,16 +230,44 @@ pub fn transport(packet: &[u8], header: &Header) -> Result<Transport, DropReason
             if segment.len() < 8 {
                 return Err(DropReason::TransportTruncated);
             }
-            match (segment[0], segment[1]) {
-                (8, 0) => Ok(Transport::Echo { request: true, identifier: u16_at(segment, 4) }),
-                (0, 0) => Ok(Transport::Echo { request: false, identifier: u16_at(segment, 4) }),
-                (icmp_type, _) if icmp_error::is_translated(icmp_type) => {
-                    icmp_error::parse(packet, header).map(Transport::Error)
-                }
-                _ => Err(DropReason::IcmpUnsupported),
+            if icmp_error::is_translated(segment[0]) {
+                return icmp_error::parse(packet, header).map(Transport::Error);
             }
+            let Some((query, request)) = query(segment) else {
+                return Err(untranslated(segment[0]));
+            };
+            if query == Query::Timestamp && segment.len() < TIMESTAMP_LEN {
+                return Err(DropReason::TransportTruncated);
+            }
+            Ok(Transport::Query { query, request, identifier: u16_at(segment, 4) })
         }
         _ => Err(DropReason::ProtocolUnsupported),
+    }
+}
+
+/// Bytes of a timestamp query (RFC 792).
+const TIMESTAMP_LEN: usize = 20;
+
+/// Which query an ICMP message is, and whether it asks.
+pub(super) fn query(message: &[u8]) -> Option<(Query, bool)> {
+    match message[..2] {
+        [8, 0] => Some((Query::Echo, true)),
+        [0, 0] => Some((Query::Echo, false)),
+        [13, 0] => Some((Query::Timestamp, true)),
+        [14, 0] => Some((Query::Timestamp, false)),
+        _ => None,
+    }
+}
+
+/// Why an ICMP message of this type is not translated (RFC 5508 REQ-10b, REQ-10c, REQ-11).
+fn untranslated(icmp_type: u8) -> DropReason {
+    match icmp_type {
+        4 => DropReason::IcmpSourceQuench,
+        5 => DropReason::IcmpRedirect,
+        9 | 10 => DropReason::IcmpRouterDiscovery,
+        15 | 16 => DropReason::IcmpInformation,
+        17 | 18 => DropReason::IcmpAddressMask,
+        _ => DropReason::IcmpUnsupported,
     }
 }
 

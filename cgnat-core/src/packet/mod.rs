@@ -9,6 +9,8 @@ pub mod ethernet;
 pub mod fragment;
 pub mod icmp_error;
 pub mod ipv4;
+pub mod mss;
+pub mod options;
 pub mod rewrite;
 pub mod tcp;
 

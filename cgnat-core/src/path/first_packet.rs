@@ -36,7 +36,7 @@ impl Shard {
             Transport::Tcp { segment, .. } if !tcp_state::opens(segment.flags) => {
                 return Err(Verdict::Drop(DropReason::TcpNotSyn));
             }
-            Transport::Echo { request: false, .. } => {
+            Transport::Query { request: false, .. } => {
                 return Err(Verdict::Drop(DropReason::IcmpNoQuery));
             }
             _ => {}
@@ -94,7 +94,7 @@ impl Shard {
                 return self.keep_or_end(slot, noted, now);
             }
             Transport::Udp { destination, .. } => self.timeouts.udp_s(destination),
-            Transport::Echo { .. } | Transport::Error(_) => self.timeouts.icmp_s(),
+            Transport::Query { .. } | Transport::Error(_) => self.timeouts.icmp_s(),
         };
         if self.mappings[slot].has_sessions() {
             let noted = self.note_flow(slot, remote, Sender::Internal, timeout_s, now);

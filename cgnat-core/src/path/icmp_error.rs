@@ -7,6 +7,7 @@
 use crate::endpoint::{ExternalEndpoint, FlowKey, InternalEndpoint, Protocol};
 use crate::packet::icmp_error::{self, Quote};
 use crate::packet::ipv4::{Header, protocol};
+use crate::packet::options;
 use crate::packet::rewrite::{self, End};
 use crate::shard::Shard;
 use crate::time::Tick;
@@ -37,6 +38,9 @@ impl Shard {
         rewrite::decrement_ttl(packet);
         if !header.is_atomic() {
             self.renumber(packet, header, now);
+        }
+        if header.has_options() {
+            options::hide(&mut packet[..header.header_len], new.address);
         }
         if self.space.contains(header.destination) {
             Verdict::Hairpin

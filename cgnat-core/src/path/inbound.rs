@@ -36,10 +36,10 @@ impl Shard {
         let (protocol, source, destination) = match transport {
             Transport::Tcp { source, destination, .. } => (Protocol::Tcp, source, destination),
             Transport::Udp { source, destination } => (Protocol::Udp, source, destination),
-            Transport::Echo { request: true, .. } => {
+            Transport::Query { request: true, .. } => {
                 return Verdict::Drop(DropReason::IcmpNoQuery);
             }
-            Transport::Echo { identifier, .. } => (Protocol::Icmp, identifier, identifier),
+            Transport::Query { identifier, .. } => (Protocol::Icmp, identifier, identifier),
             Transport::Error(_) => unreachable!("errors have their own way"),
         };
         let external = ExternalEndpoint::new(header.destination, destination);
@@ -58,6 +58,7 @@ impl Shard {
         if !hairpinned {
             rewrite::decrement_ttl(packet);
         }
+        self.clamp_mss(slot, packet, header, transport);
         Verdict::ForwardInternal
     }
 
@@ -72,8 +73,8 @@ impl Shard {
         let protocol = match transport {
             Transport::Tcp { .. } => Protocol::Tcp,
             Transport::Udp { .. } => Protocol::Udp,
-            Transport::Echo { request: false, .. } => Protocol::Icmp,
-            Transport::Echo { .. } | Transport::Error(_) => return None,
+            Transport::Query { request: false, .. } => Protocol::Icmp,
+            Transport::Query { .. } | Transport::Error(_) => return None,
         };
         let external = ExternalEndpoint::new(header.destination, transport.destination_port());
         let mapping = &self.mappings[self.find_external(external, protocol).ok()?];

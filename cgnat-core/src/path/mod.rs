@@ -4,6 +4,7 @@
 //! - `first_packet`: subscriber, port block, port, mapping; the only place that creates;
 //! - `inbound`: from the Internet or, hairpinned, from another subscriber;
 //! - `icmp_error`: an error about a flow, either way; changes no table;
+//! - `mss`: the segment size that a SYN offers;
 //! - `session`: finding, opening and ending the sessions of a mapping, and its filtering;
 //! - `limits`: what one subscriber may take, asked and counted;
 //! - `tcp`: what a TCP packet does to the session it belongs to;
@@ -14,6 +15,7 @@ mod first_packet;
 mod icmp_error;
 mod inbound;
 mod limits;
+mod mss;
 mod outbound;
 mod session;
 mod tcp;

@@ -2,6 +2,7 @@
 
 use crate::endpoint::{FlowKey, InternalEndpoint, Protocol, RemoteEndpoint};
 use crate::packet::ipv4::{Header, Transport};
+use crate::packet::options;
 use crate::packet::rewrite::{self, End};
 use crate::packet::u32_at;
 use crate::policy::tcp_window::Sender;
@@ -33,9 +34,9 @@ impl Shard {
         let (protocol, source, destination) = match transport {
             Transport::Tcp { source, destination, .. } => (Protocol::Tcp, source, destination),
             Transport::Udp { source, destination } => (Protocol::Udp, source, destination),
-            // Echo queries are not hairpinned: RFC 5508 REQ-7 asks that of Basic NAT only.
-            Transport::Echo { .. } if hairpin => return Verdict::Drop(DropReason::IcmpNoQuery),
-            Transport::Echo { identifier, .. } => (Protocol::Icmp, identifier, identifier),
+            // Queries are not hairpinned: RFC 5508 REQ-7 asks that of Basic NAT only.
+            Transport::Query { .. } if hairpin => return Verdict::Drop(DropReason::IcmpNoQuery),
+            Transport::Query { identifier, .. } => (Protocol::Icmp, identifier, identifier),
             Transport::Error(_) => unreachable!("errors have their own way"),
         };
         let internal = InternalEndpoint::new(header.source, source);
@@ -65,11 +66,16 @@ impl Shard {
             }
         };
 
-        rewrite::endpoint(packet, header, End::Source, self.mappings[slot].outbound_rewrite());
+        let new = self.mappings[slot].outbound_rewrite();
+        rewrite::endpoint(packet, header, End::Source, new);
         rewrite::decrement_ttl(packet);
         if !header.is_atomic() {
             self.renumber(packet, header, now);
         }
+        if header.has_options() {
+            options::hide(&mut packet[..header.header_len], new.address);
+        }
+        self.clamp_mss(slot, packet, header, transport);
         if hairpin { Verdict::Hairpin } else { Verdict::ForwardExternal }
     }
 
@@ -97,7 +103,7 @@ impl Shard {
                 return self.note_tcp(slot, remote, &segment, Sender::Internal, now);
             }
             Transport::Udp { destination, .. } => self.timeouts.udp_s(destination),
-            Transport::Echo { .. } | Transport::Error(_) => self.timeouts.icmp_s(),
+            Transport::Query { .. } | Transport::Error(_) => self.timeouts.icmp_s(),
         };
         if self.mappings[slot].has_sessions() {
             return self.note_flow(slot, remote, Sender::Internal, timeout_s, now);

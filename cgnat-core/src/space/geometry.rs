@@ -69,6 +69,8 @@ pub struct PoolGeometry {
     pub max_blocks: u8,
     /// Who may use a mapping from outside, by [`Protocol`].
     pub filtering: [Filtering; Protocol::COUNT],
+    /// Segment size above which SYNs are clamped, if any.
+    pub mss_clamp: Option<u16>,
     /// Port blocks, or the ranges of a deterministic pool.
     main: Section,
     /// Overflow of a deterministic pool; may have no blocks.
@@ -97,6 +99,7 @@ impl PoolGeometry {
             first_block,
             max_blocks: pool.max_blocks(),
             filtering: pool.filtering(),
+            mss_clamp: pool.mss_clamp(),
             main,
             overflow,
             numbering: deterministic.then(|| Numbering::new(subscribers)),

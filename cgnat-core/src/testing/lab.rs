@@ -35,6 +35,8 @@ pub struct Lab {
     pub owners: OwnerMap,
     /// Time, moved by [`Lab::advance`].
     pub now: Instant,
+    /// Looks at every frame that is sent, as (port, frame).
+    pub watch: Option<fn(usize, &[u8])>,
     ports: usize,
 }
 
@@ -71,7 +73,7 @@ impl Lab {
         let views = MemoryIo::connected(usize::from(workers), ports);
         let workers = seats.into_iter().zip(views).map(|(seat, io)| seat.worker(io)).collect();
         let now = Instant::from_millis(1_000);
-        let mut lab = Self { workers, housekeeping, counters, owners, now, ports };
+        let mut lab = Self { workers, housekeeping, counters, owners, now, watch: None, ports };
         lab.settle();
         // Requests for the next hops.
         lab.take_sent();
@@ -140,6 +142,9 @@ impl Lab {
         for worker in &mut self.workers {
             for port in 0..self.ports {
                 while let Some(packet) = worker.io_mut().take_sent(port) {
+                    if let Some(watch) = self.watch {
+                        watch(port, packet.bytes());
+                    }
                     frames.push((port, packet.bytes().to_vec()));
                 }
             }

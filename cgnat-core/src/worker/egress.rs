@@ -7,12 +7,16 @@ use crate::config::Side;
 use crate::control::Event;
 use crate::control::neighbours::Neighbour;
 use crate::packet::ethernet::{self, Mac};
-use crate::packet::u32_at;
+use crate::packet::{options, u32_at};
 use crate::verdict::DropReason;
 
 impl<I: PacketIo> Worker<I> {
     /// Sends a translated packet out of a side.
-    pub(super) fn egress(&mut self, side: Side, packet: I::Packet, offset: usize) {
+    pub(super) fn egress(&mut self, side: Side, mut packet: I::Packet, offset: usize) {
+        // A header of another length than 20 bytes has options.
+        if packet.bytes()[offset] != 0x45 {
+            self.record_route(side, &mut packet, offset);
+        }
         let next_hop = (0, 0);
         let waiting = AwaitsNeighbour { packet, side, offset, since: self.clock, next_hop };
         if let Some((port, next_hop)) = self.egress_waiting(waiting) {
@@ -53,6 +57,22 @@ impl<I: PacketIo> Worker<I> {
             return None;
         }
         (neighbour == Neighbour::Unknown).then_some((port, next_hop))
+    }
+
+    /// A packet that asks for its route gets the address of the port that it leaves by.
+    #[cold]
+    fn record_route(&self, side: Side, packet: &mut I::Packet, offset: usize) {
+        let destination = u32_at(packet.bytes(), offset + 16);
+        let Some((port, next_hop)) = self.forwarding.next_hop(side, destination) else {
+            return;
+        };
+        let own = self.forwarding.ports()[usize::from(port)].address_towards(next_hop);
+        let header_len = usize::from(packet.bytes()[offset] & 0x0f) * 4;
+        if let (Some(own), Some(header)) =
+            (own, packet.bytes_mut().get_mut(offset..offset + header_len))
+        {
+            options::record(header, own);
+        }
     }
 
     /// Puts the link header of `port` before the IPv4 header and queues the frame.

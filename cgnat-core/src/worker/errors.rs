@@ -1,22 +1,65 @@
-//! ICMP errors that the box itself sends: time exceeded (RFC 5508 section 7.2) and host
-//! unreachable when a new flow is refused (RFC 6888 REQ-11b).
+//! ICMP errors that the box itself sends: time exceeded (RFC 5508 section 7.2), and
+//! destination unreachable when a new flow is refused, for want of something (RFC 6888
+//! REQ-11b) or by administration (RFC 5508 REQ-8).
 //!
 //! They go back to the station that the packet came from, from the address of the port it
-//! arrived at, and quote the packet as it was received. None is sent about an ICMP error;
-//! what else must not cause one (RFC 1812 section 4.3.2.7) was dropped before.
+//! arrived at, and quote the packet as it was received. One about a hairpinned packet goes
+//! back as an error from the Internet would: through the mapping of its sender. What must not
+//! cause an error (RFC 1812 section 4.3.2.7) was dropped before, or is kept back here; that
+//! goes before every rule that asks for one.
 
 use super::Worker;
+use super::handoff::Kind as Way;
 use super::io::{PacketBuf, PacketIo};
-use crate::packet::ethernet;
-use crate::packet::icmp_error::{self, HOST_UNREACHABLE, Kind, TIME_EXCEEDED};
-use crate::packet::ipv4::{Header, Transport};
+use crate::config::{OnRefusal, OwnErrors, Side};
+use crate::packet::ethernet::{self, Mac};
+use crate::packet::icmp_error::{self, ADMIN_PROHIBITED, HOST_UNREACHABLE, Kind, TIME_EXCEEDED};
+use crate::packet::ipv4::{self, Header, Transport};
+use crate::packet::rewrite;
+use crate::policy::error_rate::ErrorRate;
 use crate::time::TICKS_PER_SECOND;
 use crate::verdict::DropReason;
+
+/// What may be told, and how often.
+pub(super) struct Telling {
+    rules: OwnErrors,
+    to_internal: ErrorRate,
+    to_external: ErrorRate,
+}
+
+impl Telling {
+    pub(super) fn new(rules: OwnErrors) -> Self {
+        let rate = || ErrorRate::new(rules.per_receiver(), rules.in_all());
+        Self { rules, to_internal: rate(), to_external: rate() }
+    }
+
+    /// The kind to send where a refusal asks for `kind`.
+    fn as_configured(&self, kind: Kind) -> Option<Kind> {
+        let refusal = kind == HOST_UNREACHABLE || kind == ADMIN_PROHIBITED;
+        match self.rules.on_refusal() {
+            _ if !refusal => Some(kind),
+            OnRefusal::HostUnreachable => Some(kind),
+            OnRefusal::AdminProhibited => Some(ADMIN_PROHIBITED),
+            OnRefusal::Silent => None,
+        }
+    }
+
+    /// Whether one more error may go out of a port of `side` to `receiver`.
+    fn allows(&mut self, side: Side, receiver: u32, second: u32) -> bool {
+        let rate = match side {
+            Side::Internal => &mut self.to_internal,
+            Side::External => &mut self.to_external,
+        };
+        // RFC 5508 REQ-9.
+        self.rules.allowed_to(side) && rate.allows(receiver, second)
+    }
+}
 
 /// What the sender of an outbound packet is told.
 pub(super) fn told_inside(reason: DropReason) -> Option<Kind> {
     match reason {
         reason if reason.is_refusal() => Some(HOST_UNREACHABLE),
+        DropReason::HairpinDisabled | DropReason::DestinationInside => Some(ADMIN_PROHIBITED),
         _ => told_outside(reason),
     }
 }
@@ -36,32 +79,84 @@ impl<I: PacketIo> Worker<I> {
         offset: usize,
         (header, transport): (&Header, Transport),
     ) {
-        if matches!(transport, Transport::Error(_)) {
+        // Nobody sends from such an address; who pretends to is not answered.
+        if self.shard.space.contains(header.source) || self.is_silent_about(header, transport) {
             return;
         }
-        let forwarding = self.forwarding.clone();
-        let info = &forwarding.ports()[port];
-        let Some(from) = info.address_towards(header.source) else {
-            return;
-        };
-        let second = self.now.tick().0 / TICKS_PER_SECOND;
-        if !self.error_rate.allows(header.source, second) {
-            self.counters.errors_withheld.add(1);
-            return;
-        }
-        let link = ethernet::header_len(info.vlan);
-        let length = link + icmp_error::length_about(header);
-        let made = self.io.allocate().and_then(|mut error| error.fill(length).then_some(error));
-        let Some(mut error) = made else {
-            self.counters.errors_withheld.add(1);
-            return;
-        };
         let mut station = [0; 6];
         station.copy_from_slice(&packet.bytes()[6..12]);
-        let bytes = error.bytes_mut();
-        ethernet::write(bytes, station, info.mac, info.vlan, ethernet::IPV4);
-        icmp_error::write(&mut bytes[link..], kind, from, &packet.bytes()[offset..], header);
+        let quoted = &packet.bytes()[offset..];
+        if let Some((error, _)) = self.error(kind, port, station, quoted, header) {
+            self.counters.errors_sent.add(1);
+            self.originate(port, error);
+        }
+    }
+
+    /// Tells the sender of a hairpinned packet, whose source is translated and which arrived
+    /// at `port`, why it is dropped. The error finds its way back, and the sender's own
+    /// packet in it, through the sender's mapping (RFC 5508 REQ-7).
+    pub(super) fn tell_hairpinned(
+        &mut self,
+        kind: Kind,
+        port: usize,
+        packet: &mut I::Packet,
+        offset: usize,
+        (header, transport): (&Header, Transport),
+    ) {
+        if self.is_silent_about(header, transport) {
+            return;
+        }
+        rewrite::restore_ttl(&mut packet.bytes_mut()[offset..]);
+        let quoted = &packet.bytes()[offset..];
+        let Some((error, at)) = self.error(kind, port, [0; 6], quoted, header) else {
+            return;
+        };
         self.counters.errors_sent.add(1);
-        self.originate(port, error);
+        self.counters.originated.add(1);
+        match ipv4::reread(&error.bytes()[at..]) {
+            // It is an error: should it be dropped too, nobody is told of that.
+            Ok((header, transport)) => {
+                self.steer_inward(Way::Hairpin, port, error, at, &header, transport);
+            }
+            Err(reason) => self.drop_packet(error, reason),
+        }
+    }
+
+    /// Whether a packet must not cause an error (RFC 1812 section 4.3.2.7).
+    fn is_silent_about(&self, header: &Header, transport: Transport) -> bool {
+        matches!(transport, Transport::Error(_))
+            || self.forwarding.is_own(header.source)
+            || self.forwarding.is_broadcast(header.source)
+            || self.forwarding.is_broadcast(header.destination)
+    }
+
+    /// An error about the packet that begins with `quoted`, for the station `to` at `port`,
+    /// and where its IPv4 header is. `None` if it may not be sent.
+    fn error(
+        &mut self,
+        kind: Kind,
+        port: usize,
+        to: Mac,
+        quoted: &[u8],
+        header: &Header,
+    ) -> Option<(I::Packet, usize)> {
+        let kind = self.telling.as_configured(kind)?;
+        let info = &self.forwarding.ports()[port];
+        let from = info.address_towards(header.source)?;
+        let second = self.now.tick().0 / TICKS_PER_SECOND;
+        let link = ethernet::header_len(info.vlan);
+        let length = link + icmp_error::length_about(quoted);
+        let made = match self.telling.allows(info.side, header.source, second) {
+            true => self.io.allocate().and_then(|mut error| error.fill(length).then_some(error)),
+            false => None,
+        };
+        let Some(mut error) = made else {
+            self.counters.errors_withheld.add(1);
+            return None;
+        };
+        let bytes = error.bytes_mut();
+        ethernet::write(bytes, to, info.mac, info.vlan, ethernet::IPV4);
+        icmp_error::write(&mut bytes[link..], kind, from, quoted);
+        Some((error, link))
     }
 }

@@ -193,6 +193,15 @@ impl Forwarding {
         self.inside.iter().any(|(first, last)| (*first..=*last).contains(&address))
     }
 
+    /// Whether no single host has `address`: it is the first or the last of a port's prefix.
+    pub fn is_broadcast(&self, address: u32) -> bool {
+        let mut prefixes = self.ports.iter().flat_map(|port| &port.addresses);
+        prefixes.any(|(own, mask)| {
+            let host = address & !mask;
+            *mask < 0xffff_fffe && address & mask == own & mask && (host == 0 || host == !mask)
+        })
+    }
+
     /// Port and next hop towards `destination` on a side.
     #[inline]
     pub fn next_hop(&self, side: Side, destination: u32) -> Option<(u8, u32)> {

@@ -8,7 +8,7 @@ use super::parking::AwaitsBlock;
 use crate::config::Side;
 use crate::endpoint::ExternalEndpoint;
 use crate::packet::icmp_error::fragmentation_needed;
-use crate::packet::ipv4::{self, Header, Transport};
+use crate::packet::ipv4::{self, Header, Query, Transport};
 use crate::packet::{ethernet, rewrite};
 use crate::space::Location;
 use crate::time::Instant;
@@ -46,6 +46,10 @@ impl<I: PacketIo> Worker<I> {
             // A unicast address in a link-layer broadcast: never forwarded (RFC 1122 3.3.6).
             return self.refuse(port, packet, DropReason::FrameNotForUs);
         }
+        let side = self.forwarding.ports()[port].side;
+        if side == Side::External && self.is_spoofed(header.source) {
+            return self.refuse(port, packet, DropReason::SourceSpoofed);
+        }
         // Ethernet padding ends here.
         packet.truncate(offset + header.total_len);
         if header.is_fragment() {
@@ -59,10 +63,14 @@ impl<I: PacketIo> Worker<I> {
             Ok(transport) => transport,
             Err(reason) => return self.refuse(port, packet, reason),
         };
-        match self.forwarding.ports()[port].side {
+        match side {
             Side::Internal => {
                 if self.forwarding.is_inside(header.destination) {
-                    return self.refuse(port, packet, DropReason::DestinationInside);
+                    let reason = DropReason::DestinationInside;
+                    if let Some(kind) = told_inside(reason) {
+                        self.tell(kind, port, &packet, offset, (&header, transport));
+                    }
+                    return self.refuse(port, packet, reason);
                 }
                 let owner = self.steering.owner_of(transport.subscriber(&header));
                 if owner != self.id {
@@ -72,15 +80,16 @@ impl<I: PacketIo> Worker<I> {
                 self.outbound(self.clock, port, packet, offset, &header, transport);
             }
             Side::External => {
-                if self.shard.space.contains(header.source)
-                    || self.forwarding.is_own(header.source)
-                    || self.forwarding.is_inside(header.source)
-                {
-                    return self.refuse(port, packet, DropReason::SourceSpoofed);
-                }
                 self.steer_inward(Kind::Inbound, port, packet, offset, &header, transport);
             }
         }
+    }
+
+    /// Whether nobody outside has this address.
+    fn is_spoofed(&self, source: u32) -> bool {
+        self.shard.space.contains(source)
+            || self.forwarding.is_own(source)
+            || self.forwarding.is_inside(source)
     }
 
     /// Outbound at its owner. `since` is when the packet came here first.
@@ -175,7 +184,7 @@ impl<I: PacketIo> Worker<I> {
         if let Some(mtu) = self.too_big_inbound(kind, header, transport) {
             let error = fragmentation_needed(mtu);
             if kind == Kind::Hairpin {
-                self.tell_hairpinned(error, port, &mut packet, offset, header);
+                self.tell_hairpinned(error, port, &mut packet, offset, (header, transport));
             } else {
                 self.tell(error, port, &packet, offset, (header, transport));
             }
@@ -187,9 +196,18 @@ impl<I: PacketIo> Worker<I> {
         match self.shard.inbound(bytes, header, transport, hairpinned, now) {
             Verdict::ForwardInternal => self.egress(Side::Internal, packet, offset),
             Verdict::Drop(reason) => {
-                // A hairpinned packet is translated already; its sender is told nothing.
-                if let Some(kind) = told_outside(reason).filter(|_| !hairpinned) {
-                    self.tell(kind, port, &packet, offset, (header, transport));
+                let about = (header, transport);
+                match hairpinned {
+                    true => {
+                        if let Some(kind) = told_inside(reason) {
+                            self.tell_hairpinned(kind, port, &mut packet, offset, about);
+                        }
+                    }
+                    false => {
+                        if let Some(kind) = told_outside(reason) {
+                            self.tell(kind, port, &packet, offset, about);
+                        }
+                    }
                 }
                 self.refuse(port, packet, reason);
             }
@@ -207,7 +225,7 @@ impl<I: PacketIo> Worker<I> {
         parsed: Result<Transport, DropReason>,
     ) {
         match parsed {
-            Ok(Transport::Echo { request: true, .. }) => {}
+            Ok(Transport::Query { query: Query::Echo, request: true, .. }) => {}
             Err(reason @ (DropReason::TransportTruncated | DropReason::PortZero)) => {
                 return self.refuse(port, packet, reason);
             }

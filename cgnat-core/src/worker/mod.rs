@@ -30,15 +30,16 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender};
 
+use crate::config::OwnErrors;
 use crate::control::counters::WorkerCounters;
 use crate::control::neighbours::NeighbourTable;
 use crate::control::{Command, Event};
-use crate::policy::error_rate::ErrorRate;
 use crate::shard::Shard;
 use crate::space::OwnerMap;
 use crate::time::{Instant, Tick};
 use crate::verdict::DropReason;
 
+use errors::Telling;
 use forwarding::Forwarding;
 use io::{Burst, PacketBuf, PacketIo};
 use parking::Parking;
@@ -79,6 +80,8 @@ pub struct WorkerParts {
     pub counters: Arc<WorkerCounters>,
     /// Live or replay.
     pub time: TimeSource,
+    /// What it may tell senders.
+    pub own_errors: OwnErrors,
 }
 
 /// The poll loop's body and its shard.
@@ -104,7 +107,7 @@ pub struct Worker<I: PacketIo> {
     transmit: Vec<Burst<I::Packet>>,
     hand_off: Vec<Burst<I::Packet>>,
     parking: Parking<I::Packet>,
-    error_rate: ErrorRate,
+    telling: Telling,
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -120,6 +123,7 @@ impl<I: PacketIo> Worker<I> {
             events,
             counters,
             time,
+            own_errors,
         } = parts;
         let bursts = |count: usize| (0..count).map(|_| Burst::new()).collect();
         Self {
@@ -142,7 +146,7 @@ impl<I: PacketIo> Worker<I> {
             published: Tick(u32::MAX),
             receive: Burst::new(),
             parking: Parking::new(),
-            error_rate: ErrorRate::default(),
+            telling: Telling::new(own_errors),
         }
     }
 

@@ -12,10 +12,7 @@ use super::io::{PacketBuf, PacketIo};
 use super::parking::AwaitsNeighbour;
 use crate::config::Side;
 use crate::packet::fragment::Fragments;
-use crate::packet::icmp_error::{self, Kind};
 use crate::packet::ipv4::{self, Header, Transport};
-use crate::packet::{ethernet, rewrite};
-use crate::time::TICKS_PER_SECOND;
 use crate::verdict::DropReason;
 
 impl<I: PacketIo> Worker<I> {
@@ -53,44 +50,6 @@ impl<I: PacketIo> Worker<I> {
         let internal = self.shard.internal_address(header, transport, self.now.tick())?;
         let mtu = self.forwarding.mtu_towards(Side::Internal, internal)?;
         (header.total_len > usize::from(mtu)).then_some(mtu)
-    }
-
-    /// Tells the sender of a hairpinned packet, whose source is translated already, why it is
-    /// dropped. The error is one to its external endpoint and goes the way of such errors.
-    pub(super) fn tell_hairpinned(
-        &mut self,
-        kind: Kind,
-        port: usize,
-        packet: &mut I::Packet,
-        offset: usize,
-        header: &Header,
-    ) {
-        let forwarding = self.forwarding.clone();
-        let info = &forwarding.ports()[port];
-        let Some(from) = info.address_towards(header.source) else {
-            return;
-        };
-        let second = self.now.tick().0 / TICKS_PER_SECOND;
-        let link = ethernet::header_len(info.vlan);
-        let length = link + icmp_error::length_about(header);
-        let allowed = self.error_rate.allows(header.source, second);
-        let empty = if allowed { self.io.allocate() } else { None };
-        let Some(mut error) = empty.and_then(|mut error| error.fill(length).then_some(error))
-        else {
-            self.counters.errors_withheld.add(1);
-            return;
-        };
-        let about = &mut packet.bytes_mut()[offset..];
-        rewrite::restore_ttl(about);
-        icmp_error::write(&mut error.bytes_mut()[link..], kind, from, about, header);
-        self.counters.errors_sent.add(1);
-        self.counters.originated.add(1);
-        match ipv4::reread(&error.bytes()[link..]) {
-            Ok((header, transport)) => {
-                self.steer_inward(Handed::Hairpin, port, error, link, &header, transport);
-            }
-            Err(reason) => self.refuse(port, error, reason),
-        }
     }
 
     /// Sends a translated packet in fragments of at most `mtu` bytes, in the order of their

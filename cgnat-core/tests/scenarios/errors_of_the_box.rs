@@ -1,12 +1,12 @@
 //! ICMP errors that the box sends (RFC 5508 section 7.2, RFC 6888 REQ-11b, RFC 1812 section
 //! 4.3.2).
 
-use cgnat_core::policy::error_rate::PER_RECEIVER;
-
 use crate::desk::*;
 use crate::wire::{Body, Link, Packet, ip};
 
 const HOST: &str = "100.64.3.9";
+/// Errors to one receiver per second, by default.
+const PER_RECEIVER: u32 = 20;
 const OWN: [&str; 2] = ["10.255.0.2", "192.0.2.2"];
 
 /// The error from the own address of a port about a packet that arrived there.

@@ -205,7 +205,7 @@ fn too_big_errors_are_limited_and_other_subscribers_go_on() {
     let mut desk = Desk::new(&with_mtu(1500, 1400));
     let big = sized(udp((HOST, 1), server(80)), true, 1500);
     let sent: usize = (0..100).map(|_| desk.offer(INTERNAL, &big).len()).sum();
-    assert_eq!(sent as u32, cgnat_core::policy::error_rate::PER_RECEIVER);
+    assert_eq!(sent as u32, 20);
     assert_eq!(desk.drops(), [(TooBig, 100)].into());
     let big = sized(udp((OTHER, 1), server(80)), true, 1500);
     assert_eq!(desk.offer(INTERNAL, &big), [told(INTERNAL, 1400, &big)]);

@@ -186,6 +186,7 @@ impl Driver {
         let own = [ip(INTERNAL_OWN), ip(EXTERNAL_OWN)];
         let workers = usize::from(world.workers);
         let events = Events::new(seed, world.habits, workers, [link(0), link(1)], own);
+        lab.watch = Some(super::leaks::nothing_of_the_inside);
         lab.now = world.start;
         let mut driver = Self {
             nat: Nat::new(world.rules.clone()),
@@ -318,34 +319,47 @@ impl Driver {
                 | SessionTableFull | LimitPorts | LimitSessions | LimitSessionRate | LimitBlocks
                 | ReservedPorts,
             ) if port == INTERNAL => Some((3, 1, 0)),
+            Outcome::Drop(DestinationInside | HairpinDisabled) => Some((3, 13, 0)),
             _ => None,
         };
         let Some((kind, code, rest)) = told.filter(|_| !matches!(packet.body, Body::Error { .. }))
         else {
             return (sent, dropped);
         };
-        let kept = 548 - 20 - packet.options.len();
-        let error = Packet {
-            identification: 0,
-            df: true,
-            ttl: 64,
-            options: vec![],
-            source: self.nat.rules.own[port],
-            destination: packet.source,
-            body: Body::Error {
-                kind,
-                code,
-                rest: rest as u32,
-                about: Box::new(packet.clone()),
-                kept,
-            },
-            payload: vec![],
-        };
-        let link = self.link(port, false);
-        let back = Link { to: link.from, from: link.to, ..link };
-        let frame = back.frame(0x0800, &error.bytes());
-        if sent.first() == Some(&(port, frame)) {
-            sent.remove(0);
+        // Behind a hairpin the box quotes what it made of the packet; its mapping turns that
+        // back, but for the identification and for what was recorded (RFC 5508 REQ-7).
+        let mut translated = packet.clone();
+        let key = (packet.protocol(), packet.source, packet.from().1);
+        if let (Some(mapping), Some((_, frame))) = (self.nat.mappings.get(&key), sent.first())
+            && matches!(outcome, Outcome::Drop(SessionTableFull | TooBig))
+        {
+            translated.hide_route(mapping.external.1);
+            let link = if self.world.vlans[port].is_some() { 18 } else { 14 };
+            let at = frame.len().min(link + 28 + 4);
+            if let (false, [high, low, ..]) = (packet.df, &frame[at..]) {
+                translated.identification = u16::from_be_bytes([*high, *low]);
+            }
+        }
+        for about in [packet, &translated] {
+            let kept = 548 - 20 - packet.options.len();
+            let about = Box::new(about.clone());
+            let error = Packet {
+                identification: 0,
+                df: true,
+                ttl: 64,
+                options: vec![],
+                source: self.nat.rules.own[port],
+                destination: packet.source,
+                body: Body::Error { kind, code, rest: rest as u32, about, kept },
+                payload: vec![],
+            };
+            let link = self.link(port, false);
+            let back = Link { to: link.from, from: link.to, ..link };
+            let frame = back.frame(0x0800, &error.bytes());
+            if sent.first() == Some(&(port, frame)) {
+                sent.remove(0);
+                break;
+            }
         }
         (sent, dropped)
     }

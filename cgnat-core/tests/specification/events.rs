@@ -163,11 +163,13 @@ impl Events {
                 let (source, destination) = (from.1, to.1);
                 Body::Tcp { source, destination, flags, sequence, acknowledgement, options }
             }
-            _ => Body::Echo {
-                request: !self.one_in(8),
-                identifier: from.1,
-                sequence: self.below(3) as u16,
-            },
+            _ => {
+                let (request, sequence) = (!self.one_in(8), self.below(3) as u16);
+                match self.one_in(4) {
+                    true => Body::Timestamp { request, identifier: from.1, sequence },
+                    false => Body::Echo { request, identifier: from.1, sequence },
+                }
+            }
         };
         let length = match self.below(40) {
             0..4 => 0,
@@ -176,6 +178,9 @@ impl Events {
         };
         let filler = self.pick(&[0, 0xff, self.random.clone().next_u32() as u8]);
         let mut payload = vec![filler; length as usize];
+        if matches!(body, Body::Timestamp { .. }) {
+            payload.resize(payload.len().max(12), filler);
+        }
         if !self.one_in(3) {
             self.random.fill_bytes(&mut payload);
         }
@@ -184,7 +189,7 @@ impl Events {
             identification: self.random.next_u32() as u16,
             df: !self.one_in(6),
             ttl: if self.one_in(25) { self.below(2) as u8 } else { usual_ttl },
-            options: if self.one_in(20) { vec![1; 4 * self.below(11) as usize] } else { vec![] },
+            options: if self.one_in(20) { self.options(from.0) } else { vec![] },
             source: from.0,
             destination: to.0,
             body,
@@ -197,6 +202,25 @@ impl Events {
         let some = self.below(1400) as i32;
         let any = self.random.next_u32() as i32;
         self.pick(&[-1, 1, 2, 23, some, some, -some, 65_535, -65_535, 70_000, any])
+    }
+
+    /// Padding, or the route recorded so far.
+    fn options(&mut self, sender: u32) -> Vec<u8> {
+        let words = self.below(11) as usize;
+        if words < 2 || self.one_in(3) {
+            return vec![1; 4 * words];
+        }
+        let used = self.below(words as u32) as usize;
+        let mut options = vec![7, 4 * words as u8 - 1, 4 * used as u8 + 4];
+        options.extend(sender.to_be_bytes().repeat(used));
+        options.resize(4 * words - 1, 0);
+        // What is not used may hold anything. An end of the list follows.
+        if self.one_in(2) {
+            options.truncate(3 + 4 * used);
+            options.extend(sender.to_be_bytes().repeat(words - 1 - used));
+        }
+        options.push(0);
+        options
     }
 
     fn outbound(&mut self) -> Packet {
@@ -260,9 +284,7 @@ impl Events {
             from.1 = port;
         }
         let mut packet = self.packet(protocol, from, (address, port));
-        if let Body::Echo { request, .. } = &mut packet.body {
-            *request = self.one_in(12);
-        }
+        packet.set_query(self.one_in(12));
         packet
     }
 
@@ -304,8 +326,8 @@ impl Events {
             (protocol, if protocol == ICMP { (from.0, id) } else { from }, (host, id))
         };
         let mut about = self.packet(protocol, from, to);
-        if let Body::Echo { request, sequence, .. } = &mut about.body {
-            *request = port == EXTERNAL;
+        about.set_query(port == EXTERNAL);
+        if let Body::Echo { sequence, .. } = &mut about.body {
             // Whether a cut message is all zero cannot be seen, and so not whether its
             // checksum is 0 or 0xffff.
             *sequence |= 1;
@@ -333,7 +355,8 @@ impl Events {
 
     fn ping(&mut self, worker: usize) -> Event {
         let port = self.below(2) as usize;
-        let (from, id) = (self.pick(&[ip("198.51.100.7"), ip("100.64.0.1")]), self.below(3));
+        let from = [ip("100.64.0.1"), ip("198.51.100.7")][port];
+        let id = self.below(3);
         let mut packet = self.packet(ICMP, (from, id as u16), (self.own[port], id as u16));
         packet.body =
             Body::Echo { request: true, identifier: id as u16, sequence: self.below(2) as u16 };
@@ -341,9 +364,7 @@ impl Events {
         let frame = link.frame(0x0800, &packet.bytes());
         (packet.source, packet.destination) = (packet.destination, packet.source);
         packet.ttl = 64;
-        if let Body::Echo { request, .. } = &mut packet.body {
-            *request = false;
-        }
+        packet.set_query(false);
         let back = Link { to: link.from, from: link.to, ..link };
         Event::Ping { worker, port, frame, answer: back.frame(0x0800, &packet.bytes()) }
     }
@@ -426,7 +447,8 @@ impl Events {
             }
             12 => {
                 // The transport header is cut off.
-                let least = if protocol == TCP { 20 } else { 8 };
+                let timestamp = matches!(packet.body, Body::Timestamp { .. });
+                let least = if protocol == TCP || timestamp { 20 } else { 8 };
                 let total = 20 + self.below(least);
                 bytes.truncate(total as usize);
                 put(&mut bytes, 2, total as u16);
@@ -444,8 +466,16 @@ impl Events {
                 TransportTruncated
             }
             13 | 14 if protocol == ICMP => {
-                bytes[20] = self.pick(&[4, 5, 9, 13, 255]);
-                IcmpUnsupported
+                let (kind, reason) = self.pick(&[
+                    (4, IcmpSourceQuench),
+                    (5, IcmpRedirect),
+                    (9, IcmpRouterDiscovery),
+                    (16, IcmpInformation),
+                    (17, IcmpAddressMask),
+                    (255, IcmpUnsupported),
+                ]);
+                bytes[20] = kind;
+                reason
             }
             14 | 15 if protocol != ICMP => {
                 let at = self.pick(&[20, 22]);
@@ -491,9 +521,7 @@ impl Events {
             }
             _ => {
                 packet.destination = self.own[self.below(2) as usize];
-                if let Body::Echo { request, .. } = &mut packet.body {
-                    *request = false;
-                }
+                packet.set_query(false);
                 bytes = packet.bytes();
                 ToUs
             }

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cgnat_core::verdict::DropReason::{self, *};
 
+use super::events::{EXTERNAL, INTERNAL};
 use super::limits::{Bucket, Limits};
 use super::ranges::Own;
 use super::sessions::{Filtering, Session, State};
@@ -287,12 +288,15 @@ impl Nat {
             };
             let mut packet = packet.clone();
             packet.set_source((address, port));
+            packet.hide_route(address);
+            if let Body::Error { about, .. } = &mut packet.body {
+                about.hide_route(address);
+            }
             packet.ttl -= 1;
             if hairpin {
                 return Ok(self.inward(&packet, true, now));
             }
-            let too_big = packet.df && packet.len() > self.rules.mtu_external;
-            return Ok(if too_big { Outcome::Drop(TooBig) } else { Outcome::External(packet) });
+            return Ok(self.leaves(packet, EXTERNAL));
         }
         if hairpin && packet.protocol() == ICMP {
             return Ok(Outcome::Drop(IcmpNoQuery));
@@ -323,11 +327,12 @@ impl Nat {
         let mut packet = packet.clone();
         let external = self.mappings[&key].external;
         packet.set_source((external.1, external.2));
+        packet.hide_route(external.1);
         packet.ttl -= 1;
         if hairpin {
             return Ok(self.inward(&packet, true, now));
         }
-        Ok(Outcome::External(packet))
+        Ok(self.leaves(packet, EXTERNAL))
     }
 
     /// A well-formed packet from the external side.
@@ -355,7 +360,7 @@ impl Nat {
         };
         let early = match packet.body {
             _ if packet.ttl <= 1 && !hairpinned => Some(TtlExpired),
-            Body::Echo { request: true, .. } => Some(IcmpNoQuery),
+            _ if packet.is_query(true) => Some(IcmpNoQuery),
             _ => None,
         };
         if let Some(reason) = early {
@@ -384,7 +389,19 @@ impl Nat {
         let mut packet = packet.clone();
         packet.set_destination((key.1, key.2));
         packet.ttl -= u8::from(!hairpinned);
-        Outcome::Internal(packet)
+        self.leaves(packet, INTERNAL)
+    }
+
+    /// A translated packet leaves a port, which records itself, if it may be fragmented or
+    /// need not be.
+    fn leaves(&self, mut packet: Packet, port: usize) -> Outcome {
+        packet.record_route(self.rules.own[port]);
+        let mtu = [self.rules.mtu_internal, self.rules.mtu_external][port];
+        match port {
+            _ if packet.df && packet.len() > mtu => Outcome::Drop(TooBig),
+            INTERNAL => Outcome::Internal(packet),
+            _ => Outcome::External(packet),
+        }
     }
 
     /// What a packet does to its mapping and to the session that it belongs to.
@@ -514,7 +531,7 @@ impl Nat {
             Body::Tcp { .. } if !packet.segment().is_some_and(|segment| segment.opens()) => {
                 return Ok(Err(TcpNotSyn));
             }
-            Body::Echo { request: false, .. } => return Ok(Err(IcmpNoQuery)),
+            _ if packet.is_query(false) => return Ok(Err(IcmpNoQuery)),
             _ => {}
         }
         if self.mappings.values().filter(|m| m.worker == seen.worker).count() >= self.rules.mappings

@@ -22,6 +22,12 @@ pub enum Body {
         identifier: u16,
         sequence: u16,
     },
+    /// Its payload has the three times, and whatever follows.
+    Timestamp {
+        request: bool,
+        identifier: u16,
+        sequence: u16,
+    },
     /// An ICMP error: the packet it is about, of which it quotes `kept` bytes behind the
     /// IPv4 header, at least eight. The payload of the error itself, if any, is an extension
     /// (RFC 4884): then the quote is filled up with zeros to 128 bytes and its length is told.
@@ -71,7 +77,7 @@ impl Packet {
         match self.body {
             Body::Udp { .. } => UDP,
             Body::Tcp { .. } => TCP,
-            Body::Echo { .. } | Body::Error { .. } => ICMP,
+            Body::Echo { .. } | Body::Timestamp { .. } | Body::Error { .. } => ICMP,
         }
     }
 
@@ -79,7 +85,9 @@ impl Packet {
     pub fn from(&self) -> (u32, u16) {
         match self.body {
             Body::Udp { source, .. } | Body::Tcp { source, .. } => (self.source, source),
-            Body::Echo { identifier, .. } => (self.source, identifier),
+            Body::Echo { identifier, .. } | Body::Timestamp { identifier, .. } => {
+                (self.source, identifier)
+            }
             Body::Error { .. } => (self.source, 0),
         }
     }
@@ -90,7 +98,9 @@ impl Packet {
             Body::Udp { destination, .. } | Body::Tcp { destination, .. } => {
                 (self.destination, destination)
             }
-            Body::Echo { identifier, .. } => (self.destination, identifier),
+            Body::Echo { identifier, .. } | Body::Timestamp { identifier, .. } => {
+                (self.destination, identifier)
+            }
             Body::Error { .. } => (self.destination, 0),
         }
     }
@@ -99,7 +109,9 @@ impl Packet {
         self.source = address;
         match &mut self.body {
             Body::Udp { source, .. } | Body::Tcp { source, .. } => *source = port,
-            Body::Echo { identifier, .. } => *identifier = port,
+            Body::Echo { identifier, .. } | Body::Timestamp { identifier, .. } => {
+                *identifier = port;
+            }
             // It comes from where the packet that it is about went to.
             Body::Error { about, .. } => about.set_destination((address, port)),
         }
@@ -109,7 +121,9 @@ impl Packet {
         self.destination = address;
         match &mut self.body {
             Body::Udp { destination, .. } | Body::Tcp { destination, .. } => *destination = port,
-            Body::Echo { identifier, .. } => *identifier = port,
+            Body::Echo { identifier, .. } | Body::Timestamp { identifier, .. } => {
+                *identifier = port;
+            }
             // It goes to where the packet that it is about came from.
             Body::Error { about, .. } => about.set_source((address, port)),
         }
@@ -180,6 +194,10 @@ impl Packet {
                 let kind = if *request { 0x0800 } else { 0 };
                 push(&mut segment, &[kind, 0, *identifier, *sequence]);
             }
+            Body::Timestamp { request, identifier, sequence } => {
+                let kind = if *request { 0x0d00 } else { 0x0e00 };
+                push(&mut segment, &[kind, 0, *identifier, *sequence]);
+            }
             Body::Error { kind, code, rest, about, kept } => {
                 let first = u16::from(*kind) << 8 | u16::from(*code);
                 push(&mut segment, &[first, 0, (*rest >> 16) as u16, *rest as u16]);
@@ -206,7 +224,9 @@ impl Packet {
             Body::Udp { checksummed: false, .. } => {}
             Body::Udp { .. } => put(&mut segment, 6, if sum == 0 { 0xffff } else { sum }),
             Body::Tcp { .. } => put(&mut segment, 16, sum),
-            Body::Echo { .. } | Body::Error { .. } => put(&mut segment, 2, sum),
+            Body::Echo { .. } | Body::Timestamp { .. } | Body::Error { .. } => {
+                put(&mut segment, 2, sum);
+            }
         }
 
         let header_len = 20 + self.options.len();

@@ -265,11 +265,11 @@ fn a_hairpinned_error_reaches_the_sender_5508_req_7() -> Result<()> {
 fn redirect_and_source_quench_go_nowhere_5508_req_10b1() -> Result<()> {
     let mut talk = Talk::with_defaults();
     let (sent, out) = one_flow(&mut talk)?;
-    for kind in [4, 5] {
-        talk.dropped(Side::External, 1.0, &error(remote(9), kind, 0, &out, 8), "icmp-unsupported")?;
+    for (kind, reason) in [(4, "icmp-source-quench"), (5, "icmp-redirect")] {
+        talk.dropped(Side::External, 1.0, &error(remote(9), kind, 0, &out, 8), reason)?;
         let about = sent.answer(0);
         let outward = error(subscriber(1), kind, 0, &about, 8);
-        talk.dropped(Side::Internal, 1.0, &outward, "icmp-unsupported")?;
+        talk.dropped(Side::Internal, 1.0, &outward, reason)?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::super::problem::Report;
 use super::super::read::{Cursor, Fields, Located};
 use super::super::scalar::{self, shown};
 use super::super::{Mode, Overflow, Pool};
-use super::{Range, deterministic, filtering, written};
+use super::{Range, deterministic, filtering, own_errors, written};
 
 const MAX_ADDRESSES: u64 = 65_536;
 const MAX_BLOCKS: u64 = 4_194_304;
@@ -27,13 +27,15 @@ pub(super) struct Draft {
     pub(super) hold_s: u32,
     pub(super) overflow: Option<Overflow>,
     filtering: filtering::Given,
+    /// `None`: as `nat44` says.
+    mss_clamp: Option<Option<u16>>,
     /// Of a deterministic pool, if it is right.
     pub(super) ports_per_subscriber: Option<Located<u64>>,
 }
 
 impl Draft {
-    /// The validated pool; `default` is what `nat44` says of filtering.
-    pub(super) fn finish(self, default: filtering::Given) -> Pool {
+    /// The validated pool; `default` is what `nat44` says of filtering, `mss_clamp` its clamp.
+    pub(super) fn finish(self, default: filtering::Given, mss_clamp: Option<u16>) -> Pool {
         let mut addresses: Vec<Ipv4Addr> = Vec::with_capacity(self.addresses() as usize);
         for range in &self.ranges {
             let (first, last) = range.value;
@@ -53,6 +55,7 @@ impl Draft {
             filtering: std::array::from_fn(|protocol| {
                 self.filtering[protocol].or(default[protocol]).unwrap_or_default()
             }),
+            mss_clamp: self.mss_clamp.unwrap_or(mss_clamp),
         }
     }
 
@@ -158,6 +161,7 @@ fn pool(report: &mut Report<'_>, name: Located<String>, fields: &Fields<'_>) -> 
         hold_s: 120,
         overflow: None,
         filtering: filtering::read(report, fields.get("filtering")),
+        mss_clamp: own_errors::mss_clamp(report, fields.get("tcp-mss-clamp")),
         ports_per_subscriber: None,
     };
     let allocation = fields.get("allocation").and_then(|c| c.fields(report));
