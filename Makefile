@@ -5,8 +5,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps deps-test build demo demo-live test check fmt clippy deny unit conformance hairpin soak \
-	recording clean need-root
+.PHONY: help deps deps-test build demo demo-live test check fmt clippy deny unit conformance \
+	hairpin soak fuzz recording clean need-root
 
 # Where cargo builds, as cargo and the tests see it too.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -15,6 +15,11 @@ DEMO := target/demo
 # Seconds of the hairpin test of `make hairpin` and `make soak`.
 HAIRPIN_SECONDS ?= $(or $(CGNAT_HAIRPIN_SECONDS),60)
 SOAK_SECONDS ?= 3600
+# Seconds that `make fuzz` spends on each target.
+FUZZ_SECONDS ?= 60
+# Coverage for libFuzzer, with a stable compiler.
+FUZZ_FLAGS := -Cpasses=sancov-module -Ccodegen-units=1 $(addprefix -Cllvm-args=-sanitizer-coverage-,\
+	level=4 inline-8bit-counters pc-table trace-compares)
 
 # Debian and Ubuntu packages: to build, and further ones to test.
 BUILD_PACKAGES := gcc libc6-dev pkg-config libdpdk-dev dpdk libpcap-dev libclang-dev clang
@@ -141,6 +146,20 @@ hairpin: need-root deps-test build ## hairpinning between workers while mappings
 
 soak: ## `make hairpin` for an hour; SOAK_SECONDS says otherwise (root)
 	@$(MAKE) hairpin HAIRPIN_SECONDS=$(SOAK_SECONDS)
+
+fuzz: deps ## look for inputs that break a parser or the NAT, 60 s for each target
+	@command -v c++ >/dev/null || { echo "libFuzzer needs a C++ compiler: apt-get install g++" >&2; exit 1; }
+	RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --locked --release --manifest-path tests/fuzz/Cargo.toml \
+		--target x86_64-unknown-linux-gnu --target-dir $(TARGET)/fuzz
+	@for seeds in tests/fuzz/seeds/*; do \
+		name=$$(basename $$seeds); mkdir -p $(TARGET)/fuzz/corpus/$$name; \
+		echo "== $$name, $(FUZZ_SECONDS) s"; \
+		CGNAT_FUZZ_TARGET=$$name $(TARGET)/fuzz/x86_64-unknown-linux-gnu/release/cgnat-fuzz \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -detect_leaks=0 -print_final_stats=1 \
+			-artifact_prefix=$(TARGET)/fuzz/found-$$name- $(TARGET)/fuzz/corpus/$$name $$seeds \
+			2>&1 | grep -E "panicked|^SUMMARY|Test unit|stat::(number|new)|DONE" -A1; \
+		[[ $${PIPESTATUS[0]} -eq 0 ]] || { echo "$$name: what broke it is $(TARGET)/fuzz/found-$$name-*" >&2; exit 1; }; \
+	done
 
 recording: need-root deps-test build ## record tests/captures anew from real programs (root)
 	$(TARGET)/release/record-capture

@@ -1,0 +1,3 @@
+//! Bodies of the fuzz targets, see [`targets`].
+
+pub mod targets;
