@@ -307,6 +307,7 @@ fn one_worker_with_ranges_and_no_overflow_agrees() {
     let pool = &mut world.rules.pools[0];
     (pool.max_blocks, pool.ports.1) = (0, 1024 + 16 * 33 + 6);
     pool.own.iter_mut().for_each(|own| own.kept = 0);
+    pool.filtering = [Filtering::AddressAndPort, Filtering::Address, Filtering::Anybody];
     agree("ranges alone", &world, 12);
 }
 

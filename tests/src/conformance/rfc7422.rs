@@ -1,5 +1,6 @@
 //! Deterministic ports (RFC 7422).
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
@@ -14,6 +15,8 @@ register! {
         "7422-S2-step2" "7422-S2a" "7422-S2c" "7422-S2-step1" "7422-S2e";
     the_own_range_is_used_up_first_7422_s2_step3a: "7422-S2-step3a" "7422-S2-step4b";
     ports_are_random_inside_the_range_7422_s2_step3b: "7422-S2-step3b";
+    both_functions_can_be_tested_from_the_file_alone_7422_s2b: "7422-S2b";
+    a_port_of_a_range_is_free_at_once_6888_req_8b: "6888-REQ-8b";
 }
 
 /// The example of section 2.3: fourteen hosts at one address, D = 2.
@@ -93,5 +96,45 @@ fn ports_are_random_inside_the_range_7422_s2_step3b() -> Result<()> {
     let (lowest, highest) = (ports.iter().min(), ports.iter().max());
     let spread = highest.zip(lowest).map_or(0, |(highest, lowest)| highest - lowest);
     ensure!(ports.len() == 200 && spread > 3500, "{spread} of 4032 ports are used");
+    Ok(())
+}
+
+fn both_functions_can_be_tested_from_the_file_alone_7422_s2b() -> Result<()> {
+    let settings = example();
+    let mut talk = Talk::new(settings.clone());
+    let hosts = [1, 7, 14];
+    for number in hosts {
+        talk.inside(0.0, &udp(at(host(number), 10_000), at(remote(1), 53)));
+    }
+    let seen = talk.look()?;
+    ensure!(seen.outside.len() == hosts.len(), "{} packets", seen.outside.len());
+    for (number, packet) in hosts.into_iter().zip(&seen.outside) {
+        let (internal, external) = (host(number), packet.sender());
+        let whose = settings.looked_up("--external", &external.to_string())?;
+        ensure!(whose.starts_with(&format!("{external} is {internal}: ")), "{whose}");
+        let has = settings.looked_up("--internal", &internal.to_string())?;
+        let first = 1024 + 4032 * u32::from(number - 1);
+        let range = format!("{internal} has {} ports {first}-{}: ", external.ip(), first + 4031);
+        ensure!(has.starts_with(&range), "{has}");
+    }
+    Ok(())
+}
+
+fn a_port_of_a_range_is_free_at_once_6888_req_8b() -> Result<()> {
+    let mut talk = Talk::new(small());
+    for round in 0..3u16 {
+        // Every port of the range, each time; five minutes without packets end the mappings.
+        for port in 0..64 {
+            let from = at(host(2), 10_000 + 100 * round + port);
+            talk.inside(f64::from(round) * 310.0, &udp(from, at(remote(1), 5000)));
+        }
+    }
+    let seen = talk.look()?;
+    ensure!(seen.drops.is_empty(), "drops {:?}", seen.drops);
+    ensure!(seen.outside.len() == 192, "{} of 192 flows", seen.outside.len());
+    for (round, packets) in seen.outside.chunks(64).enumerate() {
+        let ports: BTreeSet<u16> = packets.iter().map(|packet| packet.sender().port()).collect();
+        ensure!(ports == (2048..2112).collect(), "round {round}: {ports:?}");
+    }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! The configuration of a conversation.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -145,8 +144,8 @@ impl Settings {
         )
     }
 
-    /// What `cgnat check` says about this configuration, and its exit code.
-    fn checked(&self) -> Result<(Option<i32>, String)> {
+    /// What a command of `cgnat` says about this configuration, and its exit code.
+    fn asked(&self, command: &str, arguments: &[&str]) -> Result<(Option<i32>, String)> {
         let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
         for name in ["internal.pcap", "external.pcap"] {
             super::capture::write(&directory.path().join(name), &[])?;
@@ -155,9 +154,21 @@ impl Settings {
         std::fs::create_dir(directory.path().join("out")).context("cannot make a directory")?;
         let file = directory.path().join("cgnat.yaml");
         std::fs::write(&file, self.yaml("check", &devices)).context("cannot write")?;
-        let output = output_within(check(&file)?, CHECK_LIMIT)?;
+        let mut program = Command::new(appliance::program()?);
+        program.arg(command).arg(&file).args(arguments);
+        let output = output_within(program, CHECK_LIMIT)?;
         let text = [output.stdout, output.stderr].concat();
         Ok((output.status.code(), String::from_utf8_lossy(&text).into_owned()))
+    }
+
+    /// What `cgnat lookup` answers from this configuration alone.
+    ///
+    /// # Errors
+    /// It has no answer.
+    pub fn looked_up(&self, direction: &str, what: &str) -> Result<String> {
+        let (code, text) = self.asked("lookup", &[direction, what])?;
+        ensure!(code == Some(0), "no answer for {what} (exit code {code:?}):\n{text}");
+        Ok(text)
     }
 
     /// That the configuration is refused with a message that has all of `words`.
@@ -165,7 +176,7 @@ impl Settings {
     /// # Errors
     /// It is not.
     pub fn refused(&self, words: &[&str]) -> Result<()> {
-        let (code, text) = self.checked()?;
+        let (code, text) = self.asked("check", &[])?;
         ensure!(code == Some(78), "not refused (exit code {code:?}):\n{text}");
         words.iter().try_for_each(|word| {
             ensure!(text.contains(word), "refused without {word:?}:\n{text}");
@@ -178,14 +189,8 @@ impl Settings {
     /// # Errors
     /// It is not.
     pub fn accepted(&self) -> Result<String> {
-        let (code, text) = self.checked()?;
+        let (code, text) = self.asked("check", &[])?;
         ensure!(code == Some(0), "not accepted (exit code {code:?}):\n{text}");
         Ok(text)
     }
-}
-
-fn check(file: &Path) -> Result<Command> {
-    let mut command = Command::new(appliance::program()?);
-    command.arg("check").arg(file);
-    Ok(command)
 }
