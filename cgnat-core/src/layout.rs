@@ -158,13 +158,17 @@ impl Layout {
                 let record: &'static mut [BlockRecord] = cut.take(1)?;
                 let taken = cut.take(words_for(size))?;
                 let slots = cut.take(slots_for(size))?;
-                leases.push(BlockLease::new(
+                let mut lease = BlockLease::new(
                     &mut record[0],
                     taken,
                     slots,
                     (block, pool_number as u16, pool.address_of(block)),
                     (pool.first_port_of(block), size),
-                ));
+                );
+                for (first, last) in pool.rules.exclude_ports() {
+                    (*first..=*last).for_each(|port| lease.exclude(port));
+                }
+                leases.push(lease);
             }
         }
         Ok(leases)

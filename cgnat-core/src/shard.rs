@@ -25,8 +25,9 @@ use crate::config::Config;
 use crate::endpoint::{InternalEndpoint, Protocol};
 use crate::layout::ShardMemory;
 use crate::policy::admission::Limits;
+use crate::policy::port_choice::BlockFit;
 use crate::policy::timeouts::Timeouts;
-use crate::space::ExternalSpace;
+use crate::space::{AddressUse, ExternalSpace};
 use crate::table::due::DueArray;
 use crate::table::free_blocks::FreeBlocks;
 use crate::table::hash::HashKey;
@@ -55,6 +56,8 @@ pub struct BlockWish {
     pub pool: u16,
     /// Index of the external address in the pool.
     pub address: Option<u32>,
+    /// Which of its blocks will do.
+    pub fit: BlockFit,
 }
 
 /// Deadline words that a shard shares with housekeeping.
@@ -85,6 +88,10 @@ pub struct ShardGauges {
     pub blocks_allocated: u64,
     /// Blocks given back by subscribers since start.
     pub blocks_released: u64,
+    /// Ports given that did not keep the parity or range that the pool asks for.
+    pub choices_missed: u64,
+    /// Ports whose rest was cut short by `max-held`.
+    pub holds_cut: u64,
     /// Requests of housekeeping that named a record of another generation or shard.
     pub stale_requests: u64,
     /// Identifications given out that may repeat one of the last 120 s (RFC 6864).
@@ -104,7 +111,8 @@ struct Wish {
 /// Wishes of one pool.
 struct PoolWishes {
     any: Wish,
-    at: Vec<Wish>,
+    /// By address and [`BlockFit`].
+    at: Vec<[Wish; BlockFit::COUNT]>,
 }
 
 /// Ranges of a subscriber group.
@@ -197,7 +205,7 @@ impl Shard {
             .map(|pool| FreeBlocks::new(pool.addresses.len(), pool.dynamic_per_address() as usize));
         let wishes = space.pools().iter().map(|pool| PoolWishes {
             any: Wish::default(),
-            at: vec![Wish::default(); pool.addresses.len()],
+            at: vec![[Wish::default(); BlockFit::COUNT]; pool.addresses.len()],
         });
         Self {
             id,
@@ -260,7 +268,7 @@ impl Shard {
         self.make_available(pool, address, block);
         let wishes = &mut self.wishes[usize::from(pool)];
         wishes.any = Wish::default();
-        wishes.at[address as usize] = Wish::default();
+        wishes.at[address as usize] = [Wish::default(); BlockFit::COUNT];
     }
 
     /// A block that no subscriber holds is free for anybody, a range for its subscriber alone.
@@ -275,11 +283,13 @@ impl Shard {
     /// that a shard that is asked keeps some for its own next subscriber.
     pub fn give_back(&mut self, wish: BlockWish, count: usize) -> ArrayVec<BlockLease, SLICE> {
         let free = &mut self.free[usize::from(wish.pool)];
-        let held = wish.address.map_or(free.count(), |address| free.count_at(address));
+        let pool = &self.space.pools()[usize::from(wish.pool)];
+        let fits = |block: u32| wish.fit.fits(pool.first_port_of(block));
+        let held = wish.address.map_or(free.count(), |address| free.count_where(address, fits));
         let mut leases = ArrayVec::new();
         for _ in 0..held.div_ceil(2).min(count).min(SLICE) {
             let block = match wish.address {
-                Some(address) => free.take_at(address, &mut self.random),
+                Some(address) => free.take_where(address, &mut self.random, fits),
                 None => free.take_any(&mut self.random).map(|(_, block)| block),
             };
             let Some(mut lease) = block.and_then(|block| self.leases[block as usize].take()) else {
@@ -321,17 +331,27 @@ impl Shard {
         true
     }
 
+    /// Whether it is any use to ask for `wish`.
+    pub(crate) fn may_ask(&self, wish: BlockWish, now: Tick) -> bool {
+        let wishes = &self.wishes[usize::from(wish.pool)];
+        let state = match wish.address {
+            Some(address) => &wishes.at[address as usize][wish.fit as usize],
+            None => &wishes.any,
+        };
+        !self.sole && state.denied_until.is_none_or(|until| !now.before(until))
+    }
+
     /// Asks early when a pool runs low here.
     pub(crate) fn mind_low_water(&mut self, pool: u16, now: Tick) {
         if self.free[usize::from(pool)].count() < LOW_WATER {
-            self.ask_for_blocks(BlockWish { pool, address: None }, now);
+            self.ask_for_blocks(BlockWish { pool, address: None, fit: BlockFit::Any }, now);
         }
     }
 
     fn wish_mut(&mut self, wish: BlockWish) -> &mut Wish {
         let wishes = &mut self.wishes[usize::from(wish.pool)];
         match wish.address {
-            Some(address) => &mut wishes.at[address as usize],
+            Some(address) => &mut wishes.at[address as usize][wish.fit as usize],
             None => &mut wishes.any,
         }
     }
@@ -367,6 +387,18 @@ impl Shard {
                 (internal, Ipv4Addr::from(external), first, last)
             })
         })
+    }
+
+    /// Use of an address by subscribers of this shard. Reads everything; for tests.
+    pub fn address_use(&self, pool: u16, address: u32) -> AddressUse {
+        let paired = |s: &Subscriber| s.pool == pool && s.paired == address;
+        let held = |lease: &&BlockLease| {
+            lease.pool() == pool && lease.address_index() == address && lease.subscriber().is_some()
+        };
+        AddressUse {
+            subscribers: self.subscribers.iter().filter(|(_, s)| paired(s)).count() as u32,
+            blocks: self.leases.iter().flatten().filter(held).count() as u32,
+        }
     }
 
     /// Checks what must always be true across the tables; for tests, reads everything.

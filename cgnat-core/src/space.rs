@@ -1,12 +1,13 @@
 //! Where things are in external space: address and port -> pool and port block.
 //!
-//! Built once from the configuration and shared read-only. Blocks of all pools are numbered
+//! Built once from the configuration and shared; all but the counts of use is read-only. Blocks of all pools are numbered
 //! through: pool by pool, address by address, block by block. The owner map says which
 //! worker holds each block; housekeeping alone writes it.
 
 mod geometry;
 pub mod lookup;
 mod numbering;
+mod occupancy;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,6 +18,7 @@ use crate::config::{Config, Mode};
 use crate::endpoint::{ExternalAddress, ExternalEndpoint};
 
 pub use geometry::PoolGeometry;
+pub use occupancy::{AddressUse, Occupancy};
 
 /// Place of an external endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +37,19 @@ pub struct ExternalSpace {
     /// Address -> (pool, index of the address in the pool).
     by_address: HashMap<u32, (u16, u32)>,
     blocks: u32,
+    occupancy: Occupancy,
 }
 
 impl ExternalSpace {
     /// From a validated configuration.
     pub fn new(config: &Config) -> Self {
-        let mut space = Self { pools: Vec::new(), by_address: HashMap::new(), blocks: 0 };
+        let addresses = config.pools().iter().map(|pool| pool.addresses().len());
+        let mut space = Self {
+            pools: Vec::new(),
+            by_address: HashMap::new(),
+            blocks: 0,
+            occupancy: Occupancy::new(addresses),
+        };
         for (number, pool) in config.pools().iter().enumerate() {
             for (index, address) in pool.addresses().iter().enumerate() {
                 let place = (number as u16, index as u32);
@@ -65,6 +74,11 @@ impl ExternalSpace {
     /// Numbers of blocks of all pools; not each of them exists.
     pub fn blocks(&self) -> u32 {
         self.blocks
+    }
+
+    /// How much each address is used.
+    pub fn occupancy(&self) -> &Occupancy {
+        &self.occupancy
     }
 
     /// Whether a pool holds `address`.

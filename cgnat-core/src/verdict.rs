@@ -76,6 +76,7 @@ drop_reasons! {
     HairpinDisabled, "hairpin-disabled", "A subscriber sent to an external endpoint while `hairpinning` is false.";
     // Refusals: nothing existing is ever taken for them (RFC 6888 REQ-11).
     PoolExhausted, "pool-exhausted", "No free port block in the pool for a new subscriber; add addresses or lower `max-blocks`.";
+    PoolSubscribers, "pool-subscribers", "Each address of the pool that has a free port block has its `max-subscribers-per-address`; add addresses or raise it.";
     AddressExhausted, "address-exhausted", "The subscriber's paired address has no free port block left (RFC 7857 section 4); add addresses.";
     SubscriberPorts, "subscriber-ports", "The subscriber uses all ports of its `max-blocks` blocks, or of its range and overflow; one host opens very many flows, or ports are resting.";
     LimitPorts, "limit-ports", "The subscriber has as many mappings as `limits.ports` of its group allows.";
@@ -116,6 +117,7 @@ impl DropReason {
         matches!(
             self,
             DropReason::PoolExhausted
+                | DropReason::PoolSubscribers
                 | DropReason::AddressExhausted
                 | DropReason::SubscriberPorts
                 | DropReason::LimitPorts

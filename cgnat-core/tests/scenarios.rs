@@ -40,6 +40,10 @@ mod neighbours;
 mod options;
 #[path = "scenarios/overload.rs"]
 mod overload;
+#[path = "scenarios/pools.rs"]
+mod pools;
+#[path = "scenarios/ports.rs"]
+mod ports;
 #[path = "scenarios/silence.rs"]
 mod silence;
 #[path = "scenarios/tcp.rs"]

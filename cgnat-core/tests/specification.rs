@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "specification/create.rs"]
+mod create;
 #[path = "specification/drive.rs"]
 mod drive;
 #[path = "specification/events.rs"]
@@ -28,6 +30,7 @@ use std::collections::BTreeSet;
 
 use cgnat_core::time::Instant;
 
+use create::{Choice, Selection};
 use drive::{Driver, Fault, World};
 use events::Habits;
 use limits::Limits;
@@ -50,6 +53,25 @@ fn addresses(first: &str, last: &str) -> BTreeSet<u32> {
     (ip(first)..=ip(last)).collect()
 }
 
+/// What a pool is unless it says otherwise.
+fn rested() -> Pool {
+    Pool {
+        addresses: BTreeSet::new(),
+        ports: (1024, 65535),
+        block_size: 512,
+        max_blocks: 4,
+        hold_s: 120,
+        choice: Choice::default(),
+        exclude_ports: BTreeSet::new(),
+        max_held: 65_535,
+        hold_closed_tcp: true,
+        selection: Selection::Random,
+        max_subscribers: 65_535,
+        filtering: [Filtering::Anybody; 3],
+        own: None,
+    }
+}
+
 /// Two pools, three groups of which the first two overlap, RFC timers.
 fn world(workers: u16) -> World {
     let big = Pool {
@@ -58,8 +80,7 @@ fn world(workers: u16) -> World {
         block_size: 64,
         max_blocks: 3,
         hold_s: 120,
-        filtering: [Filtering::Anybody; 3],
-        own: None,
+        ..rested()
     };
     let small = Pool {
         addresses: addresses("203.0.113.64", "203.0.113.64"),
@@ -67,8 +88,7 @@ fn world(workers: u16) -> World {
         block_size: 64,
         max_blocks: 2,
         hold_s: 5,
-        filtering: [Filtering::Anybody; 3],
-        own: None,
+        ..rested()
     };
     let group = |first: &str, count: u32, pool| (ip(first), ip(first) + count - 1, pool);
     World {
@@ -103,6 +123,7 @@ fn world(workers: u16) -> World {
         habits: Habits {
             hosts: 18,
             remotes: 3,
+            first_port: 0,
             source_ports: 40,
             steps: 60,
             housekeeping: 15,
@@ -170,6 +191,21 @@ fn limited(workers: u16) -> World {
     world
 }
 
+/// Pools that ask for particular ports, exclude some and let few rest.
+fn choosy(mut world: World) -> World {
+    let [big, small] = &mut world.rules.pools[..] else { unreachable!("two pools") };
+    big.ports = (960, 960 + 64 * 8 - 1);
+    big.choice = Choice { port: true, parity: true, range: false };
+    big.exclude_ports = [961, 999, 1030, 1031, 1400].into();
+    (big.max_held, big.hold_closed_tcp) = (7, false);
+    small.choice = Choice { port: false, parity: true, range: false };
+    small.max_held = 3;
+    world.habits.hosts = 6;
+    world.habits.first_port = 940;
+    world.habits.source_ports = 200;
+    world
+}
+
 fn agree(name: &str, world: &World, seed: u64) {
     let seed = variable("CGNAT_SEED", seed);
     let events = variable("CGNAT_EVENTS", EVENTS);
@@ -222,6 +258,7 @@ fn one_worker_with_full_tables_agrees() {
     world.habits = Habits {
         hosts: 18,
         remotes: 40,
+        first_port: 0,
         source_ports: 300,
         steps: 20,
         housekeeping: 5,
@@ -253,6 +290,7 @@ fn one_worker_with_a_full_session_table_agrees() {
     world.habits = Habits {
         hosts: 12,
         remotes: 500,
+        first_port: 0,
         source_ports: 3,
         steps: 20,
         housekeeping: 5,
@@ -311,6 +349,48 @@ fn one_worker_with_ranges_and_no_overflow_agrees() {
     agree("ranges alone", &world, 12);
 }
 
+#[test]
+fn one_worker_with_choosy_pools_agrees() {
+    let world = choosy(short_timers(world(1), 20));
+    agree("choosy pools", &world, 12);
+}
+
+#[test]
+fn four_workers_with_choosy_pools_and_ranges_agree() {
+    let mut world = choosy(world(4));
+    for pool in &mut world.rules.pools {
+        pool.choice.port = !pool.choice.port;
+    }
+    world.rules.pools[0].choice.range = true;
+    world.rules.pools[1].hold_s = 200;
+    agree("choosy pools of four workers", &world, 13);
+}
+
+/// Four addresses in the big pool, chosen by a rule.
+fn selecting(workers: u16, selection: Selection, max_subscribers: usize) -> World {
+    let mut world = short_timers(world(workers), 5);
+    let pool = &mut world.rules.pools[0];
+    pool.addresses = addresses("203.0.113.0", "203.0.113.3");
+    (pool.selection, pool.max_subscribers) = (selection, max_subscribers);
+    world.habits.source_ports = 120;
+    world
+}
+
+#[test]
+fn addresses_chosen_by_each_rule_agree_with_1_2_and_4_workers() {
+    use Selection::{Bits, Fill, LeastUsed, Random, RoundRobin};
+    let events = variable("CGNAT_EVENTS", EVENTS) / 5;
+    for (n, selection) in [Random, RoundRobin, LeastUsed, Fill, Bits(3)].into_iter().enumerate() {
+        for (workers, most) in [(1, 3), (2, 65_535), (4, 4)] {
+            let seed = 20 + n as u64;
+            let mut driver = Driver::new(&selecting(workers, selection, most), seed, Fault::None);
+            if let Err(difference) = driver.run(events) {
+                panic!("{selection:?}, {workers} workers, seed {seed}: {difference}");
+            }
+        }
+    }
+}
+
 /// Changes the specification's rules, and not the core's.
 type Wrong = fn(&mut Rules);
 
@@ -337,7 +417,7 @@ fn a_hidden_drop_is_found() {
 
 #[test]
 fn each_wrong_rule_of_the_specification_is_found() {
-    let wrongs: [(&str, Wrong); 15] = [
+    let wrongs: [(&str, Wrong); 26] = [
         ("udp timeout", |rules| rules.udp_s += 1),
         ("udp timeout of port 53", |rules| _ = rules.udp_by_port_s.insert(53, 9)),
         ("icmp timeout", |rules| rules.icmp_s -= 1),
@@ -353,6 +433,17 @@ fn each_wrong_rule_of_the_specification_is_found() {
         ("refresh", |rules| rules.inbound_refresh = true),
         ("tcp filtering", |rules| rules.pools[0].filtering[0] = Filtering::AddressAndPort),
         ("udp filtering", |rules| rules.pools[0].filtering[1] = Filtering::Address),
+        ("preservation", |rules| rules.pools[0].choice.port = true),
+        ("parity", |rules| rules.pools[0].choice.parity = true),
+        ("range", |rules| rules.pools[0].choice.range = true),
+        ("excluded port", |rules| _ = rules.pools[0].exclude_ports.insert(1040)),
+        ("round-robin", |rules| rules.pools[0].selection = Selection::RoundRobin),
+        ("least-used", |rules| rules.pools[0].selection = Selection::LeastUsed),
+        ("fill", |rules| rules.pools[0].selection = Selection::Fill),
+        ("subscriber bits", |rules| rules.pools[0].selection = Selection::Bits(1)),
+        ("subscribers per address", |rules| rules.pools[0].max_subscribers = 2),
+        ("max-held", |rules| rules.pools[0].max_held = 8),
+        ("hold-closed-tcp", |rules| rules.pools[0].hold_closed_tcp ^= true),
     ];
     let limits: [(&str, Wrong); 10] = [
         ("ports limit", |rules| rules.limits[2].ports = Some(111)),
@@ -369,7 +460,10 @@ fn each_wrong_rule_of_the_specification_is_found() {
     for (name, wrong) in wrongs.into_iter().chain(limits) {
         let mut worlds = vec![limited(1)];
         if limits.iter().all(|(other, _)| *other != name) {
-            worlds = vec![world(1), short_timers(world(1), 1), greedy(1)];
+            let choosy = choosy(short_timers(world(1), 20));
+            let mut random = choosy.clone();
+            random.rules.pools[0].choice.port = false;
+            worlds = vec![world(1), short_timers(world(1), 1), greedy(1), choosy, random];
         }
         let noticed = worlds.iter().any(|world| !difference(world, wrong, Fault::None).is_empty());
         assert!(noticed, "a wrong {name} was not noticed");

@@ -48,6 +48,8 @@ pub struct Report {
     blocks_in_use: u64,
     blocks_allocated: u64,
     blocks_released: u64,
+    choices_missed: u64,
+    holds_cut: u64,
     handed_off: Vec<(u64, u64)>,
     hairpinned: u64,
     fragmented: u64,
@@ -94,6 +96,8 @@ impl Report {
             blocks_in_use: sum(&|c| c.blocks_in_use.value()),
             blocks_allocated: sum(&|c| c.blocks_allocated.value()),
             blocks_released: sum(&|c| c.blocks_released.value()),
+            choices_missed: sum(&|c| c.choices_missed.value()),
+            holds_cut: sum(&|c| c.holds_cut.value()),
             handed_off: counters
                 .iter()
                 .map(|c| (c.handed_off.value(), c.handed_in.value()))
@@ -213,6 +217,13 @@ impl Report {
                 census.used,
                 census.resting,
                 census.total()
+            )?;
+        }
+        if self.choices_missed + self.holds_cut > 0 {
+            writeln!(
+                out,
+                "Ports without the parity or range asked for: {}; rests cut short: {}",
+                self.choices_missed, self.holds_cut
             )?;
         }
         if self.handed_off.len() > 1 {
@@ -357,6 +368,7 @@ impl Report {
                 "released": self.blocks_released,
                 "list": blocks,
             },
+            "port_choice": { "missed": self.choices_missed, "holds_cut": self.holds_cut },
             "ports_census": {
                 "free": census.free,
                 "used": census.used,

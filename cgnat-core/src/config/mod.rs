@@ -16,6 +16,7 @@
 
 mod keys;
 mod limits;
+mod pool_rules;
 mod problem;
 mod ranges;
 mod raw;
@@ -31,6 +32,7 @@ use ipnet::Ipv4Net;
 
 pub use keys::{KEYS, NOT_YET};
 pub use limits::{Limits, NewSessions, Reserved};
+pub use pool_rules::{AddressSelection, PoolRules};
 pub use problem::{Problem, Problems, Severity};
 
 /// A whole validated configuration.
@@ -160,6 +162,7 @@ pub struct Pool {
     pub(crate) mss_clamp: Option<u16>,
     pub(crate) overflow: Option<Overflow>,
     pub(crate) filtering: [Filtering; 3],
+    pub(crate) rules: PoolRules,
 }
 
 /// `allocation.mode`: how a pool lends its ports.
@@ -456,6 +459,11 @@ impl Pool {
     /// Segment size above which SYNs are clamped, if any.
     pub fn mss_clamp(&self) -> Option<u16> {
         self.mss_clamp
+    }
+
+    /// How its ports are chosen and rest.
+    pub fn rules(&self) -> &PoolRules {
+        &self.rules
     }
 
     /// Overflow of a deterministic pool.

@@ -223,6 +223,15 @@ pub(super) fn port_range(text: &str) -> Result<(u16, u16), String> {
     Ok((first, last))
 }
 
+/// `5350` or `5350-5351`: first and last port.
+pub(super) fn port_or_range(text: &str) -> Result<(u16, u16), String> {
+    match whole(text) {
+        Some(port @ 1..=65_535) => Ok((port as u16, port as u16)),
+        Some(port) => Err(format!("{port} is out of range; expected 1 to 65535")),
+        None => port_range(text),
+    }
+}
+
 /// `02:00:00:00:00:01`: the address of one station.
 pub(super) fn mac(text: &str) -> Result<[u8; 6], String> {
     let wrong = || {
@@ -341,6 +350,11 @@ mod tests {
         assert_eq!(port_range("1-65535"), Ok((1, 65535)));
         for text in ["0-100", "5", "9-1", "1-65536", "a-b", "-"] {
             assert!(port_range(text).is_err(), "{text}");
+        }
+        assert_eq!(port_or_range("3389"), Ok((3389, 3389)));
+        assert_eq!(port_or_range("5350-5351"), Ok((5350, 5351)));
+        for text in ["0", "65536", "-1", "", "5351-5350", "a"] {
+            assert!(port_or_range(text).is_err(), "{text}");
         }
     }
 

@@ -36,7 +36,20 @@ pools:
     addresses: [203.0.113.8-203.0.113.9, 203.0.113.0/29, 203.0.113.20]
     exclude: [203.0.113.1, 203.0.113.3-203.0.113.4]
     ports: 1024-2047
-    allocation: { mode: port-block, block-size: 256, max-blocks: 2, hold: 90s }
+    exclude-ports: [1900, 1024-1026]
+    allocation:
+      mode: port-block
+      block-size: 256
+      max-blocks: 2
+      hold: 90s
+      max-held: 500
+      hold-closed-tcp: false
+      port-choice: preserve
+      keep-parity: true
+      keep-range: false
+    address-selection: subscriber-bits
+    subscriber-bits: 0.0.0.7
+    max-subscribers-per-address: 50
     pooling: paired
     filtering: { tcp: address-dependent, udp: endpoint-independent, icmp: address-dependent }
     tcp-mss-clamp: off
@@ -128,6 +141,8 @@ fn the_smallest_file_gets_the_defaults_that_are_documented() {
     assert_eq!(errors.on_refusal(), OnRefusal::HostUnreachable);
     assert!(errors.allowed_to(Side::Internal) && errors.allowed_to(Side::External));
     assert_eq!((errors.per_receiver(), errors.in_all()), (20, 1_000));
+    assert_eq!(pool.rules(), &PoolRules::default());
+    assert_eq!((pool.rules().max_held(), pool.rules().holds_closed_tcp()), (None, true));
     let t = config.timeouts();
     assert_eq!((t.tcp_established_s(), t.tcp_opening_s()), (7440, 240));
     assert_eq!((t.tcp_closing_s(), t.tcp_reset_s(), t.udp_s(), t.icmp_s()), (240, 240, 300, 60));
@@ -149,6 +164,12 @@ fn every_value_of_a_full_file_arrives() {
     let last: Vec<u8> = config.pools()[0].addresses().iter().map(|a| a.octets()[3]).collect();
     assert_eq!(last, [0, 2, 5, 6, 7, 8, 9, 20]);
     assert_eq!(config.pools()[0].hold_s(), 90);
+    let rules = config.pools()[0].rules();
+    assert_eq!(rules.exclude_ports(), [(1024, 1026), (1900, 1900)]);
+    assert!(rules.keeps_port() && rules.keeps_parity() && !rules.keeps_range());
+    assert_eq!((rules.max_held(), rules.holds_closed_tcp()), (Some(500), false));
+    assert_eq!(rules.address_selection(), AddressSelection::SubscriberBits(7));
+    assert_eq!(rules.max_subscribers_per_address(), Some(50));
     assert_eq!(config.timeouts().udp_by_port_s(), [(53, 10), (123, 30), (5000, 180)]);
     assert!(!config.hairpinning() && config.inbound_refresh());
     use Filtering::{AddressDependent, EndpointIndependent};

@@ -10,6 +10,7 @@ mod device;
 mod filtering;
 mod limits;
 mod own_errors;
+mod pool_rules;
 mod pools;
 mod ports;
 mod subscribers;

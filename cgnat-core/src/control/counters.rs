@@ -100,6 +100,10 @@ pub struct WorkerCounters {
     pub blocks_allocated: Counter,
     /// Blocks given back since start.
     pub blocks_released: Counter,
+    /// Ports given that did not keep the parity or range that the pool asks for.
+    pub choices_missed: Counter,
+    /// Ports whose rest was cut short by `max-held`.
+    pub holds_cut: Counter,
     /// Requests of housekeeping that named a record of another generation or shard.
     pub stale_requests: Counter,
     /// Identifications that may repeat one of the last 120 s.
@@ -138,6 +142,8 @@ impl WorkerCounters {
             mappings_created: Counter::default(),
             blocks_allocated: Counter::default(),
             blocks_released: Counter::default(),
+            choices_missed: Counter::default(),
+            holds_cut: Counter::default(),
             stale_requests: Counter::default(),
             identification_repeats: Counter::default(),
             tcp_out_of_window: Counter::default(),
@@ -163,6 +169,8 @@ impl WorkerCounters {
             mappings_created,
             blocks_allocated,
             blocks_released,
+            choices_missed,
+            holds_cut,
             stale_requests,
             identification_repeats,
             tcp_out_of_window,
@@ -177,6 +185,8 @@ impl WorkerCounters {
         self.mappings_created.set(*mappings_created);
         self.blocks_allocated.set(*blocks_allocated);
         self.blocks_released.set(*blocks_released);
+        self.choices_missed.set(*choices_missed);
+        self.holds_cut.set(*holds_cut);
         self.stale_requests.set(*stale_requests);
         self.identification_repeats.set(*identification_repeats);
         self.tcp_out_of_window.set(*tcp_out_of_window);

@@ -106,7 +106,8 @@ impl Lending {
         while place < self.held.len() && !slice.is_full() {
             let lease = &self.held[place];
             let fits = lease.pool() == wish.pool
-                && wish.address.is_none_or(|address| address == lease.address_index());
+                && wish.address.is_none_or(|address| address == lease.address_index())
+                && wish.fit.fits(lease.first_port());
             if fits {
                 slice.push(self.held.swap_remove(place));
             } else {

@@ -101,12 +101,13 @@ impl Shard {
     }
 
     /// Takes an idle block back from its subscriber; the last one ends the subscriber.
-    fn release_block(&mut self, subscriber: u32, block: u32) {
+    pub(super) fn release_block(&mut self, subscriber: u32, block: u32) {
         let lease = self.lease_mut(block);
         lease.release();
         let (pool, address) = (lease.pool(), lease.address_index());
         self.block_due.disarm(block);
         self.make_available(pool, address, block);
+        self.space.occupancy().return_block(pool, address);
         self.gauges.blocks_in_use -= 1;
         self.gauges.blocks_released += 1;
         let record = &mut self.subscribers[subscriber];
@@ -116,7 +117,9 @@ impl Shard {
             let hash = self.key.hash(u64::from(record.address));
             let removed = self.subscriber_index.remove(hash, subscriber);
             debug_assert!(removed, "subscriber {subscriber} was not in the index");
+            let (pool, paired) = (record.pool, record.paired);
             self.subscribers.free(subscriber);
+            self.space.occupancy().leave(pool, paired);
             self.gauges.subscribers -= 1;
         }
     }
@@ -128,7 +131,7 @@ impl Shard {
             self.end_first(slot);
         }
         let mapping = &self.mappings[slot];
-        let (key, block) = (mapping.key(), mapping.block);
+        let (key, block, all_closed) = (mapping.key(), mapping.block, mapping.all_closed());
         let (port, subscriber) = (mapping.external_port, mapping.subscriber);
         let (strangers, has_sessions) = (u32::from(mapping.strangers), mapping.has_sessions());
         let removed = self.mapping_index.remove(self.key.hash(key.packed()), slot);
@@ -145,11 +148,7 @@ impl Shard {
             self.session_ends(subscriber, Sender::Internal);
         }
 
-        let pool = usize::from(self.lease_mut(block).pool());
-        let hold_s = self.space.pools()[pool].hold_s_of(block);
-        let due = (hold_s > 0).then(|| now.plus_seconds(hold_s));
-        self.lease_mut(block).end_port(key.protocol, port, due);
-        self.mind_idle_block(block, now);
+        self.rest_port(subscriber, block, (key.protocol, port), all_closed, now);
     }
 
     /// Arms a block that no mapping uses, so that housekeeping proposes its release.

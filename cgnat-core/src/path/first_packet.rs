@@ -3,15 +3,14 @@
 //! Whatever is missing, the packet is refused under its own reason and nothing existing is
 //! touched (RFC 6888 REQ-11). What was allocated before the refusal is given back.
 
-use crate::endpoint::{ExternalEndpoint, FlowKey, Protocol, RemoteEndpoint};
+use crate::endpoint::{ExternalEndpoint, FlowKey, RemoteEndpoint};
 use crate::packet::ipv4::Transport;
 use crate::policy::admission::Rate;
 use crate::policy::tcp_state;
 use crate::policy::tcp_window::Sender;
-use crate::shard::{BlockWish, Shard};
+use crate::shard::Shard;
 use crate::time::Tick;
 use crate::verdict::{DropReason, Verdict};
-use rand_chacha::rand_core::RngCore;
 
 impl Shard {
     /// Creates the mapping for `key` and returns its slot.
@@ -54,7 +53,7 @@ impl Shard {
                 slot
             }
             // The first flow of a subscriber is within any limit.
-            None => self.new_subscriber(address, (pool, limits), now)?,
+            None => self.new_subscriber(key, (pool, limits), now)?,
         };
         let Some(slot) = self.mappings.allocate() else {
             return Err(Verdict::Drop(DropReason::MappingTableFull));
@@ -135,18 +134,19 @@ impl Shard {
     /// becomes its pair.
     fn new_subscriber(
         &mut self,
-        address: u32,
+        key: FlowKey,
         (pool, limits): (u16, u16),
         now: Tick,
     ) -> Result<u32, Verdict> {
+        let address = key.internal.address.0;
         let deterministic = self.space.pools()[usize::from(pool)].is_deterministic();
-        let taken = match deterministic {
-            true => Some(self.own_range(pool, address)?),
-            false => self.free[usize::from(pool)].take_any(&mut self.random),
-        };
-        let Some((paired, block)) = taken else {
-            let wish = BlockWish { pool, address: None };
-            return Err(self.wait_or_refuse(wish, DropReason::PoolExhausted, now));
+        let (paired, block) = match deterministic {
+            true => {
+                let (paired, block) = self.own_range(pool, address)?;
+                self.space.occupancy().join(pool, paired, u32::MAX);
+                (paired, block)
+            }
+            false => self.pair(key, pool, now)?,
         };
         let hash = self.key.hash(u64::from(address));
         let slot = self.subscribers.allocate().filter(|slot| {
@@ -162,6 +162,7 @@ impl Shard {
             if !deterministic {
                 self.free[usize::from(pool)].add(paired, block);
             }
+            self.space.occupancy().leave(pool, paired);
             return Err(Verdict::Drop(DropReason::SubscriberTableFull));
         };
         let record = &mut self.subscribers[slot];
@@ -201,96 +202,5 @@ impl Shard {
             self.hold_block(subscriber, block, now);
         }
         Ok(())
-    }
-
-    /// A random free port of the subscriber's blocks, its own range first (RFC 7422 section 2,
-    /// step 3), then the oldest so that later ones run empty and can be released; else of a
-    /// further block of its paired address. The last free ports of all blocks that it may have
-    /// are for its lifelines alone.
-    fn take_port(
-        &mut self,
-        subscriber: u32,
-        key: FlowKey,
-        destination_port: u16,
-        mapping: u32,
-        now: Tick,
-    ) -> Result<(u32, u16), Verdict> {
-        let random = self.random.next_u32();
-        let held = &self.subscribers[subscriber];
-        let limits = &self.limits[usize::from(held.limits)];
-        let reserve = limits.reserve(key.protocol as usize, destination_port).of_protocol;
-        let limited_blocks = limits.blocks();
-        let mut kept = false;
-        if reserve > 0 {
-            let free = self.free_ports(subscriber, key.protocol, now)?;
-            kept = (1..=reserve).contains(&free);
-        }
-        let held = &self.subscribers[subscriber];
-        for block in held.blocks() {
-            let lease = self.leases[*block as usize].as_mut();
-            // A subscriber's blocks are lent to its shard for as long as it holds them.
-            let Some(lease) = lease.filter(|lease| lease.shard() == self.id) else {
-                return Err(Verdict::Drop(DropReason::OwnershipViolation));
-            };
-            if !kept && let Some(port) = lease.take_port(key.protocol, mapping, random, now) {
-                return Ok((*block, port));
-            }
-        }
-        let (pool, paired) = (held.pool, held.paired);
-        let max_blocks = self.space.pools()[usize::from(pool)].max_blocks;
-        let out_of_ports = |reason| if kept { DropReason::ReservedPorts } else { reason };
-        if held.blocks().len() >= usize::from(max_blocks.min(limited_blocks)) {
-            let limited = limited_blocks < max_blocks;
-            let reason =
-                if limited { DropReason::LimitBlocks } else { DropReason::SubscriberPorts };
-            return Err(Verdict::Drop(out_of_ports(reason)));
-        }
-        let Some(block) = self.free[usize::from(pool)].take_at(paired, &mut self.random) else {
-            let wish = BlockWish { pool, address: Some(paired) };
-            let reason = out_of_ports(DropReason::AddressExhausted);
-            return Err(self.wait_or_refuse(wish, reason, now));
-        };
-        self.hold_block(subscriber, block, now);
-        match self.lease_mut(block).take_port(key.protocol, mapping, random, now) {
-            Some(port) => Ok((block, port)),
-            None => unreachable!("a block that was just taken from the free ones has free ports"),
-        }
-    }
-
-    /// Free ports of `protocol` in all blocks of a subscriber.
-    fn free_ports(
-        &mut self,
-        subscriber: u32,
-        protocol: Protocol,
-        now: Tick,
-    ) -> Result<u32, Verdict> {
-        let mut free = 0;
-        for block in self.subscribers[subscriber].blocks() {
-            let lease = self.leases[*block as usize].as_mut();
-            let Some(lease) = lease.filter(|lease| lease.shard() == self.id) else {
-                return Err(Verdict::Drop(DropReason::OwnershipViolation));
-            };
-            free += u32::from(lease.free_ports(protocol, now));
-        }
-        Ok(free)
-    }
-
-    fn hold_block(&mut self, subscriber: u32, block: u32, now: Tick) {
-        self.lease_mut(block).hold(subscriber);
-        let pool = self.subscribers[subscriber].pool;
-        match self.space.pools()[usize::from(pool)].is_range(block) {
-            true => self.subscribers[subscriber].add_range(block),
-            false => self.subscribers[subscriber].add_block(block),
-        }
-        self.gauges.blocks_free -= 1;
-        self.gauges.blocks_in_use += 1;
-        self.gauges.blocks_allocated += 1;
-        // Should the mapping it is for be refused after all, the block is idle at once.
-        let generation = self.lease_mut(block).generation();
-        self.block_due.arm(block, generation, now);
-    }
-
-    fn wait_or_refuse(&mut self, wish: BlockWish, reason: DropReason, now: Tick) -> Verdict {
-        if self.ask_for_blocks(wish, now) { Verdict::AwaitBlock } else { Verdict::Drop(reason) }
     }
 }

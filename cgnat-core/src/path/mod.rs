@@ -2,6 +2,8 @@
 //!
 //! - `outbound`: from a subscriber; a hit is translated, a miss goes to `first_packet`;
 //! - `first_packet`: subscriber, port block, port, mapping; the only place that creates;
+//! - `pairing`: which external address a new subscriber gets;
+//! - `ports`: which port and which block a new mapping gets, and how a port comes to rest;
 //! - `inbound`: from the Internet or, hairpinned, from another subscriber;
 //! - `icmp_error`: an error about a flow, either way; changes no table;
 //! - `mss`: the segment size that a SYN offers;
@@ -17,6 +19,8 @@ mod inbound;
 mod limits;
 mod mss;
 mod outbound;
+mod pairing;
+mod ports;
 mod session;
 mod tcp;
 

@@ -179,6 +179,7 @@ impl Shard {
         let record = &mut self.mappings[mapping];
         let (peer, subscriber) =
             (std::mem::replace(&mut record.first, Peer::NONE), record.subscriber);
+        record.note_end(peer.state());
         self.gauges.sessions -= 1;
         self.session_ends(subscriber, peer.opener());
         if peer.permits() {
@@ -198,6 +199,7 @@ impl Shard {
         }
         let record = &mut self.mappings[mapping];
         if peer.holds() {
+            record.note_end(peer.state());
             record.holders -= 1;
         } else {
             record.strangers -= 1;

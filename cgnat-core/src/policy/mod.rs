@@ -1,5 +1,6 @@
 //! Pure decisions: no bytes, no tables.
 
+pub mod address_choice;
 pub mod admission;
 pub mod error_rate;
 pub mod filtering;

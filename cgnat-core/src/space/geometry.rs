@@ -17,7 +17,7 @@
 //! number, but no memory, no lease and no owner.
 
 use super::numbering::Numbering;
-use crate::config::{Mode, Pool};
+use crate::config::{Mode, Pool, PoolRules};
 use crate::endpoint::{ExternalAddress, Protocol};
 use crate::policy::filtering::Filtering;
 
@@ -71,6 +71,8 @@ pub struct PoolGeometry {
     pub filtering: [Filtering; Protocol::COUNT],
     /// Segment size above which SYNs are clamped, if any.
     pub mss_clamp: Option<u16>,
+    /// How ports are chosen and rest.
+    pub rules: PoolRules,
     /// Port blocks, or the ranges of a deterministic pool.
     main: Section,
     /// Overflow of a deterministic pool; may have no blocks.
@@ -100,6 +102,7 @@ impl PoolGeometry {
             max_blocks: pool.max_blocks(),
             filtering: pool.filtering(),
             mss_clamp: pool.mss_clamp(),
+            rules: pool.rules().clone(),
             main,
             overflow,
             numbering: deterministic.then(|| Numbering::new(subscribers)),
@@ -162,7 +165,7 @@ impl PoolGeometry {
 
     /// The block that a port of the address with this index lies in.
     #[inline]
-    pub(super) fn block_at(&self, address: u32, port: u16) -> Option<u32> {
+    pub fn block_at(&self, address: u32, port: u16) -> Option<u32> {
         let offset = u32::from(port.checked_sub(self.first_port)?);
         let nth = if offset < self.main.ports {
             self.main.nth(offset)

@@ -51,13 +51,36 @@ impl FreeBlocks {
         }
     }
 
+    /// Free blocks of one address that will do.
+    pub fn count_where(&self, address: u32, fits: impl Fn(u32) -> bool) -> usize {
+        self.by_address[address as usize].iter().filter(|block| fits(**block)).count()
+    }
+
     /// Takes a random free block of `address`.
     pub fn take_at(&mut self, address: u32, random: &mut impl RngCore) -> Option<u32> {
-        let blocks = &mut self.by_address[address as usize];
-        if blocks.is_empty() {
+        let count = self.count_at(address);
+        if count == 0 { None } else { self.take_nth(address, below(random, count)) }
+    }
+
+    /// Takes a random one of the free blocks of `address` that will do.
+    pub fn take_where(
+        &mut self,
+        address: u32,
+        random: &mut impl RngCore,
+        fits: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
+        let count = self.count_where(address, &fits);
+        if count == 0 {
             return None;
         }
-        let block = blocks.swap_remove(below(random, blocks.len()));
+        let blocks = self.by_address[address as usize].iter().enumerate();
+        let (place, _) = blocks.filter(|(_, b)| fits(**b)).nth(below(random, count))?;
+        self.take_nth(address, place)
+    }
+
+    fn take_nth(&mut self, address: u32, place: usize) -> Option<u32> {
+        let blocks = &mut self.by_address[address as usize];
+        let block = blocks.swap_remove(place);
         self.count -= 1;
         if blocks.is_empty() {
             let place = self.place[address as usize] as usize;
@@ -70,15 +93,20 @@ impl FreeBlocks {
         Some(block)
     }
 
-    /// Takes a random free block of the better of two random addresses, so that addresses
-    /// fill evenly and a new subscriber finds room for its further blocks.
-    pub fn take_any(&mut self, random: &mut impl RngCore) -> Option<(u32, u32)> {
+    /// The better of two random addresses with free blocks, so that addresses fill evenly
+    /// and a new subscriber finds room for its further blocks.
+    pub fn any_address(&self, random: &mut impl RngCore) -> Option<u32> {
         if self.available.is_empty() {
             return None;
         }
         let one = self.available[below(random, self.available.len())];
         let two = self.available[below(random, self.available.len())];
-        let address = if self.count_at(two) > self.count_at(one) { two } else { one };
+        Some(if self.count_at(two) > self.count_at(one) { two } else { one })
+    }
+
+    /// Takes a random free block of [`FreeBlocks::any_address`].
+    pub fn take_any(&mut self, random: &mut impl RngCore) -> Option<(u32, u32)> {
+        let address = self.any_address(random)?;
         self.take_at(address, random).map(|block| (address, block))
     }
 }
@@ -114,5 +142,20 @@ mod tests {
         assert_eq!(seen.len(), 35);
         assert_eq!(free.count(), 0);
         assert_eq!(free.take_at(0, &mut random), None);
+    }
+
+    #[test]
+    fn only_a_block_that_will_do_is_taken() {
+        let mut random = ChaCha8Rng::seed_from_u64(2);
+        let mut free = FreeBlocks::new(1, 9);
+        for block in 0..9 {
+            free.add(0, block);
+        }
+        let mut seen = BTreeSet::new();
+        while let Some(block) = free.take_where(0, &mut random, |block| block % 3 == 1) {
+            assert!(seen.insert(block));
+        }
+        assert_eq!(seen, [1, 4, 7].into());
+        assert_eq!((free.count(), free.count_where(0, |block| block > 4)), (6, 3));
     }
 }

@@ -12,10 +12,14 @@ use crate::endpoint::{
 use crate::packet::checksum::Delta;
 use crate::packet::rewrite::NewEndpoint;
 use crate::policy::filtering::{self, Filtering};
+use crate::policy::tcp_state::State;
 use crate::table::session::Numbers;
 use crate::table::session::Peer;
 use crate::table::slab::impl_record;
 use crate::time::Tick;
+
+/// A session that held the mapping has ended other than by FIN from both sides.
+const UNCLOSED: u8 = 1 << 7;
 
 /// One mapping, 64 bytes.
 #[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -30,7 +34,7 @@ pub struct Mapping {
     pub(crate) shard: u16,
     /// [`Protocol`] as a number.
     pub(crate) protocol: u8,
-    /// [`Filtering`] as a number.
+    /// [`Filtering`] as a number, and [`UNCLOSED`].
     filtering: u8,
     /// Sequence numbers of the session inside.
     pub(crate) first_numbers: Numbers,
@@ -86,6 +90,18 @@ impl Mapping {
         self.first_numbers = Numbers::NONE;
         self.holders = 0;
         self.strangers = 0;
+    }
+
+    /// Notes in which state a session that held the mapping has ended.
+    pub fn note_end(&mut self, state: State) {
+        if state != State::Closing {
+            self.filtering |= UNCLOSED;
+        }
+    }
+
+    /// Whether it had TCP sessions and both ends closed each (RFC 6888 REQ-8a).
+    pub fn all_closed(&self) -> bool {
+        self.protocol == Protocol::Tcp as u8 && self.filtering & UNCLOSED == 0
     }
 
     /// Internal endpoint and protocol.
@@ -154,7 +170,7 @@ impl Mapping {
     /// Who may use it from outside.
     #[inline]
     pub fn filtering(&self) -> Filtering {
-        filtering::from_stored(self.filtering)
+        filtering::from_stored(self.filtering & !UNCLOSED)
     }
 
     /// Whether its life is that of its sessions.

@@ -6,14 +6,16 @@
 //! port space per protocol (RFC 7857 section 5).
 //!
 //! A port slot is one 32-bit word: 0 is free; with the top bit clear it is mapping slot + 1;
-//! with the top bit set the port rests (RFC 6888 REQ-8) until the tick in the other bits.
+//! with the top bit set the port rests (RFC 6888 REQ-8) until the tick in the other bits;
+//! `EXCLUDED` is a port that is never given.
 //! Invariants, per protocol: (1) a bit of `taken` is set exactly if the slot is not 0;
-//! (2) `used + resting` = bits set; (3) no resting port is due before `next_due`.
+//! (2) `used + resting + excluded` = bits set; (3) no resting port is due before `next_due`;
+//! (4) all resting ports are due by `last_due`, and one of some protocol at it.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::endpoint::Protocol;
-use crate::policy::port_choice::nth_zero;
+use crate::policy::port_choice::{PortWish, count_zeros, nth_zero, parity_mask};
 use crate::time::{TICKS_PER_SECOND, Tick};
 
 /// Owner of a block that no worker holds.
@@ -23,6 +25,9 @@ pub const HOUSEKEEPING: u16 = u16::MAX;
 pub const NO_SUBSCRIBER: u32 = u32::MAX;
 
 const RESTING: u32 = 1 << 31;
+
+/// Slots of mappings end long before this.
+const EXCLUDED: u32 = RESTING - 1;
 
 /// The fixed part of a block, one cache line.
 #[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -49,12 +54,15 @@ pub struct BlockRecord {
     last_due: u32,
     /// Tick before which due ports are not looked for again.
     next_reclaim: u32,
-    reserved: [u8; 8],
+    /// Ports that are never given, the same of each protocol.
+    excluded: u16,
+    reserved: [u8; 6],
 }
 
 const _: () = assert!(size_of::<BlockRecord>() == 64);
 
-/// Ports of a block or of many, by what they are doing.
+/// Ports of a block or of many, by what they are doing. Those that are never given are left
+/// out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PortCensus {
     /// Ports that could be given to a mapping now.
@@ -89,6 +97,8 @@ pub enum PortUse {
     Mapping(u32),
     /// It rests.
     Resting,
+    /// It is never given.
+    Excluded,
 }
 
 /// The right to use one block, with its memory.
@@ -122,9 +132,28 @@ impl BlockLease {
         Self { record, taken, slots }
     }
 
+    /// Never gives `port` of any protocol; for a block that was never held.
+    pub fn exclude(&mut self, port: u16) {
+        let offset = port.wrapping_sub(self.record.first_port);
+        if offset >= self.record.size || self.slots[self.slot_of(Protocol::Tcp, port)] != 0 {
+            return;
+        }
+        self.record.excluded += 1;
+        for protocol in Protocol::ALL {
+            let slot = self.slot_of(protocol, port);
+            self.slots[slot] = EXCLUDED;
+            self.set_taken(protocol, port);
+        }
+    }
+
     /// Number of the block among all blocks.
     pub fn id(&self) -> u32 {
         self.record.id
+    }
+
+    /// Its first port.
+    pub fn first_port(&self) -> u16 {
+        self.record.first_port
     }
 
     /// Index of its pool.
@@ -177,10 +206,24 @@ impl BlockLease {
         self.record.subscriber = NO_SUBSCRIBER;
         self.record.generation = self.record.generation.wrapping_add(1);
         // Without resting ports all is zero already; a range may have very many ports.
-        if self.record.resting != [0; Protocol::COUNT] {
+        if self.record.resting == [0; Protocol::COUNT] {
+            return;
+        }
+        self.record.resting = [0; Protocol::COUNT];
+        if self.record.excluded == 0 {
             self.taken.fill(0);
             self.slots.fill(0);
-            self.record.resting = [0; Protocol::COUNT];
+            return;
+        }
+        let first = self.record.first_port;
+        for protocol in Protocol::ALL {
+            for port in (0..self.record.size).map(|offset| first + offset) {
+                let slot = self.slot_of(protocol, port);
+                if self.slots[slot] != EXCLUDED {
+                    self.slots[slot] = 0;
+                    self.clear_taken(protocol, port);
+                }
+            }
         }
     }
 
@@ -208,12 +251,15 @@ impl BlockLease {
             PortUse::Free
         } else if word & RESTING != 0 {
             PortUse::Resting
+        } else if word == EXCLUDED {
+            PortUse::Excluded
         } else {
             PortUse::Mapping(word - 1)
         }
     }
 
-    /// Takes a uniformly random free port for a mapping; `random` is 32 random bits.
+    /// Takes a uniformly random free port that will do for a mapping; `random` is 32 random
+    /// bits.
     ///
     /// Ports whose rest is over are returned first, at most once per second, because that
     /// reads the whole slot array; and always when nothing else is free.
@@ -221,31 +267,33 @@ impl BlockLease {
         &mut self,
         protocol: Protocol,
         mapping: u32,
+        wish: PortWish,
         random: u32,
         now: Tick,
     ) -> Option<u16> {
         let p = protocol as usize;
-        if self.record.resting[p] > 0 && now.reached(Tick(self.record.next_due[p])) {
-            let free = self.record.size - self.record.used[p] - self.record.resting[p];
-            // Later than a second from now is left over from another time.
-            let wait = self.record.next_reclaim.wrapping_sub(now.0);
-            if free == 0 || wait == 0 || wait > TICKS_PER_SECOND {
-                self.reclaim(protocol, now);
-                self.record.next_reclaim = now.0.wrapping_add(TICKS_PER_SECOND);
-            }
+        let may_reclaim = self.record.resting[p] > 0 && now.reached(Tick(self.record.next_due[p]));
+        // Later than a second from now is left over from another time.
+        let wait = self.record.next_reclaim.wrapping_sub(now.0);
+        let is_time = wait == 0 || wait > TICKS_PER_SECOND;
+        if may_reclaim && (is_time || self.candidates(protocol, wish) == 0) {
+            self.reclaim(protocol, now);
+            self.record.next_reclaim = now.0.wrapping_add(TICKS_PER_SECOND);
         }
-        let free = self.record.size - self.record.used[p] - self.record.resting[p];
+        let free = self.candidates(protocol, wish);
         if free == 0 {
             return None;
         }
         let wanted = ((u64::from(random) * u64::from(free)) >> 32) as u32;
-        let words = words_of_one(self.record.size);
-        let taken = &mut self.taken[p * words..(p + 1) * words];
-        // Bits behind the last port are zeros too, but never among the first `free` ones.
-        let offset = nth_zero(taken, wanted)?;
-        taken[offset / 64] |= 1 << (offset % 64);
+        let port = match wish {
+            PortWish::Exactly(port) => port,
+            PortWish::Any => self.nth_free(protocol, u64::MAX, wanted)?,
+            PortWish::AsOddAs(port) => {
+                self.nth_free(protocol, parity_mask(self.record.first_port, port), wanted)?
+            }
+        };
+        self.set_taken(protocol, port);
         self.record.used[p] += 1;
-        let port = self.record.first_port + offset as u16;
         let slot = self.slot_of(protocol, port);
         self.slots[slot] = mapping + 1;
         Some(port)
@@ -258,7 +306,35 @@ impl BlockLease {
         if self.record.resting[p] > 0 && now.reached(Tick(self.record.next_due[p])) {
             self.reclaim(protocol, now);
         }
-        self.record.size - self.record.used[p] - self.record.resting[p]
+        self.candidates(protocol, PortWish::Any) as u16
+    }
+
+    /// Free ports that will do.
+    fn candidates(&self, protocol: Protocol, wish: PortWish) -> u32 {
+        let p = protocol as usize;
+        match wish {
+            PortWish::Any => {
+                let taken = self.record.excluded + self.record.used[p] + self.record.resting[p];
+                u32::from(self.record.size - taken)
+            }
+            PortWish::AsOddAs(port) => {
+                let mask = parity_mask(self.record.first_port, port);
+                // Bits behind the last port are zeros too.
+                let last = u32::from(self.record.size) % 64;
+                let behind = if last == 0 { 0 } else { (mask & (u64::MAX << last)).count_ones() };
+                count_zeros(self.taken_of(protocol), mask) - behind
+            }
+            PortWish::Exactly(port) => {
+                let inside = port.wrapping_sub(self.record.first_port) < self.record.size;
+                u32::from(inside && self.port_use(protocol, port) == PortUse::Free)
+            }
+        }
+    }
+
+    /// Bits behind the last port are never among the candidates, which come before them.
+    fn nth_free(&self, protocol: Protocol, mask: u64, n: u32) -> Option<u16> {
+        let offset = nth_zero(self.taken_of(protocol), mask, n)?;
+        Some(self.record.first_port + offset as u16)
     }
 
     /// Ends the use of `port`: it rests until `due`, or is free at once if `due` is `None`.
@@ -269,7 +345,8 @@ impl BlockLease {
         let p = protocol as usize;
         let slot = self.slot_of(protocol, port);
         let word = self.slots[slot];
-        assert!(word != 0 && word & RESTING == 0, "port {port} is not in use");
+        let in_use = word != 0 && word & RESTING == 0 && word != EXCLUDED;
+        assert!(in_use, "port {port} is not in use");
         self.record.used[p] -= 1;
         let Some(due) = due else {
             self.slots[slot] = 0;
@@ -288,10 +365,62 @@ impl BlockLease {
         self.record.resting[p] += 1;
     }
 
+    /// Ports of `protocol` that rest, those whose rest is over by now included.
+    pub fn resting(&self, protocol: Protocol) -> u16 {
+        self.record.resting[protocol as usize]
+    }
+
+    /// The port of `protocol` that has rested longest, the lowest of several, and the ticks
+    /// that its rest still lasts. `within` is a bound on what the caller wants to know: a
+    /// block in which every port rests longer than that is not read.
+    pub fn oldest_resting(
+        &mut self,
+        protocol: Protocol,
+        within: u32,
+        now: Tick,
+    ) -> Option<(u32, u16)> {
+        let p = protocol as usize;
+        // The bound may lie in the past; then everything is read.
+        let soonest = self.record.next_due[p].wrapping_sub(now.0);
+        if self.record.resting[p] == 0 || soonest < RESTING && soonest > within {
+            return None;
+        }
+        let first_port = self.record.first_port;
+        let resting = self.slots_of(protocol).iter().zip(0u16..);
+        let resting = resting.filter(|(word, _)| **word & RESTING != 0);
+        let left = |word: u32| match rest_is_over(word, now) {
+            true => 0,
+            false => (word & !RESTING).wrapping_sub(now.0) & !RESTING,
+        };
+        let (left, port) = resting.map(|(word, n)| (left(*word), first_port + n)).min()?;
+        self.record.next_due[p] = now.0.wrapping_add(left);
+        Some((left, port))
+    }
+
+    /// Ends the rest of `port` before its time.
+    ///
+    /// # Panics
+    /// If it does not rest.
+    pub fn cut_rest(&mut self, protocol: Protocol, port: u16) {
+        let slot = self.slot_of(protocol, port);
+        let word = self.slots[slot];
+        assert!(word & RESTING != 0, "port {port} does not rest");
+        self.slots[slot] = 0;
+        self.clear_taken(protocol, port);
+        self.record.resting[protocol as usize] -= 1;
+        let last = self.record.last_due;
+        if word & !RESTING == last & !RESTING {
+            // It may have been the only one due so late.
+            let resting = self.slots.iter().filter(|word| **word & RESTING != 0);
+            let early = resting.map(|word| last.wrapping_sub(*word) & !RESTING).min();
+            self.record.last_due = last.wrapping_sub(early.unwrap_or(0));
+        }
+    }
+
     /// Ports of the block by use at `now`.
     pub fn census(&self, now: Tick) -> PortCensus {
         let mut census = PortCensus::default();
-        for word in self.slots.iter().copied() {
+        for word in self.slots.iter().copied().filter(|word| *word != EXCLUDED) {
             if word == 0 || word & RESTING != 0 && rest_is_over(word, now) {
                 census.free += 1;
             } else if word & RESTING != 0 {
@@ -325,6 +454,22 @@ impl BlockLease {
             }
         }
         self.record.next_due[p] = next.unwrap_or(now.0);
+    }
+
+    fn slots_of(&self, protocol: Protocol) -> &[u32] {
+        let size = usize::from(self.record.size);
+        &self.slots[protocol as usize * size..][..size]
+    }
+
+    fn taken_of(&self, protocol: Protocol) -> &[u64] {
+        let words = words_of_one(self.record.size);
+        &self.taken[protocol as usize * words..][..words]
+    }
+
+    fn set_taken(&mut self, protocol: Protocol, port: u16) {
+        let offset = usize::from(port - self.record.first_port);
+        let words = words_of_one(self.record.size);
+        self.taken[protocol as usize * words + offset / 64] |= 1 << (offset % 64);
     }
 
     fn clear_taken(&mut self, protocol: Protocol, port: u16) {
@@ -383,13 +528,14 @@ mod tests {
         let mut ports = BTreeSet::new();
         for n in 0..128u32 {
             let random = n.wrapping_mul(0x9e37_79b9);
-            let port = lease.take_port(Protocol::Udp, n, random, now).expect("a free port");
+            let port =
+                lease.take_port(Protocol::Udp, n, PortWish::Any, random, now).expect("a free port");
             assert!((1024..1152).contains(&port) && ports.insert(port));
             assert_eq!(lease.port_use(Protocol::Udp, port), PortUse::Mapping(n));
             assert_eq!(lease.port_use(Protocol::Tcp, port), PortUse::Free);
         }
-        assert_eq!(lease.take_port(Protocol::Udp, 0, 5, now), None);
-        assert!(lease.take_port(Protocol::Tcp, 0, 5, now).is_some());
+        assert_eq!(lease.take_port(Protocol::Udp, 0, PortWish::Any, 5, now), None);
+        assert!(lease.take_port(Protocol::Tcp, 0, PortWish::Any, 5, now).is_some());
         assert_eq!(lease.census(now), PortCensus { free: 2 * 128 - 1, used: 129, resting: 0 });
     }
 
@@ -409,18 +555,21 @@ mod tests {
                 ports.clear();
                 for n in 0..u32::from(size) {
                     let random = n.wrapping_mul(0x9e37_79b9);
-                    ports.extend(lease.take_port(protocol, n, random, Tick(5)));
+                    ports.extend(lease.take_port(protocol, n, PortWish::Any, random, Tick(5)));
                 }
                 assert_eq!(ports.len(), usize::from(size));
                 assert_eq!((ports.first(), ports.last()), (Some(&1), Some(&size)));
-                assert_eq!(lease.take_port(protocol, 0, 1, Tick(5)), None, "{size}");
+                assert_eq!(lease.take_port(protocol, 0, PortWish::Any, 1, Tick(5)), None, "{size}");
             }
             for port in &ports {
                 lease.end_port(Protocol::Udp, *port, Some(Tick(9)));
             }
             assert_eq!(lease.census(Tick(8)).resting, u64::from(size));
             // All rest is over at once; the first reclaim finds every port.
-            assert_eq!(lease.take_port(Protocol::Udp, 0, u32::MAX, Tick(9)), Some(size));
+            assert_eq!(
+                lease.take_port(Protocol::Udp, 0, PortWish::Any, u32::MAX, Tick(9)),
+                Some(size)
+            );
             lease.end_port(Protocol::Udp, size, None);
             for port in ports {
                 lease.end_port(Protocol::Tcp, port, None);
@@ -438,16 +587,17 @@ mod tests {
         let mut lease = lease(64);
         lease.hold(1);
         let now = Tick(u32::MAX - 300);
-        let ports: Vec<_> =
-            (0..64).map(|n| lease.take_port(Protocol::Tcp, n, n, now).expect("free")).collect();
+        let ports: Vec<_> = (0..64)
+            .map(|n| lease.take_port(Protocol::Tcp, n, PortWish::Any, n, now).expect("free"))
+            .collect();
         for (n, port) in ports.iter().enumerate() {
             let due = Tick(now.0.wrapping_add(1200 + n as u32));
             lease.end_port(Protocol::Tcp, *port, Some(due));
         }
         assert!(!lease.in_use());
         let at = |ticks: u32| Tick(now.0.wrapping_add(ticks));
-        assert_eq!(lease.take_port(Protocol::Tcp, 7, 9, at(1199)), None);
-        assert_eq!(lease.take_port(Protocol::Tcp, 7, 9, at(1200)), Some(ports[0]));
+        assert_eq!(lease.take_port(Protocol::Tcp, 7, PortWish::Any, 9, at(1199)), None);
+        assert_eq!(lease.take_port(Protocol::Tcp, 7, PortWish::Any, 9, at(1200)), Some(ports[0]));
         lease.end_port(Protocol::Tcp, ports[0], None);
         assert!(!lease.is_idle(at(1262)));
         assert!(lease.is_idle(at(1263)));
@@ -462,12 +612,16 @@ mod tests {
         lease.hold(1);
         let mut taken = Vec::new();
         for n in 0..60u32 {
-            taken.push(lease.take_port(Protocol::Tcp, n, n << 20, Tick(0)).expect("free"));
+            taken.push(
+                lease.take_port(Protocol::Tcp, n, PortWish::Any, n << 20, Tick(0)).expect("free"),
+            );
         }
         let mut seen = std::collections::BTreeMap::new();
         for n in 0..4000u32 {
             let random = n.wrapping_mul(0x9e37_79b9).rotate_left(7).wrapping_mul(0x85eb_ca6b);
-            let port = lease.take_port(Protocol::Tcp, 99, random, Tick(0)).expect("four free");
+            let port = lease
+                .take_port(Protocol::Tcp, 99, PortWish::Any, random, Tick(0))
+                .expect("four free");
             *seen.entry(port).or_insert(0) += 1;
             lease.end_port(Protocol::Tcp, port, None);
         }
@@ -488,7 +642,7 @@ mod tests {
     fn a_block_in_use_cannot_be_released() {
         let mut lease = lease(64);
         lease.hold(1);
-        lease.take_port(Protocol::Tcp, 0, 0, Tick(0));
+        lease.take_port(Protocol::Tcp, 0, PortWish::Any, 0, Tick(0));
         lease.release();
     }
 }

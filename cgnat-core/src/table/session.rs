@@ -109,6 +109,11 @@ impl Peer {
         if self.bits & EXTERNAL_OPENED != 0 { Sender::External } else { Sender::Internal }
     }
 
+    /// TCP state; of a flow without connection it means nothing.
+    pub fn state(&self) -> State {
+        State::from_record(self.bits & STATE)
+    }
+
     /// Whether it keeps its mapping alive.
     pub fn holds(&self) -> bool {
         self.bits & HOLDS != 0

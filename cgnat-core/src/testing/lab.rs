@@ -13,7 +13,7 @@ use crate::control::counters::WorkerCounters;
 use crate::housekeeping::Housekeeping;
 use crate::layout::Layout;
 use crate::packet::ethernet::Mac;
-use crate::space::OwnerMap;
+use crate::space::{AddressUse, ExternalSpace, OwnerMap};
 use crate::table::port_block::PortCensus;
 use crate::time::Instant;
 use crate::verdict::DropReason;
@@ -33,6 +33,8 @@ pub struct Lab {
     pub counters: Vec<Arc<WorkerCounters>>,
     /// Owners of blocks.
     pub owners: OwnerMap,
+    /// External space.
+    pub space: Arc<ExternalSpace>,
     /// Time, moved by [`Lab::advance`].
     pub now: Instant,
     /// Looks at every frame that is sent, as (port, frame).
@@ -65,7 +67,7 @@ impl Lab {
         let assembly = assemble(&config, &layout, memory, &macs, TimeSource::Clock, |bytes| {
             random.fill_bytes(bytes);
         });
-        let Assembly { seats, housekeeping, counters, owners, .. } = match assembly {
+        let Assembly { seats, housekeeping, counters, owners, space, .. } = match assembly {
             Ok(assembly) => assembly,
             Err(error) => panic!("{error}"),
         };
@@ -73,7 +75,8 @@ impl Lab {
         let views = MemoryIo::connected(usize::from(workers), ports);
         let workers = seats.into_iter().zip(views).map(|(seat, io)| seat.worker(io)).collect();
         let now = Instant::from_millis(1_000);
-        let mut lab = Self { workers, housekeeping, counters, owners, now, watch: None, ports };
+        let watch = None;
+        let mut lab = Self { workers, housekeeping, counters, owners, space, now, watch, ports };
         lab.settle();
         // Requests for the next hops.
         lab.take_sent();
@@ -177,7 +180,8 @@ impl Lab {
         census
     }
 
-    /// Checks every shard, see [`crate::shard::Shard::audit`].
+    /// Checks every shard, see [`crate::shard::Shard::audit`], and that what all of them
+    /// count together is what each has.
     ///
     /// # Panics
     /// With the first violation.
@@ -185,6 +189,19 @@ impl Lab {
         for worker in &self.workers {
             if let Err(violation) = worker.shard().audit(self.now.tick()) {
                 panic!("shard {}: {violation}", worker.shard().id());
+            }
+        }
+        let all = self.workers.len() == self.counters.len();
+        for (number, pool) in (0u16..).zip(self.space.pools()).filter(|_| all) {
+            for address in 0..pool.addresses.len() as u32 {
+                let mut found = AddressUse::default();
+                for worker in &self.workers {
+                    let here = worker.shard().address_use(number, address);
+                    found.subscribers += here.subscribers;
+                    found.blocks += here.blocks;
+                }
+                let counted = self.space.occupancy().of(number, address);
+                assert_eq!(counted, found, "pool {number}, address {address}");
             }
         }
     }

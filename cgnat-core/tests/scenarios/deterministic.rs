@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use cgnat_core::config::Config;
+use cgnat_core::policy::port_choice::BlockFit;
 use cgnat_core::shard::BlockWish;
 use cgnat_core::space::ExternalSpace;
 use cgnat_core::space::lookup::{Forward, Reverse};
@@ -384,7 +385,7 @@ fn a_range_is_never_recalled_from_its_worker() {
             let shard = desk.lab.workers[worker].shard_mut();
             let mut taken = Vec::new();
             loop {
-                let leases = shard.give_back(BlockWish { pool: 0, address }, 8);
+                let leases = shard.give_back(BlockWish { pool: 0, address, fit: BlockFit::Any }, 8);
                 if leases.is_empty() {
                     break;
                 }

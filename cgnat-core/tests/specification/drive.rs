@@ -11,6 +11,7 @@ use cgnat_core::time::Instant;
 use cgnat_core::verdict::DropReason::{self, *};
 use cgnat_core::worker::steering::Steering;
 
+use super::create::Selection;
 use super::events::{EXTERNAL, Event, Events, Habits, INTERNAL};
 use super::limits::Limits;
 use super::nat::{Block, Endpoint, Nat, Outcome, Pool, Rules, Seen, Ticks};
@@ -97,10 +98,24 @@ impl World {
                     text
                 }
             };
+            let word_of = |preserves: bool| if preserves { "preserve" } else { "random" };
+            let mut choice = format!(
+                "port-choice: {}, keep-parity: {}, max-held: {}, hold-closed-tcp: {}",
+                word_of(pool.choice.port),
+                pool.choice.parity,
+                pool.max_held,
+                pool.hold_closed_tcp
+            );
+            let mut exclude = String::new();
+            if pool.own.is_none() {
+                choice += &format!(", keep-range: {}", pool.choice.range);
+                let ports: Vec<_> = pool.exclude_ports.iter().collect();
+                exclude = format!("    exclude-ports: {ports:?}\n    {}", selection(pool));
+            }
             let _ = write!(
                 yaml,
                 "  pool{number}:\n    addresses: [{}]\n    ports: {}-{}\n    allocation: {{ \
-                 {allocation} }}\n    filtering: {{ tcp: {}, udp: {}, icmp: {} }}\n",
+                 {allocation}, {choice} }}\n{exclude}    filtering: {{ tcp: {}, udp: {}, icmp: {} }}\n",
                 addresses.join(", "),
                 pool.ports.0,
                 pool.ports.1,
@@ -140,6 +155,21 @@ fn word(filtering: Filtering) -> &'static str {
         Filtering::Address => "address-dependent",
         Filtering::AddressAndPort => "address-and-port-dependent",
     }
+}
+
+fn selection(pool: &Pool) -> String {
+    let word = match pool.selection {
+        Selection::Random => "random".to_owned(),
+        Selection::RoundRobin => "round-robin".to_owned(),
+        Selection::LeastUsed => "least-used".to_owned(),
+        Selection::Fill => "fill".to_owned(),
+        Selection::Bits(mask) => {
+            let mask = std::net::Ipv4Addr::from(mask);
+            format!("subscriber-bits\n    subscriber-bits: {mask}")
+        }
+    };
+    let most = pool.max_subscribers;
+    format!("address-selection: {word}\n    max-subscribers-per-address: {most}\n")
 }
 
 /// What is broken on purpose, to prove that a difference is found.
@@ -315,9 +345,9 @@ impl Driver {
                 Some((3, 4, if outward { rules.mtu_external } else { rules.mtu_internal }))
             }
             Outcome::Drop(
-                PoolExhausted | AddressExhausted | SubscriberPorts | MappingTableFull
-                | SessionTableFull | LimitPorts | LimitSessions | LimitSessionRate | LimitBlocks
-                | ReservedPorts,
+                PoolExhausted | PoolSubscribers | AddressExhausted | SubscriberPorts
+                | MappingTableFull | SessionTableFull | LimitPorts | LimitSessions
+                | LimitSessionRate | LimitBlocks | ReservedPorts,
             ) if port == INTERNAL => Some((3, 1, 0)),
             Outcome::Drop(DestinationInside | HairpinDisabled) => Some((3, 13, 0)),
             _ => None,
@@ -460,7 +490,8 @@ impl Driver {
             })
         });
         let scarce = self.is_scarce(key.1, worker, now);
-        Seen { reason: dropped.first().copied(), choice: choice.flatten(), worker, scarce }
+        let sole = self.world.workers == 1;
+        Seen { reason: dropped.first().copied(), choice: choice.flatten(), worker, scarce, sole }
     }
 
     /// Whether a worker may refuse a block: it has none itself, and each of the others had
@@ -646,10 +677,11 @@ impl Driver {
         self.audit()?;
         let census = self.lab.port_census();
         let ports = |pool: &Pool| {
+            let excluded = pool.exclude_ports.len() * pool.addresses.len();
             let blocks = pool.blocks().len() * usize::from(pool.block_size);
             let of_pool = self.nat.own.values().filter(|own| pool.addresses.contains(&own.0));
             let ranges = of_pool.count() * pool.own.as_ref().map_or(0, |own| usize::from(own.each));
-            (blocks * pool.addresses.len() + ranges) as u64 * 3
+            (blocks * pool.addresses.len() + ranges - excluded) as u64 * 3
         };
         let all: u64 = self.nat.rules.pools.iter().map(ports).sum();
         if census.free != all || census.total() != all {

@@ -46,6 +46,8 @@ pub struct Habits {
     pub hosts: u32,
     pub remotes: u32,
     pub source_ports: u32,
+    /// The first of them.
+    pub first_port: u16,
     /// In a thousand: time steps and housekeeping.
     pub steps: u32,
     pub housekeeping: u32,
@@ -226,7 +228,8 @@ impl Events {
     fn outbound(&mut self) -> Packet {
         let protocol = self.protocol();
         let host = self.subscriber();
-        let port = self.below(self.habits.source_ports) as u16 + u16::from(protocol != ICMP);
+        let first = self.habits.first_port + u16::from(protocol != ICMP);
+        let port = first + self.below(self.habits.source_ports) as u16;
         let to = self.remote();
         self.packet(protocol, (host, port), to)
     }

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cgnat_core::verdict::DropReason::{self, *};
 
+use super::create::{Choice, Selection};
 use super::events::{EXTERNAL, INTERNAL};
 use super::limits::{Bucket, Limits};
 use super::ranges::Own;
@@ -38,6 +39,14 @@ pub struct Pool {
     pub filtering: [Filtering; 3],
     /// Subscribers have ranges of their own; the blocks above are overflow.
     pub own: Option<Own>,
+    pub choice: Choice,
+    pub exclude_ports: BTreeSet<u16>,
+    /// Ports of one subscriber and protocol that rest.
+    pub max_held: usize,
+    pub hold_closed_tcp: bool,
+    pub selection: Selection,
+    /// Subscribers of one address.
+    pub max_subscribers: usize,
 }
 
 /// The configuration as the specification understands it.
@@ -81,17 +90,19 @@ impl Rules {
 pub struct Mapping {
     pub external: Endpoint,
     pub worker: u16,
-    filtering: Filtering,
-    deadline: Ticks,
-    first: Option<((u32, u16), Session)>,
-    further: BTreeMap<(u32, u16), Session>,
+    pub filtering: Filtering,
+    pub deadline: Ticks,
+    pub first: Option<((u32, u16), Session)>,
+    pub further: BTreeMap<(u32, u16), Session>,
+    /// A session of it has ended other than by FIN from both sides.
+    pub unclosed: bool,
 }
 
 #[derive(Debug, Clone)]
 pub struct Subscriber {
     pub address: u32,
     pub blocks: BTreeSet<Block>,
-    bucket: Bucket,
+    pub bucket: Bucket,
 }
 
 /// What the core did, where the specification must know.
@@ -103,6 +114,8 @@ pub struct Seen {
     pub worker: u16,
     /// Whether this worker may believe that the others have no block (of this address).
     pub scarce: bool,
+    /// There is one worker, which has every block that nobody holds.
+    pub sole: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,6 +139,8 @@ pub struct Nat {
     pub out_of_window: u64,
     /// Ranges of subscribers of deterministic pools.
     pub own: BTreeMap<u32, Block>,
+    /// The address of each pool that had the last turn.
+    pub turns: BTreeMap<usize, u32>,
 }
 
 pub fn after(now: Ticks, seconds: u64) -> Ticks {
@@ -167,6 +182,22 @@ impl Mapping {
         }
     }
 
+    /// Forgets the sessions for which `ended` says so, the one inside or the others.
+    fn forget(&mut self, first: bool, ended: impl Fn(&(u32, u16), &Session) -> bool) {
+        let mut closed = true;
+        let mut keeps = |remote: &(u32, u16), session: &Session| {
+            let ended = ended(remote, session);
+            closed &= !ended || !session.holds || session.state == State::Closing;
+            !ended
+        };
+        if first {
+            self.first = self.first.filter(|(remote, session)| keeps(remote, session));
+        } else {
+            self.further.retain(|remote, session| keeps(remote, session));
+        }
+        self.unclosed |= !closed;
+    }
+
     /// Remote endpoints of its sessions.
     pub fn remotes(&self) -> impl Iterator<Item = (u32, u16)> {
         self.first.iter().map(|(remote, _)| *remote).chain(self.further.keys().copied())
@@ -185,12 +216,13 @@ impl Nat {
             blocks: BTreeMap::new(),
             orphans: Vec::new(),
             out_of_window: 0,
+            turns: BTreeMap::new(),
         };
         nat.assign();
         nat
     }
 
-    fn pool_with(&self, address: u32) -> Option<&Pool> {
+    pub fn pool_with(&self, address: u32) -> Option<&Pool> {
         self.rules.pools.iter().find(|pool| pool.addresses.contains(&address))
     }
 
@@ -203,14 +235,14 @@ impl Nat {
     }
 
     /// The first group with an address, and its limits.
-    fn group_of(&self, address: u32) -> Option<(usize, Limits)> {
+    pub fn group_of(&self, address: u32) -> Option<(usize, Limits)> {
         let has = |(first, last, _): &(u32, u32, usize)| (*first..=*last).contains(&address);
         let number = self.rules.groups.iter().position(has)?;
         Some((number, self.rules.limits.get(number).cloned().unwrap_or_default()))
     }
 
     /// Mappings of a subscriber by protocol.
-    fn mappings_of(&self, address: u32) -> BTreeMap<Protocol, usize> {
+    pub fn mappings_of(&self, address: u32) -> BTreeMap<Protocol, usize> {
         let mut count = BTreeMap::new();
         for (protocol, _, _) in self.mappings.keys().filter(|key| key.1 == address) {
             *count.entry(*protocol).or_default() += 1;
@@ -232,7 +264,7 @@ impl Nat {
     }
 
     /// Whether a subscriber that is known may have one more session.
-    fn admit_session(&self, address: u32, inside: bool, now: Ticks) -> Result<(), DropReason> {
+    pub fn admit_session(&self, address: u32, inside: bool, now: Ticks) -> Result<(), DropReason> {
         let (Some((_, limits)), Some(held)) =
             (self.group_of(address), self.subscribers.get(&address))
         else {
@@ -491,10 +523,8 @@ impl Nat {
     /// The owner ends what it meets and finds over: the first session, and that with `remote`.
     fn meet(&mut self, key: Endpoint, remote: (u32, u16), now: Ticks) {
         let Some(mapping) = self.mappings.get_mut(&key) else { return };
-        mapping.first = mapping.first.filter(|(_, session)| now < session.deadline);
-        if mapping.further.get(&remote).is_some_and(|s| now >= s.deadline) {
-            mapping.further.remove(&remote);
-        }
+        mapping.forget(true, |_, session| now >= session.deadline);
+        mapping.forget(false, |with, session| *with == remote && now >= session.deadline);
     }
 
     /// Records of a worker's session table in use.
@@ -514,158 +544,45 @@ impl Nat {
         (self.mappings[&key].further.len() >= most || in_use >= room, in_use >= records)
     }
 
-    /// A new mapping, as the core chose it; or the core's refusal, if it is justified.
-    fn create(
-        &mut self,
-        key: Endpoint,
-        packet: &Packet,
-        now: Ticks,
-        seen: &Seen,
-    ) -> Result<Result<(), DropReason>, String> {
-        let Some((group, limits)) = self.group_of(key.1) else {
-            return Ok(Err(SourceNotSubscriber));
-        };
-        let pool_number = self.rules.groups[group].2;
-        let port = packet.to().1;
-        match packet.body {
-            Body::Tcp { .. } if !packet.segment().is_some_and(|segment| segment.opens()) => {
-                return Ok(Err(TcpNotSyn));
-            }
-            _ if packet.is_query(false) => return Ok(Err(IcmpNoQuery)),
-            _ => {}
-        }
-        if self.mappings.values().filter(|m| m.worker == seen.worker).count() >= self.rules.mappings
-        {
-            return Ok(Err(MappingTableFull));
-        }
-        let pool = &self.rules.pools[pool_number];
-        let held = self.subscribers.get(&key.1);
-        if held.is_some() {
-            let mappings = self.mappings_of(key.1);
-            let port = limits.admit_port(&mappings, key.0, port);
-            if let Err(reason) = port.and_then(|()| self.admit_session(key.1, true, now)) {
-                return Ok(Err(reason));
-            }
-        }
-        let blocks = held.map(|held| held.blocks.clone()).unwrap_or_default();
-        let free_in = |block: &Block| {
-            let size = pool.piece(block.1).map_or(0, |(_, size)| size);
-            (0..size).filter(|n| self.is_free((key.0, block.0, block.1 + n), now)).count()
-        };
-        // Its own range comes first, held or not; it is a block in `limits.blocks`.
-        let own = pool.own.is_some().then(|| self.own[&key.1]);
-        let mut all = blocks.clone();
-        all.extend(own);
-        let free: usize = all.iter().map(free_in).sum();
-        let lent = blocks.iter().filter(|block| Some(**block) != own).count();
-        // The last free ports are for lifelines.
-        let kept = free > 0 && free <= limits.reserve(key.0, port).1;
-        let room = free > 0 && !kept;
-        let allowed = limits.blocks.map(|most| most - usize::from(own.is_some()));
-        let most_blocks = allowed.map_or(pool.max_blocks, |most| most.min(pool.max_blocks));
-        let limited = most_blocks < pool.max_blocks;
-        // Refusals.
-        let refusal = match seen.reason {
-            Some(SubscriberPorts) => Some(free == 0 && lent == most_blocks && !limited),
-            Some(LimitBlocks) => Some(free == 0 && lent == most_blocks && limited),
-            Some(ReservedPorts) => Some(kept && (lent == most_blocks || seen.scarce)),
-            Some(AddressExhausted) => {
-                Some(held.is_some() && free == 0 && lent < most_blocks && seen.scarce)
-            }
-            Some(PoolExhausted) => Some(held.is_none() && own.is_none() && seen.scarce),
-            _ => None,
-        };
-        if let Some(justified) = refusal {
-            let reason = seen.reason.ok_or("checked")?;
-            return if justified {
-                Ok(Err(reason))
-            } else {
-                Err(format!("{reason:?} is not justified"))
-            };
-        }
-        // The choice.
-        let (address, port) = seen.choice.ok_or("a mapping was due and none was made")?;
-        let external = (key.0, address, port);
-        let illegal = |why: &str| Err(format!("{key:?} -> {external:?}: {why}"));
-        let Some(block) = self.block_of(address, port) else {
-            return illegal("not in a pool");
-        };
-        if !pool.addresses.contains(&address) {
-            return illegal("of another pool");
-        }
-        if held.is_some_and(|held| held.address != address) {
-            return illegal("not the paired address");
-        }
-        if !self.is_free(external, now) {
-            return illegal("used or resting");
-        }
-        if pool.is_range(port) && Some(block) != own {
-            return illegal("in the range of another subscriber");
-        }
-        if own.is_some_and(|own| own.0 != address) {
-            return illegal("not the address of its range");
-        }
-        if own.is_some_and(|own| block != own && !kept && free_in(&own) > 0) {
-            return illegal("overflow, and its own range has free ports");
-        }
-        if !blocks.contains(&block) && Some(block) != own {
-            if self.blocks.contains_key(&block) {
-                return illegal("in a block of another subscriber");
-            }
-            if room || lent == most_blocks {
-                return illegal("a further block was not called for");
-            }
-        } else if kept {
-            return illegal("a port that is kept for lifelines");
-        }
-        let bucket = Bucket::full(&limits, now);
-        let fresh = Subscriber { address, blocks: BTreeSet::new(), bucket };
-        self.subscribers.entry(key.1).or_insert(fresh).blocks.insert(block);
-        self.blocks.insert(block, key.1);
-        self.resting.remove(&external);
-        self.external.insert(external, key);
-        let mapping = Mapping {
-            external,
-            worker: seen.worker,
-            filtering: pool.filtering[match key.0 {
-                TCP => 0,
-                UDP => 1,
-                _ => 2,
-            }],
-            deadline: 0,
-            first: None,
-            further: BTreeMap::new(),
-        };
-        self.mappings.insert(key, mapping);
-        Ok(Ok(()))
-    }
-
-    fn is_free(&self, external: Endpoint, now: Ticks) -> bool {
-        !self.external.contains_key(&external)
-            && self.resting.get(&external).is_none_or(|due| now >= *due)
-    }
-
     /// The owner notices that a mapping has ended: its port rests.
     fn end(&mut self, key: Endpoint, now: Ticks) {
-        let Some(mapping) = self.mappings.remove(&key) else { return };
+        let Some(mut mapping) = self.mappings.remove(&key) else { return };
         let orphans = mapping.further.values().map(|session| (mapping.worker, session.deadline));
         self.orphans.extend(orphans);
         self.external.remove(&mapping.external);
-        let hold = |pool: &Pool| match &pool.own {
+        mapping.forget(true, |_, _| true);
+        let Some(pool) = self.pool_with(mapping.external.1) else { return };
+        let closed = key.0 == TCP && !mapping.unclosed && !pool.hold_closed_tcp;
+        let hold_s = match &pool.own {
             Some(own) if pool.is_range(mapping.external.2) => own.hold_s,
             _ => pool.hold_s,
         };
-        let hold_s = self.pool_with(mapping.external.1).map_or(0, hold);
-        if hold_s > 0 {
-            self.resting.insert(mapping.external, after(now, hold_s));
+        let (due, most) = (after(now, hold_s), pool.max_held);
+        if hold_s == 0 || closed {
+            return;
+        }
+        self.resting.insert(mapping.external, due);
+        // Of those that rest, the one that is due first is free early.
+        let blocks = &self.subscribers[&key.1].blocks;
+        let mut held: Vec<(Ticks, Endpoint)> = Vec::new();
+        for (endpoint, due) in &self.resting {
+            let block = self.block_of(endpoint.1, endpoint.2);
+            if endpoint.0 == key.0 && *due > now && block.is_some_and(|b| blocks.contains(&b)) {
+                held.push((*due, *endpoint));
+            }
+        }
+        if held.len() > most
+            && let Some((_, first)) = held.into_iter().min()
+        {
+            self.resting.remove(&first);
         }
     }
 
     /// Housekeeping has run and the owners have acted.
     pub fn housekeeping(&mut self, now: Ticks) {
         for mapping in self.mappings.values_mut() {
-            mapping.first = mapping.first.filter(|(_, session)| now < session.deadline);
-            mapping.further.retain(|_, session| now < session.deadline);
+            mapping.forget(true, |_, session| now >= session.deadline);
+            mapping.forget(false, |_, session| now >= session.deadline);
         }
         self.orphans.retain(|(_, deadline)| now < *deadline);
         let ended: Vec<Endpoint> =

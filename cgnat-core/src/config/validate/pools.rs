@@ -2,11 +2,12 @@
 
 use std::net::Ipv4Addr;
 
+use super::super::pool_rules::PoolRules;
 use super::super::problem::Report;
 use super::super::read::{Cursor, Fields, Located};
 use super::super::scalar::{self, shown};
 use super::super::{Mode, Overflow, Pool};
-use super::{Range, deterministic, filtering, own_errors, written};
+use super::{Range, deterministic, filtering, own_errors, pool_rules, written};
 
 const MAX_ADDRESSES: u64 = 65_536;
 const MAX_BLOCKS: u64 = 4_194_304;
@@ -29,6 +30,7 @@ pub(super) struct Draft {
     filtering: filtering::Given,
     /// `None`: as `nat44` says.
     mss_clamp: Option<Option<u16>>,
+    rules: PoolRules,
     /// Of a deterministic pool, if it is right.
     pub(super) ports_per_subscriber: Option<Located<u64>>,
 }
@@ -56,6 +58,7 @@ impl Draft {
                 self.filtering[protocol].or(default[protocol]).unwrap_or_default()
             }),
             mss_clamp: self.mss_clamp.unwrap_or(mss_clamp),
+            rules: self.rules,
         }
     }
 
@@ -162,12 +165,16 @@ fn pool(report: &mut Report<'_>, name: Located<String>, fields: &Fields<'_>) -> 
         overflow: None,
         filtering: filtering::read(report, fields.get("filtering")),
         mss_clamp: own_errors::mss_clamp(report, fields.get("tcp-mss-clamp")),
+        rules: PoolRules::default(),
         ports_per_subscriber: None,
     };
     let allocation = fields.get("allocation").and_then(|c| c.fields(report));
+    draft.rules = pool_rules::read(report, fields, allocation.as_ref());
+    pool_rules::check_addresses(report, fields, &draft.rules, draft.addresses());
     let mode = allocation.as_ref().and_then(|f| f.get("mode"));
     let mode = mode.map(|c| c.choice(report, &["port-block", "deterministic"], &["per-session"]));
     if let (Some(Some("deterministic")), Some(allocation)) = (mode, &allocation) {
+        pool_rules::refuse(report, fields, allocation);
         deterministic::read(report, allocation, &mut draft, range.is_some());
         return draft;
     }
@@ -182,7 +189,11 @@ fn pool(report: &mut Report<'_>, name: Located<String>, fields: &Fields<'_>) -> 
     if let (Some(size), Some(range)) = (size, range) {
         let at = block_size.map_or_else(|| fields.at().clone(), |c| c.at().clone());
         match check_block_size(size, range) {
-            Ok(()) => draft.block_size = size,
+            Ok(()) => {
+                draft.block_size = size;
+                let geometry = (range, size, draft.max_blocks);
+                pool_rules::check(report, fields, allocation.as_ref(), &draft.rules, geometry);
+            }
             Err((message, hint)) => report.error_with_hint(&at, message, hint),
         }
     }

@@ -1,0 +1,275 @@
+//! New mappings: what the core chose must be legal, what it refused must be unavailable.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cgnat_core::verdict::DropReason::{self, *};
+
+use super::limits::Bucket;
+use super::nat::{Block, Endpoint, Mapping, Nat, Pool, Seen, Subscriber, Ticks};
+use super::wire::{Body, ICMP, Packet, Protocol, TCP, UDP};
+
+/// Which address a new subscriber gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Selection {
+    Random,
+    RoundRobin,
+    LeastUsed,
+    Fill,
+    /// The lowest bits of the subscriber's address.
+    Bits(u32),
+}
+
+/// What a pool asks of ports: to keep them, their parity, their side of 1024.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Choice {
+    pub port: bool,
+    pub parity: bool,
+    pub range: bool,
+}
+
+impl Choice {
+    /// Whether `external` is as good as any, apart from keeping the port.
+    fn is_met(self, protocol: Protocol, internal: u16, external: u16) -> bool {
+        let parity = !self.parity || internal % 2 == external % 2;
+        let range = !self.range || (internal < 1024) == (external < 1024);
+        protocol == ICMP || parity && range
+    }
+}
+
+impl Nat {
+    /// A new mapping, as the core chose it; or the core's refusal, if it is justified.
+    pub fn create(
+        &mut self,
+        key: Endpoint,
+        packet: &Packet,
+        now: Ticks,
+        seen: &Seen,
+    ) -> Result<Result<(), DropReason>, String> {
+        let Some((group, limits)) = self.group_of(key.1) else {
+            return Ok(Err(SourceNotSubscriber));
+        };
+        let pool_number = self.rules.groups[group].2;
+        let port = packet.to().1;
+        match packet.body {
+            Body::Tcp { .. } if !packet.segment().is_some_and(|segment| segment.opens()) => {
+                return Ok(Err(TcpNotSyn));
+            }
+            _ if packet.is_query(false) => return Ok(Err(IcmpNoQuery)),
+            _ => {}
+        }
+        if self.mappings.values().filter(|m| m.worker == seen.worker).count() >= self.rules.mappings
+        {
+            return Ok(Err(MappingTableFull));
+        }
+        let pool = &self.rules.pools[pool_number];
+        let held = self.subscribers.get(&key.1);
+        if held.is_some() {
+            let mappings = self.mappings_of(key.1);
+            let port = limits.admit_port(&mappings, key.0, port);
+            if let Err(reason) = port.and_then(|()| self.admit_session(key.1, true, now)) {
+                return Ok(Err(reason));
+            }
+        }
+        let blocks = held.map(|held| held.blocks.clone()).unwrap_or_default();
+        let free = |block: &Block, wanted: &dyn Fn(u16) -> bool| {
+            let size = pool.piece(block.1).map_or(0, |(_, size)| size);
+            let ports = (0..size).map(|n| block.1 + n);
+            ports.filter(|p| wanted(*p) && self.is_free((key.0, block.0, *p), now)).count()
+        };
+        // Its own range comes first, held or not; it is a block in `limits.blocks`.
+        let own = pool.own.is_some().then(|| self.own[&key.1]);
+        let mut all = blocks.clone();
+        all.extend(own);
+        let all_free: usize = all.iter().map(|block| free(block, &|_| true)).sum();
+        let lent = blocks.iter().filter(|block| Some(**block) != own).count();
+        // The last free ports are for lifelines.
+        let kept = all_free > 0 && all_free <= limits.reserve(key.0, port).1;
+        let will_do = |port: u16| pool.choice.is_met(key.0, key.2, port);
+        let is_same = |port: u16| pool.choice.port && port == key.2;
+        let has = |wanted: &dyn Fn(u16) -> bool| !kept && all.iter().any(|b| free(b, wanted) > 0);
+        let (good_room, same) = (has(&will_do), has(&is_same));
+        let allowed = limits.blocks.map(|most| most - usize::from(own.is_some()));
+        let most_blocks = allowed.map_or(pool.max_blocks, |most| most.min(pool.max_blocks));
+        let limited = most_blocks < pool.max_blocks;
+        // Refusals.
+        let refusal = match seen.reason {
+            Some(SubscriberPorts) => Some(all_free == 0 && lent == most_blocks && !limited),
+            Some(LimitBlocks) => Some(all_free == 0 && lent == most_blocks && limited),
+            Some(ReservedPorts) => Some(kept && (lent == most_blocks || seen.scarce)),
+            Some(AddressExhausted) if held.is_none() => {
+                let full = |address: &u32| self.free_blocks(pool, *address) == 0;
+                let number = match pool.selection {
+                    Selection::Bits(mask) => Some((key.1 & mask) as usize),
+                    _ => None,
+                };
+                Some(number.and_then(|n| pool.addresses.iter().nth(n)).is_some_and(full))
+            }
+            Some(AddressExhausted) => {
+                Some(held.is_some() && all_free == 0 && lent < most_blocks && seen.scarce)
+            }
+            Some(PoolExhausted) => Some(held.is_none() && own.is_none() && seen.scarce),
+            Some(PoolSubscribers) => {
+                let room = |address: &&u32| self.free_blocks(pool, **address) > 0;
+                let full = |address: &u32| self.paired_with(*address) >= pool.max_subscribers;
+                let mut with_room = pool.addresses.iter().filter(room);
+                let number = match pool.selection {
+                    Selection::Bits(mask) => Some((key.1 & mask) as usize),
+                    _ => None,
+                };
+                Some(match number.and_then(|n| pool.addresses.iter().nth(n)) {
+                    Some(address) => held.is_none() && full(address),
+                    None => held.is_none() && with_room.all(full),
+                })
+            }
+            _ => None,
+        };
+        if let Some(justified) = refusal {
+            let reason = seen.reason.ok_or("checked")?;
+            return if justified {
+                Ok(Err(reason))
+            } else {
+                Err(format!("{reason:?} is not justified"))
+            };
+        }
+        // The choice.
+        let (address, port) = seen.choice.ok_or("a mapping was due and none was made")?;
+        let external = (key.0, address, port);
+        let illegal = |why: &str| Err(format!("{key:?} -> {external:?}: {why}"));
+        let Some(block) = self.block_of(address, port) else {
+            return illegal("not in a pool");
+        };
+        if !pool.addresses.contains(&address) {
+            return illegal("of another pool");
+        }
+        if held.is_some_and(|held| held.address != address) {
+            return illegal("not the paired address");
+        }
+        if held.is_none()
+            && own.is_none()
+            && let Err(why) = self.may_pair(pool_number, key.1, address)
+        {
+            return illegal(why);
+        }
+        if !self.is_free(external, now) {
+            return illegal("used or resting");
+        }
+        if pool.is_range(port) && Some(block) != own {
+            return illegal("in the range of another subscriber");
+        }
+        if own.is_some_and(|own| own.0 != address) {
+            return illegal("not the address of its range");
+        }
+        if same && port != key.2 {
+            return illegal("not the internal port, which is free");
+        }
+        if !same && !kept && own.is_some_and(|own| block != own && free(&own, &will_do) > 0) {
+            return illegal("overflow, and its own range has free ports");
+        }
+        if !blocks.contains(&block) && Some(block) != own {
+            if self.blocks.contains_key(&block) {
+                return illegal("in a block of another subscriber");
+            }
+            if good_room || lent == most_blocks {
+                return illegal("a further block was not called for");
+            }
+            if port != key.2 && free(&block, &is_same) > 0 {
+                return illegal("not the internal port, which the new block has");
+            }
+            if !will_do(port) && free(&block, &will_do) > 0 {
+                return illegal("not the best of the new block");
+            }
+        } else if kept {
+            return illegal("a port that is kept for lifelines");
+        } else if !will_do(port) && good_room {
+            return illegal("of the wrong parity or range");
+        }
+        if !will_do(port) && lent < most_blocks {
+            // Better than none, and only if there is no better block.
+            let all = pool.blocks().into_iter();
+            let range_only = Choice { port: false, parity: false, ..pool.choice };
+            let mut better = all.filter(|first| {
+                let is_first_wrong = !range_only.is_met(key.0, key.2, *first);
+                !self.blocks.contains_key(&(address, *first)) && !is_first_wrong
+            });
+            let better = better.next().is_some();
+            let wrong_block = !range_only.is_met(key.0, key.2, port) || blocks.contains(&block);
+            if better && wrong_block && seen.sole {
+                return illegal("there is a better block");
+            }
+            if blocks.contains(&block) && !seen.scarce && !pool.choice.range {
+                return illegal("of the wrong parity");
+            }
+        }
+        if held.is_none() {
+            self.turns.insert(pool_number, address);
+        }
+        let bucket = Bucket::full(&limits, now);
+        let fresh = Subscriber { address, blocks: BTreeSet::new(), bucket };
+        self.subscribers.entry(key.1).or_insert(fresh).blocks.insert(block);
+        self.blocks.insert(block, key.1);
+        self.resting.remove(&external);
+        self.external.insert(external, key);
+        let mapping = Mapping {
+            external,
+            worker: seen.worker,
+            filtering: pool.filtering[match key.0 {
+                TCP => 0,
+                UDP => 1,
+                _ => 2,
+            }],
+            deadline: 0,
+            first: None,
+            further: BTreeMap::new(),
+            unclosed: false,
+        };
+        self.mappings.insert(key, mapping);
+        Ok(Ok(()))
+    }
+
+    /// Blocks of an address that nobody holds.
+    fn free_blocks(&self, pool: &Pool, address: u32) -> usize {
+        let all = pool.blocks().into_iter();
+        all.filter(|first| !self.blocks.contains_key(&(address, *first))).count()
+    }
+
+    fn paired_with(&self, address: u32) -> usize {
+        self.subscribers.values().filter(|other| other.address == address).count()
+    }
+
+    /// Whether a new subscriber may be paired with this address.
+    fn may_pair(
+        &self,
+        pool_number: usize,
+        subscriber: u32,
+        address: u32,
+    ) -> Result<(), &'static str> {
+        let pool = &self.rules.pools[pool_number];
+        let usable = |address: &u32| {
+            self.free_blocks(pool, *address) > 0
+                && self.paired_with(*address) < pool.max_subscribers
+        };
+        let all = || pool.addresses.iter().copied();
+        let last = self.turns.get(&pool_number).copied();
+        let after = |other: &u32| last.is_some_and(|last| *other > last);
+        let mut in_turn = all().filter(after).chain(all());
+        let right = match pool.selection {
+            Selection::Random => usable(&address),
+            Selection::RoundRobin => in_turn.find(usable) == Some(address),
+            Selection::Fill => all().find(usable) == Some(address),
+            Selection::LeastUsed => {
+                let fewest = all().filter(usable).map(|other| self.paired_with(other)).min();
+                usable(&address) && fewest == Some(self.paired_with(address))
+            }
+            Selection::Bits(mask) => all().nth((subscriber & mask) as usize) == Some(address),
+        };
+        if right { Ok(()) } else { Err("not the address that the rule says") }
+    }
+
+    pub fn is_free(&self, external: Endpoint, now: Ticks) -> bool {
+        let excluded =
+            self.pool_with(external.1).is_some_and(|pool| pool.exclude_ports.contains(&external.2));
+        !excluded
+            && !self.external.contains_key(&external)
+            && self.resting.get(&external).is_none_or(|due| now >= *due)
+    }
+}
