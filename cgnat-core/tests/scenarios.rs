@@ -16,6 +16,8 @@ mod errors_of_the_box;
 mod filtering;
 #[path = "scenarios/hairpinning.rs"]
 mod hairpinning;
+#[path = "scenarios/held_syns.rs"]
+mod held_syns;
 #[path = "scenarios/icmp_errors.rs"]
 mod icmp_errors;
 #[path = "scenarios/icmp_queries.rs"]

@@ -94,6 +94,7 @@ pub const KEYS: &[&str] = &[
     "nat44.icmp-errors.refusal",
     "nat44.icmp-errors.per-receiver",
     "nat44.icmp-errors.in-all",
+    "nat44.unsolicited-syn",
     "timeouts",
     "timeouts.tcp",
     "timeouts.tcp.established",

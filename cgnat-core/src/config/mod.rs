@@ -211,6 +211,7 @@ pub struct OwnErrors {
     pub(crate) to_external: bool,
     pub(crate) per_receiver: u32,
     pub(crate) in_all: u32,
+    pub(crate) answers_unsolicited_syns: bool,
 }
 
 /// Idle timeouts, all in seconds.
@@ -538,6 +539,11 @@ impl OwnErrors {
     /// Errors per second, worker and side.
     pub fn in_all(&self) -> u32 {
         self.in_all
+    }
+
+    /// Whether unsolicited SYNs from outside are answered after a while (RFC 5382 REQ-4).
+    pub fn answers_unsolicited_syns(&self) -> bool {
+        self.answers_unsolicited_syns
     }
 }
 

@@ -93,6 +93,7 @@ nat44:
     refusal: admin-prohibited
     per-receiver: 7
     in-all: 70
+  unsolicited-syn: port-unreachable
 timeouts:
   tcp: { established: 3h, opening: 30s, closing: 5m, reset: 6m }
   udp: { default: 2m, 123: 30s, "53": 10s, "5000": 3m }
@@ -143,6 +144,7 @@ fn the_smallest_file_gets_the_defaults_that_are_documented() {
     assert_eq!((errors.per_receiver(), errors.in_all()), (20, 1_000));
     assert_eq!(pool.rules(), &PoolRules::default());
     assert_eq!((pool.rules().max_held(), pool.rules().holds_closed_tcp()), (None, true));
+    assert!(!errors.answers_unsolicited_syns());
     let t = config.timeouts();
     assert_eq!((t.tcp_established_s(), t.tcp_opening_s()), (7440, 240));
     assert_eq!((t.tcp_closing_s(), t.tcp_reset_s(), t.udp_s(), t.icmp_s()), (240, 240, 300, 60));
@@ -190,6 +192,8 @@ fn every_value_of_a_full_file_arrives() {
     assert_eq!(errors.on_refusal(), OnRefusal::AdminProhibited);
     assert!(errors.allowed_to(Side::Internal) && !errors.allowed_to(Side::External));
     assert_eq!((errors.per_receiver(), errors.in_all()), (7, 70));
+    assert!(errors.answers_unsolicited_syns());
+    assert_eq!(config.warnings().len(), 1);
     assert_eq!(config.possible_subscribers(0), 65_536 - 16 - 64);
     let own = &config.pools()[1];
     assert_eq!((own.mode(), own.block_size(), own.hold_s()), (Mode::Deterministic, 2016, 10));

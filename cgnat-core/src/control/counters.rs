@@ -69,6 +69,10 @@ pub struct WorkerCounters {
     pub errors_sent: Counter,
     /// ICMP errors that were not sent: over their rate, switched off, or for want of a buffer.
     pub errors_withheld: Counter,
+    /// Unsolicited SYNs from outside that were held, to be answered later.
+    pub syns_held: Counter,
+    /// Of these, those that were answered with port unreachable.
+    pub syns_answered: Counter,
     /// An ARP sender claimed one of our addresses.
     pub arp_conflicts: Counter,
     /// Packets handed to other workers.
@@ -127,6 +131,8 @@ impl WorkerCounters {
             originated: Counter::default(),
             errors_sent: Counter::default(),
             errors_withheld: Counter::default(),
+            syns_held: Counter::default(),
+            syns_answered: Counter::default(),
             arp_conflicts: Counter::default(),
             handed_off: Counter::default(),
             handed_in: Counter::default(),

@@ -58,6 +58,9 @@ pub const fn fragmentation_needed(next_hop_mtu: u16) -> Kind {
     Kind { icmp_type: 3, code: 4, next_hop_mtu }
 }
 
+/// Port unreachable: a SYN from outside that nobody asked for (RFC 5382 REQ-4).
+pub const PORT_UNREACHABLE: Kind = Kind { icmp_type: 3, code: 3, next_hop_mtu: 0 };
+
 /// Communication administratively prohibited (RFC 5508 REQ-8).
 pub const ADMIN_PROHIBITED: Kind = Kind { icmp_type: 3, code: 13, next_hop_mtu: 0 };
 

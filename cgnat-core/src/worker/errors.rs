@@ -86,7 +86,7 @@ impl<I: PacketIo> Worker<I> {
         let mut station = [0; 6];
         station.copy_from_slice(&packet.bytes()[6..12]);
         let quoted = &packet.bytes()[offset..];
-        if let Some((error, _)) = self.error(kind, port, station, quoted, header) {
+        if let Some((error, _)) = self.error(kind, port, station, quoted, header.source) {
             self.counters.errors_sent.add(1);
             self.originate(port, error);
         }
@@ -108,7 +108,7 @@ impl<I: PacketIo> Worker<I> {
         }
         rewrite::restore_ttl(&mut packet.bytes_mut()[offset..]);
         let quoted = &packet.bytes()[offset..];
-        let Some((error, at)) = self.error(kind, port, [0; 6], quoted, header) else {
+        let Some((error, at)) = self.error(kind, port, [0; 6], quoted, header.source) else {
             return;
         };
         self.counters.errors_sent.add(1);
@@ -123,30 +123,30 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Whether a packet must not cause an error (RFC 1812 section 4.3.2.7).
-    fn is_silent_about(&self, header: &Header, transport: Transport) -> bool {
+    pub(super) fn is_silent_about(&self, header: &Header, transport: Transport) -> bool {
         matches!(transport, Transport::Error(_))
             || self.forwarding.is_own(header.source)
             || self.forwarding.is_broadcast(header.source)
             || self.forwarding.is_broadcast(header.destination)
     }
 
-    /// An error about the packet that begins with `quoted`, for the station `to` at `port`,
-    /// and where its IPv4 header is. `None` if it may not be sent.
-    fn error(
+    /// An error about the packet that begins with `quoted`, for its source `receiver` and the
+    /// station `to` at `port`, and where its IPv4 header is. `None` if it may not be sent.
+    pub(super) fn error(
         &mut self,
         kind: Kind,
         port: usize,
         to: Mac,
         quoted: &[u8],
-        header: &Header,
+        receiver: u32,
     ) -> Option<(I::Packet, usize)> {
         let kind = self.telling.as_configured(kind)?;
         let info = &self.forwarding.ports()[port];
-        let from = info.address_towards(header.source)?;
+        let from = info.address_towards(receiver)?;
         let second = self.now.tick().0 / TICKS_PER_SECOND;
         let link = ethernet::header_len(info.vlan);
         let length = link + icmp_error::length_about(quoted);
-        let made = match self.telling.allows(info.side, header.source, second) {
+        let made = match self.telling.allows(info.side, receiver, second) {
             true => self.io.allocate().and_then(|mut error| error.fill(length).then_some(error)),
             false => None,
         };

@@ -109,7 +109,10 @@ impl<I: PacketIo> Worker<I> {
         }
         let now = self.now.tick();
         match self.shard.outbound(&mut packet.bytes_mut()[offset..], header, transport, now) {
-            Verdict::ForwardExternal => self.egress(Side::External, packet, offset),
+            Verdict::ForwardExternal => {
+                self.let_out(&packet, offset, header, transport);
+                self.egress(Side::External, packet, offset);
+            }
             Verdict::Hairpin => {
                 self.counters.hairpinned.add(1);
                 self.hairpin(port, packet, offset);
@@ -194,7 +197,10 @@ impl<I: PacketIo> Worker<I> {
         let hairpinned = kind == Kind::Hairpin;
         let bytes = &mut packet.bytes_mut()[offset..];
         match self.shard.inbound(bytes, header, transport, hairpinned, now) {
-            Verdict::ForwardInternal => self.egress(Side::Internal, packet, offset),
+            Verdict::ForwardInternal => {
+                self.let_in(header, transport);
+                self.egress(Side::Internal, packet, offset);
+            }
             Verdict::Drop(reason) => {
                 let about = (header, transport);
                 match hairpinned {
@@ -207,6 +213,7 @@ impl<I: PacketIo> Worker<I> {
                         if let Some(kind) = told_outside(reason) {
                             self.tell(kind, port, &packet, offset, about);
                         }
+                        self.hold_syn(reason, port, &packet, offset, about);
                     }
                 }
                 self.refuse(port, packet, reason);

@@ -4,7 +4,7 @@
 //! housekeeping and other workers sent, receives a burst from each port, and sends the
 //! results. Files: `ingress` (what arrived?), `exchange` (other workers and housekeeping),
 //! `egress` (next hop, link header, transmission), `mtu` (what is too big for a port), `parking` (packets that wait), `arp`, `errors` (ICMP
-//! errors of the box itself).
+//! errors of the box itself), `held_syns` (those that are answered late).
 //!
 //! Always true:
 //! 1. a poll is bounded: one burst per port and ring, a fixed number of commands;
@@ -19,6 +19,7 @@ mod errors;
 mod exchange;
 pub mod forwarding;
 pub mod handoff;
+mod held_syns;
 mod ingress;
 pub mod io;
 mod mtu;
@@ -41,6 +42,7 @@ use crate::verdict::DropReason;
 
 use errors::Telling;
 use forwarding::Forwarding;
+use held_syns::HeldSyns;
 use io::{Burst, PacketBuf, PacketIo};
 use parking::Parking;
 use steering::Steering;
@@ -108,6 +110,7 @@ pub struct Worker<I: PacketIo> {
     hand_off: Vec<Burst<I::Packet>>,
     parking: Parking<I::Packet>,
     telling: Telling,
+    held_syns: HeldSyns,
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -125,6 +128,7 @@ impl<I: PacketIo> Worker<I> {
             time,
             own_errors,
         } = parts;
+        let held_syns = HeldSyns::new(own_errors.answers_unsolicited_syns(), shard.key);
         let bursts = |count: usize| (0..count).map(|_| Burst::new()).collect();
         Self {
             id: shard.id(),
@@ -147,6 +151,7 @@ impl<I: PacketIo> Worker<I> {
             receive: Burst::new(),
             parking: Parking::new(),
             telling: Telling::new(own_errors),
+            held_syns,
         }
     }
 
@@ -170,6 +175,7 @@ impl<I: PacketIo> Worker<I> {
         }
         self.flush();
         self.mind_parking();
+        work += self.answer_held_syns();
         self.send_events();
         self.publish(work > 0);
         work

@@ -1,5 +1,5 @@
-//! `nat44.on-refusal`, `nat44.icmp-errors`: what the box itself tells by ICMP; and the clamp of
-//! segment sizes, which spares it telling.
+//! `nat44.on-refusal`, `nat44.icmp-errors`, `nat44.unsolicited-syn`: what the box itself tells
+//! by ICMP; and the clamp of segment sizes, which spares it telling.
 
 use super::super::problem::Report;
 use super::super::read::{Cursor, Fields};
@@ -22,6 +22,7 @@ pub(super) fn read(report: &mut Report<'_>, nat44: Option<&Fields<'_>>) -> OwnEr
         to_external: true,
         per_receiver: 20,
         in_all: 1_000,
+        answers_unsolicited_syns: false,
     };
     let Some(nat44) = nat44 else { return rules };
     let silent = nat44.get("on-refusal").and_then(|c| c.choice(report, &["icmp", "silent"], &[]));
@@ -47,6 +48,13 @@ pub(super) fn read(report: &mut Report<'_>, nat44: Option<&Fields<'_>>) -> OwnEr
     }
     if silent == Some("silent") {
         rules.on_refusal = OnRefusal::Silent;
+    }
+    if let Some(cursor) = nat44.get("unsolicited-syn") {
+        let chosen = cursor.choice(report, &["silent", "port-unreachable"], &[]);
+        rules.answers_unsolicited_syns = chosen == Some("port-unreachable");
+        if rules.answers_unsolicited_syns && !rules.to_external {
+            report.warning(cursor.at(), "without effect: `icmp-errors.to-external` is false");
+        }
     }
     rules
 }
