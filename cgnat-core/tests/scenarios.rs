@@ -4,12 +4,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "scenarios/attacks.rs"]
+mod attacks;
 #[path = "scenarios/blocks.rs"]
 mod blocks;
 #[path = "scenarios/desk.rs"]
 mod desk;
 #[path = "scenarios/deterministic.rs"]
 mod deterministic;
+#[path = "scenarios/dhcp.rs"]
+mod dhcp;
 #[path = "scenarios/errors_of_the_box.rs"]
 mod errors_of_the_box;
 #[path = "scenarios/filtering.rs"]
