@@ -8,6 +8,7 @@ use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::config::Config;
+use crate::refusals::Refusals;
 use crate::space::ExternalSpace;
 use crate::table::identification::Identifications;
 use crate::table::index::{Bucket, buckets_for};
@@ -111,7 +112,7 @@ impl Layout {
             block_bytes,
             heap_bytes: 8 * (per_shard * usize::from(workers) + numbers)
                 + usize::from(workers) * numbers * size_of::<Option<BlockLease>>()
-                + usize::from(workers) * Identifications::bytes(),
+                + usize::from(workers) * (Identifications::bytes() + Refusals::BYTES),
         }
     }
 

@@ -18,6 +18,7 @@ pub mod layout;
 pub mod packet;
 pub mod path;
 pub mod policy;
+pub mod refusals;
 pub mod shard;
 pub mod space;
 pub mod table;

@@ -27,6 +27,7 @@ use crate::layout::ShardMemory;
 use crate::policy::admission::Limits;
 use crate::policy::port_choice::BlockFit;
 use crate::policy::timeouts::Timeouts;
+use crate::refusals::Refusals;
 use crate::space::{AddressUse, ExternalSpace};
 use crate::table::due::DueArray;
 use crate::table::free_blocks::FreeBlocks;
@@ -136,6 +137,8 @@ pub struct Shard {
     pub(crate) groups: Vec<Group>,
     /// By group of the configuration.
     pub(crate) limits: Vec<Limits>,
+    /// What was refused lately.
+    pub(crate) refusals: Refusals,
     pub(crate) timeouts: Timeouts,
     pub(crate) hairpinning: bool,
     pub(crate) inbound_refresh: bool,
@@ -211,6 +214,7 @@ impl Shard {
             id,
             groups: groups.collect(),
             limits: config.groups().iter().map(|group| Limits::new(group.limits())).collect(),
+            refusals: Refusals::default(),
             timeouts: Timeouts::new(config.timeouts()),
             hairpinning: config.hairpinning(),
             inbound_refresh: config.inbound_refresh(),
@@ -374,6 +378,11 @@ impl Shard {
             let key = mapping.key();
             (key.protocol, key.internal, mapping.external())
         })
+    }
+
+    /// What subscribers were refused lately.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Every block in use as (subscriber address, external address, first port, last port).

@@ -8,6 +8,7 @@
 pub mod instance;
 pub mod io;
 pub mod plan;
+mod refused;
 pub mod replay;
 pub mod report;
 mod say;

@@ -13,6 +13,8 @@ use cgnat_core::time::Tick;
 use cgnat_core::verdict::DropReason;
 use serde_json::{Map, Value, json};
 
+use super::refused::Refused;
+
 /// Mappings and blocks that the text lists; JSON has more.
 const LISTED: usize = 20;
 
@@ -62,6 +64,7 @@ pub struct Report {
     census: Option<PortCensus>,
     mapping_list: Vec<(Protocol, InternalEndpoint, ExternalEndpoint)>,
     block_list: Vec<(Ipv4Addr, Ipv4Addr, u16, u16)>,
+    refused: Refused,
     outputs: Vec<String>,
 }
 
@@ -115,6 +118,7 @@ impl Report {
             census: None,
             mapping_list: Vec::new(),
             block_list: Vec::new(),
+            refused: Refused::default(),
             outputs: Vec::new(),
         }
     }
@@ -126,6 +130,7 @@ impl Report {
             census += shard.port_census(now);
             self.mapping_list.extend(shard.mapping_list().take(LISTED_JSON));
             self.block_list.extend(shard.block_list().take(LISTED_JSON));
+            self.refused.add(shard, now);
         }
         self.mapping_list.sort_unstable_by_key(|(protocol, internal, _)| (*internal, *protocol));
         self.block_list.sort_unstable();
@@ -262,6 +267,7 @@ impl Report {
         for (reason, count) in self.drops.iter().filter(|(_, count)| *count > 0) {
             writeln!(out, "  {:<24} {count:>12}  {}", reason.name(), reason.sentence())?;
         }
+        self.refused.write_text(out, LISTED)?;
         if self.stale_requests > 0 {
             writeln!(out, "Requests of housekeeping refused as stale: {}", self.stale_requests)?;
         }
@@ -385,6 +391,7 @@ impl Report {
                 "total": census.total(),
             },
             "ownership": { "violations": violations, "stale_requests": self.stale_requests },
+            "refusals": self.refused.json(),
             "workers": workers,
         })
     }

@@ -7,6 +7,7 @@
 //! - `inbound`: from the Internet or, hairpinned, from another subscriber;
 //! - `icmp_error`: an error about a flow, either way; changes no table;
 //! - `mss`: the segment size that a SYN offers;
+//! - `refusal`: remembering what a subscriber was refused;
 //! - `session`: finding, opening and ending the sessions of a mapping, and its filtering;
 //! - `limits`: what one subscriber may take, asked and counted;
 //! - `tcp`: what a TCP packet does to the session it belongs to;
@@ -21,6 +22,7 @@ mod mss;
 mod outbound;
 mod pairing;
 mod ports;
+mod refusal;
 mod session;
 mod tcp;
 

@@ -51,7 +51,7 @@ impl Shard {
             }
             Some(slot) if !self.mappings[slot].is_expired(now) => {
                 if let Err(reason) = self.note_outbound(slot, transport, remote, now) {
-                    return Verdict::Drop(reason);
+                    return Verdict::Drop(self.refused(reason, key, destination, now));
                 }
                 slot
             }
@@ -61,6 +61,9 @@ impl Shard {
                 }
                 match self.first_packet(key, hash, transport, remote, now) {
                     Ok(slot) => slot,
+                    Err(Verdict::Drop(reason)) => {
+                        return Verdict::Drop(self.refused(reason, key, destination, now));
+                    }
                     Err(verdict) => return verdict,
                 }
             }

@@ -77,6 +77,21 @@ impl Limits {
         self.blocks
     }
 
+    /// The limit of ports that holds for `protocol`: its own, or that of all together.
+    pub fn ports(&self, protocol: usize) -> u32 {
+        self.ports.min(self.ports_by_protocol[protocol])
+    }
+
+    /// Sessions of one subscriber.
+    pub fn sessions(&self) -> u32 {
+        self.sessions
+    }
+
+    /// Ports for lifelines.
+    pub fn reserved(&self) -> u32 {
+        self.reserved
+    }
+
     /// The rate of new sessions.
     pub fn rate(&self) -> Option<Rate> {
         self.rate
@@ -152,6 +167,11 @@ pub struct Rate {
 impl Rate {
     /// Units of one token: ticks of a second.
     pub const TOKEN: u32 = 10;
+
+    /// Tokens per second.
+    pub fn per_second(self) -> u32 {
+        self.rate
+    }
 
     /// Units of a full bucket; a new subscriber has one.
     pub fn full(self) -> u32 {

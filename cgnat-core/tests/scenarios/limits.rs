@@ -1,6 +1,7 @@
 //! Limits of one subscriber (RFC 6888 REQ-4, REQ-5, REQ-11): the next one is refused under its
 //! own reason and told so, what exists goes on, others notice nothing.
 
+use cgnat_core::endpoint::Protocol;
 use cgnat_core::verdict::DropReason::{self, *};
 
 use crate::desk::*;
@@ -401,4 +402,58 @@ fn a_deterministic_range_has_limits_and_lifelines_too() {
     let mut desk = Desk::new(&limited(&yaml, &format!("{{ {LIFELINES} }}")));
     use_up(&mut desk, 1..=140, ReservedPorts);
     lifelines_work(&mut desk, SubscriberPorts);
+}
+
+/// What is remembered of a subscriber: reason, protocol, destination port, limit, how often.
+fn remembered(desk: &Desk, host: &str) -> Vec<(DropReason, Protocol, u16, u32, u32)> {
+    let shards = desk.lab.workers.iter().map(|worker| worker.shard());
+    let lists = shards.flat_map(|shard| shard.refusals().iter().collect::<Vec<_>>());
+    let list = lists.filter(|(of, _)| of.to_string() == host).flat_map(|(_, list)| list);
+    list.map(|r| (r.reason, r.protocol, r.destination_port, r.limit, r.count)).collect()
+}
+
+#[test]
+fn the_last_refusals_of_each_subscriber_are_remembered_with_their_limits() {
+    let yaml = limited(&plain(), "{ ports: { udp: 2 }, sessions: 5 }");
+    let mut desk = Desk::with(&yaml, 2, 1);
+    for port in 1..=2 {
+        desk.goes_out(&udp((HOST, port), server(80)));
+    }
+    for port in 3..=12 {
+        desk.refused(INTERNAL, &udp((HOST, port), server(53)), LimitPorts);
+    }
+    desk.goes_out(&tcp((HOST, 1), server(80), SYN));
+    desk.goes_out(&tcp((HOST, 1), server(81), SYN));
+    desk.goes_out(&tcp((HOST, 1), server(82), SYN));
+    desk.refused(INTERNAL, &tcp((HOST, 1), server(83), SYN), LimitSessions);
+    desk.refused(INTERNAL, &tcp((HOST, 2), server(443), SYN), LimitSessions);
+    let mut expected = vec![
+        (LimitPorts, Protocol::Udp, 53, 2, 10),
+        (LimitSessions, Protocol::Tcp, 83, 5, 1),
+        (LimitSessions, Protocol::Tcp, 443, 5, 1),
+    ];
+    assert_eq!(remembered(&desk, HOST), expected);
+    // More than a second later it is another one, and after 32 the oldest is gone.
+    desk.lab.advance(1_200);
+    for n in 0..31 {
+        desk.refused(INTERNAL, &udp((HOST, 3), server(1000 + n)), LimitPorts);
+        expected.push((LimitPorts, Protocol::Udp, 1000 + n, 2, 1));
+    }
+    assert_eq!(remembered(&desk, HOST), expected[2..]);
+    // What is no refusal of a limit or for want of room is not remembered, nor what strangers do.
+    desk.refused(INTERNAL, &tcp((OTHER, 1), server(80), ACK), TcpNotSyn);
+    assert!(remembered(&desk, OTHER).is_empty());
+}
+
+#[test]
+fn who_never_got_a_port_is_remembered_too() {
+    let mut desk = Desk::new(&one_address(1, 1));
+    desk.goes_out(&udp((OTHER, 1), server(80)));
+    for _ in 0..3 {
+        desk.refused(INTERNAL, &udp((HOST, 1), server(53)), PoolExhausted);
+    }
+    desk.refused(INTERNAL, &echo(true, HOST, ip(SERVER), 77), PoolExhausted);
+    let expected =
+        [(PoolExhausted, Protocol::Udp, 53, 1, 3), (PoolExhausted, Protocol::Icmp, 77, 1, 1)];
+    assert_eq!(remembered(&desk, HOST), expected);
 }

@@ -1,0 +1,50 @@
+//! A new flow of a subscriber was refused: remembered with the number that stood in the way.
+
+use crate::endpoint::{FlowKey, Protocol};
+use crate::shard::Shard;
+use crate::time::Tick;
+use crate::verdict::DropReason;
+
+impl Shard {
+    /// Remembers why a subscriber's packet is dropped, if it is a refusal, and returns the
+    /// reason. What strangers are refused is not a matter of the subscriber.
+    #[cold]
+    pub(super) fn refused(
+        &mut self,
+        reason: DropReason,
+        key: FlowKey,
+        destination_port: u16,
+        now: Tick,
+    ) -> DropReason {
+        if reason.is_refusal() {
+            let address = key.internal.address.0;
+            let limit = self.limit_behind(reason, address, key.protocol);
+            let hash = self.key.hash(u64::from(address));
+            self.refusals.note(address, hash, (reason, key.protocol, destination_port), limit, now);
+        }
+        reason
+    }
+
+    /// A limit of the group where that was met, else the size of what is full.
+    fn limit_behind(&self, reason: DropReason, address: u32, protocol: Protocol) -> u32 {
+        let Some(group) = self.group_of(address) else {
+            return 0;
+        };
+        let limits = &self.limits[usize::from(group.limits)];
+        let pool = &self.space.pools()[usize::from(group.pool)];
+        match reason {
+            DropReason::LimitPorts => limits.ports(protocol as usize),
+            DropReason::LimitSessions => limits.sessions(),
+            DropReason::LimitSessionRate => limits.rate().map_or(0, |rate| rate.per_second()),
+            DropReason::LimitBlocks => u32::from(limits.blocks()),
+            DropReason::ReservedPorts => limits.reserved(),
+            DropReason::SubscriberPorts => u32::from(pool.max_blocks),
+            DropReason::AddressExhausted => pool.dynamic_per_address(),
+            DropReason::PoolExhausted => pool.dynamic_per_address() * pool.addresses.len() as u32,
+            DropReason::MappingTableFull => self.mappings.capacity(),
+            DropReason::SessionTableFull => self.sessions.capacity(),
+            DropReason::SubscriberTableFull => self.subscribers.capacity(),
+            _ => 0,
+        }
+    }
+}

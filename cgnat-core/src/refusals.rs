@@ -1,0 +1,194 @@
+//! What subscribers were refused lately: the last [`PER_SUBSCRIBER`] refusals of each, for the
+//! operator who asks why something does not work.
+//!
+//! Each shard has its own, for as many as [`SUBSCRIBERS`] subscribers, with state or without:
+//! one that never got a port is remembered too. It is a memory and not a record of events:
+//! when there is no room, the subscriber that was refused nothing for the longest time, among
+//! the [`WAYS`] that share a place, is forgotten and counted. The same refusal again within a
+//! second is counted in the last one. Nothing allocates after the start.
+
+use std::net::Ipv4Addr;
+
+use arrayvec::ArrayVec;
+
+use crate::endpoint::Protocol;
+use crate::time::{TICKS_PER_SECOND, Tick};
+use crate::verdict::DropReason;
+
+/// Refusals of one subscriber that are remembered.
+pub const PER_SUBSCRIBER: usize = 32;
+
+/// Subscribers that one shard remembers.
+pub const SUBSCRIBERS: usize = 2048;
+
+/// Subscribers that share a place.
+const WAYS: usize = 8;
+
+const _: () = assert!(SUBSCRIBERS.is_multiple_of(WAYS));
+
+/// One refusal, or the same one several times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub reason: DropReason,
+    /// Of the packet.
+    pub protocol: Protocol,
+    /// Of the packet; for ICMP the query identifier.
+    pub destination_port: u16,
+    /// The number that stood in the way: a limit of the group, or the size of what was full.
+    pub limit: u32,
+    /// When it happened first and last.
+    pub first: Tick,
+    /// See `first`.
+    pub last: Tick,
+    /// How often.
+    pub count: u32,
+}
+
+/// Refusals of one subscriber, oldest first.
+#[derive(Default)]
+struct Log {
+    address: u32,
+    entries: ArrayVec<Refusal, PER_SUBSCRIBER>,
+}
+
+impl Log {
+    fn last(&self) -> Option<Tick> {
+        self.entries.last().map(|refusal| refusal.last)
+    }
+
+    fn note(&mut self, refusal: Refusal) {
+        if let Some(last) = self.entries.last_mut() {
+            let same = (last.reason, last.protocol, last.destination_port, last.limit)
+                == (refusal.reason, refusal.protocol, refusal.destination_port, refusal.limit);
+            if same && refusal.first.0.wrapping_sub(last.last.0) <= TICKS_PER_SECOND {
+                last.last = refusal.last;
+                last.count = last.count.saturating_add(1);
+                return;
+            }
+        }
+        if self.entries.is_full() {
+            self.entries.remove(0);
+        }
+        self.entries.push(refusal);
+    }
+}
+
+/// The memory of one shard.
+pub struct Refusals {
+    logs: Vec<Log>,
+    forgotten: u64,
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self { logs: (0..SUBSCRIBERS).map(|_| Log::default()).collect(), forgotten: 0 }
+    }
+}
+
+impl Refusals {
+    /// Bytes of one.
+    pub const BYTES: usize = SUBSCRIBERS * size_of::<Log>();
+
+    /// Remembers that the subscriber with `address`, whose keyed hash is `hash`, was refused a
+    /// flow: reason, protocol and destination port; and the number that stood in the way.
+    pub fn note(
+        &mut self,
+        address: u32,
+        hash: u64,
+        (reason, protocol, destination_port): (DropReason, Protocol, u16),
+        limit: u32,
+        now: Tick,
+    ) {
+        let count = 1;
+        let (first, last) = (now, now);
+        self.keep(
+            address,
+            hash,
+            Refusal { reason, protocol, destination_port, limit, first, last, count },
+        );
+    }
+
+    fn keep(&mut self, address: u32, hash: u64, refusal: Refusal) {
+        let place = (hash >> 32) as usize % (SUBSCRIBERS / WAYS) * WAYS;
+        let ways = &mut self.logs[place..place + WAYS];
+        let known = ways.iter().position(|log| log.address == address && log.last().is_some());
+        let way = known.unwrap_or_else(|| {
+            let age = |log: &Log| {
+                log.last().map_or(u32::MAX, |last| refusal.first.0.wrapping_sub(last.0))
+            };
+            (0..WAYS).max_by_key(|way| age(&ways[*way])).unwrap_or(0)
+        });
+        let log = &mut ways[way];
+        if known.is_none() {
+            self.forgotten += u64::from(log.last().is_some());
+            log.entries.clear();
+            log.address = address;
+        }
+        log.note(refusal);
+    }
+
+    /// Each remembered subscriber with its refusals, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = (Ipv4Addr, &[Refusal])> {
+        let used = self.logs.iter().filter(|log| !log.entries.is_empty());
+        used.map(|log| (Ipv4Addr::from(log.address), log.entries.as_slice()))
+    }
+
+    /// Subscribers that were forgotten for others.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(port: u16, tick: u32) -> Refusal {
+        Refusal {
+            reason: DropReason::LimitPorts,
+            protocol: Protocol::Udp,
+            destination_port: port,
+            limit: 5,
+            first: Tick(tick),
+            last: Tick(tick),
+            count: 1,
+        }
+    }
+
+    fn of(memory: &Refusals, address: u32) -> Vec<Refusal> {
+        let mut logs = memory.iter().filter(|(of, _)| *of == Ipv4Addr::from(address));
+        logs.next().map_or(Vec::new(), |(_, list)| list.to_vec())
+    }
+
+    #[test]
+    fn the_last_32_are_kept_and_the_same_within_a_second_is_one() {
+        let mut memory = Refusals::default();
+        for port in 1..=40 {
+            memory.keep(7, 0, refusal(port, u32::MAX - 3));
+        }
+        let ports: Vec<u16> = of(&memory, 7).iter().map(|r| r.destination_port).collect();
+        assert_eq!(ports, (9..=40).collect::<Vec<_>>());
+        // Across the wrap of the clock: 6, 10 and 11 ticks later.
+        for tick in [2, 12, 23] {
+            memory.keep(7, 0, refusal(40, tick));
+        }
+        let list = of(&memory, 7);
+        assert_eq!((list.len(), list[30].count, list[30].last), (32, 3, Tick(12)));
+        assert_eq!(list[31], refusal(40, 23));
+    }
+
+    #[test]
+    fn a_ninth_of_one_place_takes_that_of_who_was_refused_least_recently() {
+        let mut memory = Refusals::default();
+        for address in 0..8 {
+            memory.keep(address, 0, refusal(1, 100 + address));
+        }
+        memory.keep(0, 0, refusal(2, 200));
+        assert_eq!(memory.forgotten(), 0);
+        memory.keep(8, 0, refusal(3, 201));
+        assert_eq!((memory.forgotten(), memory.iter().count()), (1, 8));
+        assert!(of(&memory, 1).is_empty());
+        assert_eq!((of(&memory, 0).len(), of(&memory, 8).len()), (2, 1));
+    }
+}
