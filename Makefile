@@ -15,6 +15,9 @@ DEMO := target/demo
 # Seconds of the hairpin test of `make hairpin` and `make soak`.
 HAIRPIN_SECONDS ?= $(or $(CGNAT_HAIRPIN_SECONDS),60)
 SOAK_SECONDS ?= 3600
+# Random events of `make soak` in each of its worlds, of which there are more than ten, and their seed.
+SOAK_EVENTS ?= 1000000
+SOAK_SEED ?= $(shell date +%s)
 # Seconds that `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 60
 # Coverage for libFuzzer, with a stable compiler.
@@ -144,7 +147,9 @@ hairpin: need-root deps-test build ## hairpinning between workers while mappings
 	@export CGNAT_HAIRPIN_SECONDS=$(HAIRPIN_SECONDS); \
 	$(call run-tests,hairpin.log,some,hairpin -- --nocapture)
 
-soak: ## `make hairpin` for an hour; SOAK_SECONDS says otherwise (root)
+soak: need-root ## ten million random events against the specification, then `make hairpin` for an hour (root)
+	CGNAT_EVENTS=$(SOAK_EVENTS) CGNAT_SEED=$(SOAK_SEED) CGNAT_FUZZ=2000000 \
+		$(CARGO) test $(LOCKED) --release -p cgnat-core --test specification --test fuzz -- --nocapture agree mutations
 	@$(MAKE) hairpin HAIRPIN_SECONDS=$(SOAK_SECONDS)
 
 fuzz: deps ## look for inputs that break a parser or the NAT, 60 s for each target
