@@ -116,6 +116,7 @@ pub fn assemble(
                 commands,
                 events,
                 counters,
+                fragments: layout.fragments,
                 time,
                 own_errors: *config.own_errors(),
             },

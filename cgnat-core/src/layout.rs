@@ -16,6 +16,7 @@ use crate::table::mapping::Mapping;
 use crate::table::port_block::{BlockLease, BlockRecord, slots_for, words_for};
 use crate::table::session::Session;
 use crate::table::subscriber::Subscriber;
+use crate::worker::fragments::FragmentLimits;
 
 /// With several workers each shard has this much more room than its even share, percent:
 /// subscribers spread by a hash, not evenly.
@@ -37,6 +38,8 @@ pub struct Layout {
     pub subscribers_per_shard: u32,
     /// Port blocks of all pools, ranges of deterministic pools among them.
     pub blocks: u32,
+    /// Bounds on fragments of one worker.
+    pub fragments: FragmentLimits,
     /// Ports of all pools, counted once per protocol space.
     pub port_slots: u64,
     /// Bytes that one shard needs in provided memory.
@@ -98,6 +101,12 @@ impl Layout {
                 port_slots += slots_for(size) as u64;
             }
         }
+        let bounds = config.fragments();
+        let fragments = FragmentLimits {
+            datagrams: bounds.max_datagrams.div_ceil(u32::from(workers)),
+            pending: bounds.max_pending.div_ceil(u32::from(workers)),
+            timeout_ms: u64::from(bounds.timeout_s) * 1000,
+        };
         let per_shard = mappings as usize + sessions as usize;
         // Shared arrays have a place for each number.
         let numbers = space.blocks() as usize;
@@ -112,7 +121,9 @@ impl Layout {
             block_bytes,
             heap_bytes: 8 * (per_shard * usize::from(workers) + numbers)
                 + usize::from(workers) * numbers * size_of::<Option<BlockLease>>()
-                + usize::from(workers) * (Identifications::bytes() + Refusals::BYTES),
+                + usize::from(workers)
+                    * (Identifications::bytes() + Refusals::BYTES + fragments.bytes()),
+            fragments,
         }
     }
 

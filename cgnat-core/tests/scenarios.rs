@@ -18,6 +18,10 @@ mod dhcp;
 mod errors_of_the_box;
 #[path = "scenarios/filtering.rs"]
 mod filtering;
+#[path = "scenarios/fragment_floods.rs"]
+mod fragment_floods;
+#[path = "scenarios/fragments.rs"]
+mod fragments;
 #[path = "scenarios/hairpinning.rs"]
 mod hairpinning;
 #[path = "scenarios/held_syns.rs"]

@@ -11,6 +11,8 @@ mod create;
 mod drive;
 #[path = "specification/events.rs"]
 mod events;
+#[path = "specification/fragments.rs"]
+mod fragments;
 #[path = "scenarios/leaks.rs"]
 mod leaks;
 #[path = "specification/limits.rs"]
@@ -218,6 +220,7 @@ fn agree(name: &str, world: &World, seed: u64) {
     println!("{name}: seed {seed}, {events} events in {spent:?}, {} frames", driver.sent);
     println!("  drops: {:?}", driver.reasons);
     assert!(driver.sent > events / 5, "too few packets got through to prove anything");
+    assert!(driver.datagrams > events / 500, "{} datagrams in fragments", driver.datagrams);
 }
 
 #[test]

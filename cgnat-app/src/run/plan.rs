@@ -69,7 +69,8 @@ impl Plan {
         };
         let control_cpus = if control.is_empty() { usable.clone() } else { control.to_vec() };
         let layout = Layout::new(config, worker_cpus.len() as u16);
-        let buffers = buffers(config.ports().len(), worker_cpus.len());
+        let waiting = layout.fragments.pending as usize * worker_cpus.len();
+        let buffers = buffers(config.ports().len(), worker_cpus.len()) + waiting as u32;
         let buffer = if huge_pages { BUFFER.0 } else { BUFFER.1 };
         let needed = layout.provided_bytes() as u64 + u64::from(buffers) * buffer + OVERHEAD;
         let allowed = config.system().memory_bytes();

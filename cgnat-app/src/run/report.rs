@@ -44,6 +44,8 @@ pub struct Report {
     syns_answered: u64,
     arp_conflicts: u64,
     parked: u64,
+    fragments_waiting: u64,
+    fragmented_datagrams: u64,
     mappings: [u64; Protocol::COUNT],
     mappings_created: u64,
     sessions: u64,
@@ -95,6 +97,8 @@ impl Report {
             syns_answered: sum(&|c| c.syns_answered.value()),
             arp_conflicts: sum(&|c| c.arp_conflicts.value()),
             parked: sum(&|c| c.parked.value()),
+            fragments_waiting: sum(&|c| c.fragments_waiting.value()),
+            fragmented_datagrams: sum(&|c| c.fragmented_datagrams.value()),
             mappings: std::array::from_fn(|p| sum(&|c| c.mappings[p].value())),
             mappings_created: sum(&|c| c.mappings_created.value()),
             sessions: sum(&|c| c.sessions.value()),
@@ -153,7 +157,8 @@ impl Report {
     fn balance(&self) -> (u64, u64) {
         let received: u64 = self.ports.iter().map(|port| port.rx_packets).sum();
         let sent: u64 = self.ports.iter().map(|port| port.tx_packets).sum();
-        let ended = sent + self.dropped() + self.arp_received + self.echo_answered + self.parked;
+        let waiting = self.parked + self.fragments_waiting;
+        let ended = sent + self.dropped() + self.arp_received + self.echo_answered + waiting;
         (received + self.originated, ended)
     }
 
@@ -359,6 +364,8 @@ impl Report {
             "hairpinned": self.hairpinned,
             "fragments": {
                 "fragmented": self.fragmented,
+                "datagrams": self.fragmented_datagrams,
+                "waiting": self.fragments_waiting,
                 "identification_repeats": self.identification_repeats,
             },
             "parked": self.parked,

@@ -46,8 +46,26 @@ pub struct Config {
     pub(crate) hairpinning: bool,
     pub(crate) inbound_refresh: bool,
     pub(crate) own_errors: OwnErrors,
+    pub(crate) fragments: Fragments,
     pub(crate) timeouts: Timeouts,
     pub(crate) warnings: Vec<Problem>,
+}
+
+/// `nat44.fragments`: bounds on datagrams that come in fragments, of the whole box.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fragments {
+    /// Fragments that wait for the first of their datagram.
+    pub max_pending: u32,
+    /// Datagrams under way.
+    pub max_datagrams: u32,
+    /// Seconds that a datagram has.
+    pub timeout_s: u32,
+}
+
+impl Default for Fragments {
+    fn default() -> Self {
+        Self { max_pending: 4096, max_datagrams: 16_384, timeout_s: 2 }
+    }
 }
 
 /// `system`: the box as a whole.
@@ -259,6 +277,11 @@ impl Config {
     /// Subscriber groups in the order of the file.
     pub fn groups(&self) -> &[SubscriberGroup] {
         &self.groups
+    }
+
+    /// Bounds on fragments.
+    pub fn fragments(&self) -> Fragments {
+        self.fragments
     }
 
     /// Whether subscribers may reach each other by external endpoints (RFC 4787 REQ-9).

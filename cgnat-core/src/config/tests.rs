@@ -94,6 +94,7 @@ nat44:
     per-receiver: 7
     in-all: 70
   unsolicited-syn: port-unreachable
+  fragments: { max-pending: 100, max-datagrams: 1_000, timeout: 3s }
 timeouts:
   tcp: { established: 3h, opening: 30s, closing: 5m, reset: 6m }
   udp: { default: 2m, 123: 30s, "53": 10s, "5000": 3m }
@@ -136,6 +137,7 @@ fn the_smallest_file_gets_the_defaults_that_are_documented() {
     assert_eq!((pool.block_size(), pool.max_blocks(), pool.hold_s()), (512, 4, 120));
     assert_eq!(pool.blocks_per_address(), 126);
     assert!(config.hairpinning() && !config.inbound_refresh());
+    assert_eq!(config.fragments(), Fragments::default());
     assert_eq!(pool.filtering(), [Filtering::EndpointIndependent; 3]);
     assert_eq!(pool.mss_clamp(), None);
     let errors = config.own_errors();
@@ -174,6 +176,8 @@ fn every_value_of_a_full_file_arrives() {
     assert_eq!(rules.max_subscribers_per_address(), Some(50));
     assert_eq!(config.timeouts().udp_by_port_s(), [(53, 10), (123, 30), (5000, 180)]);
     assert!(!config.hairpinning() && config.inbound_refresh());
+    let fragments = Fragments { max_pending: 100, max_datagrams: 1000, timeout_s: 3 };
+    assert_eq!(config.fragments(), fragments);
     use Filtering::{AddressDependent, EndpointIndependent};
     let filtering = [AddressDependent, EndpointIndependent, AddressDependent];
     assert_eq!(config.pools()[0].filtering(), filtering);

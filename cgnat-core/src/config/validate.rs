@@ -23,7 +23,7 @@ use super::problem::{At, Problems, Report};
 use super::raw::Document;
 use super::read::{Cursor, Fields};
 use super::scalar::shown;
-use super::{Config, keys};
+use super::{Config, Fragments, keys};
 
 /// Reads the whole document.
 ///
@@ -56,7 +56,7 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
     let pools = top.required(report, "pools").map(|c| pools::read(report, c)).unwrap_or_default();
     let groups = top.required(report, "subscribers");
     let groups = groups.map(|c| subscribers::read(report, c, &pools)).unwrap_or_default();
-    let nat44 = nat44(report, nat44_fields);
+    let nat44 = nat44(report, nat44_fields, allows_short_timers);
     let own_errors = own_errors::read(report, nat44_fields);
     let timeouts = timeouts::read(report, top.get("timeouts"), allows_short_timers);
 
@@ -79,6 +79,7 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
         hairpinning: nat44.hairpinning,
         inbound_refresh: nat44.inbound_refresh,
         own_errors,
+        fragments: nat44.fragments,
         timeouts,
         warnings: Vec::new(),
     })
@@ -112,12 +113,18 @@ struct Nat44 {
     filtering: filtering::Given,
     hairpinning: bool,
     inbound_refresh: bool,
+    fragments: Fragments,
 }
 
-fn nat44(report: &mut Report<'_>, fields: Option<&Fields<'_>>) -> Nat44 {
+fn nat44(report: &mut Report<'_>, fields: Option<&Fields<'_>>, allows_short: bool) -> Nat44 {
     const PLANNED: [&str; 2] = ["address-dependent", "address-and-port-dependent"];
     let Some(fields) = fields else {
-        return Nat44 { filtering: [None; 3], hairpinning: true, inbound_refresh: false };
+        return Nat44 {
+            filtering: [None; 3],
+            hairpinning: true,
+            inbound_refresh: false,
+            fragments: Fragments::default(),
+        };
     };
     if let Some(cursor) = fields.get("mapping") {
         cursor.choice(report, &["endpoint-independent"], &PLANNED);
@@ -129,7 +136,29 @@ fn nat44(report: &mut Report<'_>, fields: Option<&Fields<'_>>) -> Nat44 {
             .get("inbound-refresh")
             .and_then(|c| c.flag(report))
             .unwrap_or(false),
+        fragments: fields
+            .get("fragments")
+            .map(|c| fragments(report, c, allows_short))
+            .unwrap_or_default(),
     }
+}
+
+/// `nat44.fragments`.
+fn fragments(report: &mut Report<'_>, cursor: &Cursor<'_>, allows_short: bool) -> Fragments {
+    let mut bounds = Fragments::default();
+    let Some(fields) = cursor.fields(report) else { return bounds };
+    for (key, place) in
+        [("max-pending", &mut bounds.max_pending), ("max-datagrams", &mut bounds.max_datagrams)]
+    {
+        if let Some(number) = fields.get(key).and_then(|c| c.whole(report, 64, 1 << 20)) {
+            *place = number as u32;
+        }
+    }
+    if let Some(cursor) = fields.get("timeout") {
+        let timeout = timeouts::fragments(report, cursor, allows_short);
+        bounds.timeout_s = timeout.unwrap_or(bounds.timeout_s);
+    }
+    bounds
 }
 
 /// Reports a name that was given before, citing its line.

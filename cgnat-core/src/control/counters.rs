@@ -50,7 +50,7 @@ pub struct PortCounters {
 ///
 /// Every frame received by a worker ends as exactly one of: a frame transmitted, a drop
 /// under one reason, a frame answered or consumed (`arp_received`, `echo_answered`), or it
-/// still waits (`parked`). Frames that the box makes itself are in `originated`.
+/// still waits (`parked`, `fragments_waiting`). Frames that the box makes itself are in `originated`.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct WorkerCounters {
@@ -86,6 +86,10 @@ pub struct WorkerCounters {
     pub fragmented: Counter,
     /// Packets waiting for a block or a neighbour now.
     pub parked: Counter,
+    /// Fragments that wait for the first of their datagram now.
+    pub fragments_waiting: Counter,
+    /// Datagrams of which fragments are under way now.
+    pub fragmented_datagrams: Counter,
     /// Proposals of housekeeping that ended something.
     pub ended: Counter,
     /// Mappings by protocol, now.
@@ -139,6 +143,8 @@ impl WorkerCounters {
             hairpinned: Counter::default(),
             fragmented: Counter::default(),
             parked: Counter::default(),
+            fragments_waiting: Counter::default(),
+            fragmented_datagrams: Counter::default(),
             ended: Counter::default(),
             mappings: std::array::from_fn(|_| Counter::default()),
             sessions: Counter::default(),

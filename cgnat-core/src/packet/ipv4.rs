@@ -101,6 +101,14 @@ pub enum Transport {
     },
     /// ICMP error, with the packet that it is about.
     Error(Quote),
+    /// A fragment behind the first, with what the first said; for ICMP both are the query
+    /// identifier.
+    Later {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+    },
 }
 
 impl Transport {
@@ -108,9 +116,22 @@ impl Transport {
     /// query identifier, or the source port of the packet that an error is about.
     pub fn destination_port(self) -> u16 {
         match self {
-            Transport::Tcp { destination, .. } | Transport::Udp { destination, .. } => destination,
+            Transport::Tcp { destination, .. }
+            | Transport::Udp { destination, .. }
+            | Transport::Later { destination, .. } => destination,
             Transport::Query { identifier, .. } => identifier,
             Transport::Error(quote) => quote.source.1,
+        }
+    }
+
+    /// Source and destination port; twice the query identifier. An error has none.
+    pub fn ports(self) -> (u16, u16) {
+        match self {
+            Transport::Tcp { source, destination, .. }
+            | Transport::Udp { source, destination }
+            | Transport::Later { source, destination } => (source, destination),
+            Transport::Query { identifier, .. } => (identifier, identifier),
+            Transport::Error(_) => (0, 0),
         }
     }
 
@@ -146,12 +167,19 @@ pub fn header(packet: &[u8]) -> Result<Header, DropReason> {
 }
 
 /// Reads header and transport of a packet that passed [`header`] and [`transport`] earlier,
-/// here or at another worker; its addresses may have been translated since.
+/// here or at another worker; its addresses may have been translated since. `ports` are those
+/// of the datagram, if this is a fragment behind its first.
 ///
 /// # Errors
 /// If lengths are impossible all the same.
-pub fn reread(packet: &[u8]) -> Result<(Header, Transport), DropReason> {
+pub fn reread(
+    packet: &[u8],
+    (source, destination): (u16, u16),
+) -> Result<(Header, Transport), DropReason> {
     let header = fields(packet)?;
+    if header.offset > 0 {
+        return Ok((header, Transport::Later { source, destination }));
+    }
     let transport = transport(packet, &header)?;
     Ok((header, transport))
 }
@@ -203,24 +231,49 @@ fn is_martian(address: u32) -> bool {
     matches!(address >> 24, 0 | 127 | 224..)
 }
 
-/// Reads the transport header of an unfragmented `packet` whose `header` was checked.
+/// Checks a fragment by itself.
+///
+/// # Errors
+/// If it holds nothing, ends inside a unit of eight bytes without being the last, reaches
+/// beyond the largest datagram, or begins inside a TCP header (RFC 1858, RFC 3128).
+pub fn check_fragment(header: &Header) -> Result<(), DropReason> {
+    let len = header.total_len - header.header_len;
+    if len == 0 || (header.more_fragments && !len.is_multiple_of(8)) {
+        return Err(DropReason::FragmentLength);
+    }
+    if header.header_len + header.offset + len > usize::from(u16::MAX) {
+        return Err(DropReason::FragmentBeyond);
+    }
+    if header.protocol == protocol::TCP && (1..TCP_HEADER).contains(&header.offset) {
+        return Err(DropReason::FragmentTiny);
+    }
+    Ok(())
+}
+
+/// Bytes of a TCP header without options.
+const TCP_HEADER: usize = 20;
+
+/// Reads the transport header of a `packet` whose `header` was checked and that is no fragment
+/// behind the first of its datagram. The first must hold the whole transport header.
 ///
 /// # Errors
 /// A protocol that is not translated, a short header, an impossible length, a port 0.
 pub fn transport(packet: &[u8], header: &Header) -> Result<Transport, DropReason> {
     let segment = &packet[header.header_len..header.total_len];
+    let is_part = header.more_fragments;
+    let truncated = if is_part { DropReason::FragmentTiny } else { DropReason::TransportTruncated };
     match header.protocol {
         protocol::TCP => {
-            let read = tcp::segment(segment).ok_or(DropReason::TransportTruncated)?;
+            let read = tcp::segment(segment).ok_or(truncated)?;
             let (source, destination) = ports(segment)?;
             Ok(Transport::Tcp { source, destination, segment: read })
         }
         protocol::UDP => {
             if segment.len() < 8 {
-                return Err(DropReason::TransportTruncated);
+                return Err(truncated);
             }
             let length = usize::from(u16_at(segment, 4));
-            if length < 8 || length > segment.len() {
+            if length < 8 || (length > segment.len() && !is_part) {
                 return Err(DropReason::TransportTruncated);
             }
             let (source, destination) = ports(segment)?;
@@ -228,7 +281,11 @@ pub fn transport(packet: &[u8], header: &Header) -> Result<Transport, DropReason
         }
         protocol::ICMP => {
             if segment.len() < 8 {
-                return Err(DropReason::TransportTruncated);
+                return Err(truncated);
+            }
+            if icmp_error::is_translated(segment[0]) && is_part {
+                // The quoted packet would be in pieces (RFC 5508 section 4 needs it whole).
+                return Err(DropReason::FragmentError);
             }
             if icmp_error::is_translated(segment[0]) {
                 return icmp_error::parse(packet, header).map(Transport::Error);
@@ -237,7 +294,7 @@ pub fn transport(packet: &[u8], header: &Header) -> Result<Transport, DropReason
                 return Err(untranslated(segment[0]));
             };
             if query == Query::Timestamp && segment.len() < TIMESTAMP_LEN {
-                return Err(DropReason::TransportTruncated);
+                return Err(truncated);
             }
             Ok(Transport::Query { query, request, identifier: u16_at(segment, 4) })
         }

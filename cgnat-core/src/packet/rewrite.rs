@@ -53,6 +53,10 @@ pub fn endpoint(packet: &mut [u8], header: &Header, end: End, new: NewEndpoint) 
     let ip_checksum = new.address_delta.apply(u16_at(packet, 10));
     put_u16(packet, 10, ip_checksum);
 
+    if header.offset > 0 {
+        // The checksum of a datagram is in its first fragment, and covers the addresses once.
+        return;
+    }
     let segment = &mut packet[header.header_len..];
     match header.protocol {
         protocol::TCP => {

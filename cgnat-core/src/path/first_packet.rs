@@ -93,7 +93,9 @@ impl Shard {
                 return self.keep_or_end(slot, noted, now);
             }
             Transport::Udp { destination, .. } => self.timeouts.udp_s(destination),
-            Transport::Query { .. } | Transport::Error(_) => self.timeouts.icmp_s(),
+            Transport::Query { .. } | Transport::Error(_) | Transport::Later { .. } => {
+                self.timeouts.icmp_s()
+            }
         };
         if self.mappings[slot].has_sessions() {
             let noted = self.note_flow(slot, remote, Sender::Internal, timeout_s, now);

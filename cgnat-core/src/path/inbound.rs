@@ -7,6 +7,7 @@
 use crate::endpoint::{ExternalEndpoint, Protocol, RemoteEndpoint};
 use crate::packet::ipv4::{Header, Transport};
 use crate::packet::rewrite::{self, End};
+use crate::path::fragments::protocol_of;
 use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
 use crate::space::Location;
@@ -40,6 +41,10 @@ impl Shard {
                 return Verdict::Drop(DropReason::IcmpNoQuery);
             }
             Transport::Query { identifier, .. } => (Protocol::Icmp, identifier, identifier),
+            Transport::Later { source, destination } => match protocol_of(header) {
+                Ok(protocol) => (protocol, source, destination),
+                Err(reason) => return Verdict::Drop(reason),
+            },
             Transport::Error(_) => unreachable!("errors have their own way"),
         };
         let external = ExternalEndpoint::new(header.destination, destination);
@@ -74,6 +79,7 @@ impl Shard {
             Transport::Tcp { .. } => Protocol::Tcp,
             Transport::Udp { .. } => Protocol::Udp,
             Transport::Query { request: false, .. } => Protocol::Icmp,
+            Transport::Later { .. } => protocol_of(header).ok()?,
             Transport::Query { .. } | Transport::Error(_) => return None,
         };
         let external = ExternalEndpoint::new(header.destination, transport.destination_port());
@@ -93,6 +99,9 @@ impl Shard {
     ) -> Result<(), DropReason> {
         if let Transport::Tcp { segment, .. } = transport {
             return self.note_tcp(slot, remote, &segment, Sender::External, now);
+        }
+        if let Transport::Later { .. } = transport {
+            return self.admit_fragment(slot, remote, now);
         }
         if !self.mappings[slot].has_sessions() && !self.inbound_refresh {
             return Ok(());

@@ -5,6 +5,7 @@
 //! - `pairing`: which external address a new subscriber gets;
 //! - `ports`: which port and which block a new mapping gets, and how a port comes to rest;
 //! - `inbound`: from the Internet or, hairpinned, from another subscriber;
+//! - `fragments`: those behind the first, which bring no ports of their own;
 //! - `icmp_error`: an error about a flow, either way; changes no table;
 //! - `mss`: the segment size that a SYN offers;
 //! - `refusal`: remembering what a subscriber was refused;
@@ -15,6 +16,7 @@
 
 mod ending;
 mod first_packet;
+mod fragments;
 mod icmp_error;
 mod inbound;
 mod limits;

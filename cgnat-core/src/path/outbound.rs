@@ -38,6 +38,7 @@ impl Shard {
             Transport::Query { .. } if hairpin => return Verdict::Drop(DropReason::IcmpNoQuery),
             Transport::Query { identifier, .. } => (Protocol::Icmp, identifier, identifier),
             Transport::Error(_) => unreachable!("errors have their own way"),
+            Transport::Later { .. } => unreachable!("later fragments have their own way"),
         };
         let internal = InternalEndpoint::new(header.source, source);
         let remote = RemoteEndpoint::new(header.destination, destination);
@@ -106,7 +107,9 @@ impl Shard {
                 return self.note_tcp(slot, remote, &segment, Sender::Internal, now);
             }
             Transport::Udp { destination, .. } => self.timeouts.udp_s(destination),
-            Transport::Query { .. } | Transport::Error(_) => self.timeouts.icmp_s(),
+            Transport::Query { .. } | Transport::Error(_) | Transport::Later { .. } => {
+                self.timeouts.icmp_s()
+            }
         };
         if self.mappings[slot].has_sessions() {
             return self.note_flow(slot, remote, Sender::Internal, timeout_s, now);

@@ -308,6 +308,6 @@ impl Shard {
     }
 }
 
-fn any_port(remote: RemoteEndpoint) -> RemoteEndpoint {
+pub(super) fn any_port(remote: RemoteEndpoint) -> RemoteEndpoint {
     RemoteEndpoint { port: 0, ..remote }
 }

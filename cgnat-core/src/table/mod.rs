@@ -6,6 +6,7 @@
 //! after construction. A full table refuses; it never grows, stalls or evicts.
 
 pub mod due;
+pub mod fragment;
 pub mod free_blocks;
 pub mod hash;
 pub mod identification;

@@ -113,7 +113,7 @@ impl<I: PacketIo> Worker<I> {
         };
         self.counters.errors_sent.add(1);
         self.counters.originated.add(1);
-        match ipv4::reread(&error.bytes()[at..]) {
+        match ipv4::reread(&error.bytes()[at..], (0, 0)) {
             // It is an error: should it be dropped too, nobody is told of that.
             Ok((header, transport)) => {
                 self.steer_inward(Way::Hairpin, port, error, at, &header, transport);
@@ -124,7 +124,8 @@ impl<I: PacketIo> Worker<I> {
 
     /// Whether a packet must not cause an error (RFC 1812 section 4.3.2.7).
     pub(super) fn is_silent_about(&self, header: &Header, transport: Transport) -> bool {
-        matches!(transport, Transport::Error(_))
+        // Nor about any fragment but the first.
+        matches!(transport, Transport::Error(_) | Transport::Later { .. })
             || self.forwarding.is_own(header.source)
             || self.forwarding.is_broadcast(header.source)
             || self.forwarding.is_broadcast(header.destination)

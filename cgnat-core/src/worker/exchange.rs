@@ -61,7 +61,15 @@ impl<I: PacketIo> Worker<I> {
         if self.time == TimeSource::Packets {
             self.now = self.now.max(note.at);
         }
-        let (header, transport) = match ipv4::reread(&packet.bytes()[offset..]) {
+        if matches!(note.kind, Kind::Keep | Kind::Outbound) {
+            match ipv4::fields(&packet.bytes()[offset..]) {
+                Ok(header) if header.is_fragment() || note.kind == Kind::Keep => {
+                    return self.fragment_handed(&note, packet, &header);
+                }
+                _ => {}
+            }
+        }
+        let (header, transport) = match ipv4::reread(&packet.bytes()[offset..], note.ports) {
             Ok(parsed) => parsed,
             Err(reason) => return self.refuse(port, packet, reason),
         };
@@ -72,6 +80,19 @@ impl<I: PacketIo> Worker<I> {
             Ok(()) => self.inbound(note.kind, port, packet, offset, &header, transport),
             Err(reason) => self.refuse(port, packet, reason),
         }
+    }
+
+    /// A fragment whose datagram's context is to be kept here.
+    fn fragment_handed(&mut self, note: &Note, packet: I::Packet, header: &Header) {
+        let (port, offset) = (usize::from(note.port), usize::from(note.offset));
+        let inbound = note.kind == Kind::Keep;
+        if !header.is_fragment() || self.keeper_of(inbound, header) != self.id {
+            return self.refuse(port, packet, DropReason::OwnershipViolation);
+        }
+        if let Err(reason) = ipv4::check_fragment(header) {
+            return self.refuse(port, packet, reason);
+        }
+        self.fragment(inbound, port, packet, offset, header);
     }
 
     fn is_mine(&self, note: &Note, header: &Header, by: Transport) -> Result<(), DropReason> {
@@ -151,7 +172,7 @@ impl<I: PacketIo> Worker<I> {
                 return;
             };
             let AwaitsBlock { packet, port, offset, since } = waiting;
-            match ipv4::reread(&packet.bytes()[offset..]) {
+            match ipv4::reread(&packet.bytes()[offset..], (0, 0)) {
                 Ok((header, transport)) => {
                     self.outbound(since, port, packet, offset, &header, transport);
                 }

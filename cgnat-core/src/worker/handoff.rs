@@ -16,6 +16,8 @@ pub enum Kind {
     Inbound,
     /// From a subscriber, source translated: translate the destination.
     Hairpin,
+    /// A fragment from the Internet: keep its datagram's context.
+    Keep,
 }
 
 /// A hand-over note.
@@ -31,6 +33,8 @@ pub struct Note {
     pub to: u16,
     /// Generation of the block's owner, for inbound and hairpinned packets.
     pub generation: u16,
+    /// Source and destination port of a fragment's datagram, for inbound and hairpinned ones.
+    pub ports: (u16, u16),
     /// NAT time at the worker that handed it over.
     pub at: Instant,
 }
@@ -38,13 +42,15 @@ pub struct Note {
 impl Note {
     /// Writes the note beside a packet.
     pub fn write(&self, note: &mut [u8; NOTE_BYTES]) {
-        let Note { kind, port, offset, to, generation, at } = *self;
+        let Note { kind, port, offset, to, generation, ports, at } = *self;
         note[0] = kind as u8;
         note[1] = port;
         note[2..4].copy_from_slice(&offset.to_le_bytes());
         note[4..6].copy_from_slice(&to.to_le_bytes());
         note[6..8].copy_from_slice(&generation.to_le_bytes());
         note[8..16].copy_from_slice(&at.nanos().to_le_bytes());
+        note[16..18].copy_from_slice(&ports.0.to_le_bytes());
+        note[18..20].copy_from_slice(&ports.1.to_le_bytes());
     }
 
     /// Reads the note beside a packet; `None` if there is none.
@@ -53,6 +59,7 @@ impl Note {
             1 => Kind::Outbound,
             2 => Kind::Inbound,
             3 => Kind::Hairpin,
+            4 => Kind::Keep,
             _ => return None,
         };
         let half = |at: usize| u16::from_le_bytes([note[at], note[at + 1]]);
@@ -64,6 +71,7 @@ impl Note {
             offset: half(2),
             to: half(4),
             generation: half(6),
+            ports: (half(16), half(18)),
             at: Instant::from_nanos(u64::from_le_bytes(nanos)),
         })
     }

@@ -2,6 +2,7 @@
 
 use super::Worker;
 use super::errors::{told_inside, told_outside};
+use super::fragments::identification_of;
 use super::handoff::{Kind, Note};
 use super::io::{PacketBuf, PacketIo};
 use super::parking::AwaitsBlock;
@@ -53,7 +54,13 @@ impl<I: PacketIo> Worker<I> {
         // Ethernet padding ends here.
         packet.truncate(offset + header.total_len);
         if header.is_fragment() {
-            return self.refuse(port, packet, DropReason::Fragment);
+            if self.forwarding.is_own(header.destination) {
+                return self.refuse(port, packet, DropReason::ToUs);
+            }
+            if side == Side::Internal && self.forwarding.is_inside(header.destination) {
+                return self.refuse(port, packet, DropReason::DestinationInside);
+            }
+            return self.steer_fragment(port, packet, offset, &header);
         }
         let parsed = ipv4::transport(&packet.bytes()[offset..], &header);
         if self.forwarding.is_own(header.destination) {
@@ -105,17 +112,24 @@ impl<I: PacketIo> Worker<I> {
         if let Some(mtu) = self.too_big_outbound(header, transport) {
             let kind = fragmentation_needed(mtu);
             self.tell(kind, port, &packet, offset, (header, transport));
-            return self.refuse(port, packet, DropReason::TooBig);
+            self.refuse(port, packet, DropReason::TooBig);
+            if header.is_fragment() {
+                self.first_ended(header, transport, Verdict::Drop(DropReason::TooBig), 0);
+            }
+            return;
         }
         let now = self.now.tick();
-        match self.shard.outbound(&mut packet.bytes_mut()[offset..], header, transport, now) {
+        let bytes = &mut packet.bytes_mut()[offset..];
+        let verdict = self.shard.outbound(bytes, header, transport, now);
+        let identification = identification_of(bytes);
+        match verdict {
             Verdict::ForwardExternal => {
                 self.let_out(&packet, offset, header, transport);
                 self.egress(Side::External, packet, offset);
             }
             Verdict::Hairpin => {
                 self.counters.hairpinned.add(1);
-                self.hairpin(port, packet, offset);
+                self.hairpin(port, packet, offset, (0, 0));
             }
             Verdict::AwaitBlock => {
                 let waiting = AwaitsBlock { packet, port, offset, since };
@@ -131,12 +145,22 @@ impl<I: PacketIo> Worker<I> {
             }
             Verdict::ForwardInternal => unreachable!("an outbound packet never goes inward"),
         }
+        if header.is_fragment() {
+            self.first_ended(header, transport, verdict, identification);
+        }
     }
 
     /// A packet whose source was translated goes to the owner of its destination. It does
-    /// this once: what comes out of [`Worker::inbound`] is never hairpinned again.
-    fn hairpin(&mut self, port: usize, packet: I::Packet, offset: usize) {
-        match ipv4::reread(&packet.bytes()[offset..]) {
+    /// this once: what comes out of [`Worker::inbound`] is never hairpinned again. `ports` are
+    /// those of a later fragment's datagram.
+    pub(super) fn hairpin(
+        &mut self,
+        port: usize,
+        packet: I::Packet,
+        offset: usize,
+        ports: (u16, u16),
+    ) {
+        match ipv4::reread(&packet.bytes()[offset..], ports) {
             Ok((header, transport)) => {
                 self.steer_inward(Kind::Hairpin, port, packet, offset, &header, transport);
             }
@@ -167,7 +191,9 @@ impl<I: PacketIo> Worker<I> {
                 self.inbound(kind, port, packet, offset, header, transport);
             }
             Some(owner) => {
+                let ports = transport.ports();
                 let note = self.note(kind, port, offset, owner.worker, owner.generation);
+                let note = Note { ports, ..note };
                 self.hand_over(packet, note);
             }
             None => self.refuse(port, packet, DropReason::NoMapping),
@@ -184,6 +210,9 @@ impl<I: PacketIo> Worker<I> {
         header: &Header,
         transport: Transport,
     ) {
+        if matches!(transport, Transport::Later { .. }) && self.is_refused(header) {
+            return self.refuse(port, packet, DropReason::FragmentRefused);
+        }
         if let Some(mtu) = self.too_big_inbound(kind, header, transport) {
             let error = fragmentation_needed(mtu);
             if kind == Kind::Hairpin {
@@ -191,6 +220,7 @@ impl<I: PacketIo> Worker<I> {
             } else {
                 self.tell(error, port, &packet, offset, (header, transport));
             }
+            self.note_refused(header);
             return self.refuse(port, packet, DropReason::TooBig);
         }
         let now = self.now.tick();
@@ -217,6 +247,7 @@ impl<I: PacketIo> Worker<I> {
                     }
                 }
                 self.refuse(port, packet, reason);
+                self.note_refused(header);
             }
             other => unreachable!("an inbound packet ends as {other:?}"),
         }
@@ -251,9 +282,16 @@ impl<I: PacketIo> Worker<I> {
         self.originate(port, packet);
     }
 
-    fn note(&self, kind: Kind, port: usize, offset: usize, to: u16, generation: u16) -> Note {
+    pub(super) fn note(
+        &self,
+        kind: Kind,
+        port: usize,
+        offset: usize,
+        to: u16,
+        generation: u16,
+    ) -> Note {
         let (port, offset) = (port as u8, offset as u16);
-        Note { kind, port, offset, to, generation, at: self.now }
+        Note { kind, port, offset, to, generation, ports: (0, 0), at: self.now }
     }
 
     /// Drops a packet that arrived at `port`.

@@ -3,7 +3,8 @@
 //! One [`Worker`] is driven by one thread through [`Worker::poll`], which takes what
 //! housekeeping and other workers sent, receives a burst from each port, and sends the
 //! results. Files: `ingress` (what arrived?), `exchange` (other workers and housekeeping),
-//! `egress` (next hop, link header, transmission), `mtu` (what is too big for a port), `parking` (packets that wait), `arp`, `errors` (ICMP
+//! `egress` (next hop, link header, transmission), `mtu` (what is too big for a port),
+//! `fragments` (datagrams in pieces), `parking` (packets that wait), `arp`, `errors` (ICMP
 //! errors of the box itself), `held_syns` (those that are answered late).
 //!
 //! Always true:
@@ -18,6 +19,7 @@ mod egress;
 mod errors;
 mod exchange;
 pub mod forwarding;
+pub mod fragments;
 pub mod handoff;
 mod held_syns;
 mod ingress;
@@ -42,6 +44,7 @@ use crate::verdict::DropReason;
 
 use errors::Telling;
 use forwarding::Forwarding;
+use fragments::{FragmentLimits, Fragments};
 use held_syns::HeldSyns;
 use io::{Burst, PacketBuf, PacketIo};
 use parking::Parking;
@@ -80,6 +83,8 @@ pub struct WorkerParts {
     pub events: Sender<Event>,
     /// Its counters.
     pub counters: Arc<WorkerCounters>,
+    /// Bounds on fragments.
+    pub fragments: FragmentLimits,
     /// Live or replay.
     pub time: TimeSource,
     /// What it may tell senders.
@@ -109,6 +114,7 @@ pub struct Worker<I: PacketIo> {
     transmit: Vec<Burst<I::Packet>>,
     hand_off: Vec<Burst<I::Packet>>,
     parking: Parking<I::Packet>,
+    fragments: Fragments<I::Packet>,
     telling: Telling,
     held_syns: HeldSyns,
 }
@@ -125,6 +131,7 @@ impl<I: PacketIo> Worker<I> {
             commands,
             events,
             counters,
+            fragments,
             time,
             own_errors,
         } = parts;
@@ -150,6 +157,7 @@ impl<I: PacketIo> Worker<I> {
             published: Tick(u32::MAX),
             receive: Burst::new(),
             parking: Parking::new(),
+            fragments: Fragments::new(fragments),
             telling: Telling::new(own_errors),
             held_syns,
         }
@@ -163,6 +171,7 @@ impl<I: PacketIo> Worker<I> {
             self.now = self.now.max(clock);
         }
         let mut work = self.take_commands();
+        work += self.mind_fragments();
         work += self.take_handed();
         for port in 0..self.transmit.len() {
             let mut burst = std::mem::take(&mut self.receive);
@@ -217,6 +226,7 @@ impl<I: PacketIo> Worker<I> {
         while let Some(packet) = self.parking.take_any() {
             self.drop_packet(packet, DropReason::Shutdown);
         }
+        self.abandon_fragments();
         self.publish(true);
         self.shard
     }
@@ -225,6 +235,8 @@ impl<I: PacketIo> Worker<I> {
         self.counters.polls.add(1);
         // What waits may leave in a poll without other work, and must not count twice.
         self.counters.parked.set(self.parking.len() as u64);
+        self.counters.fragments_waiting.set(self.fragments.waiting());
+        self.counters.fragmented_datagrams.set(self.fragments.datagrams());
         let tick = self.now.tick();
         if worked || tick != self.published {
             self.published = tick;

@@ -107,7 +107,7 @@ impl Scene {
             _ => self.lab.owners.owner(self.block(worker)).unwrap().generation,
         };
         let at = Instant::from_millis(1);
-        Note { kind, port: 0, offset: 14, to: worker as u16, generation, at }
+        Note { kind, port: 0, offset: 14, to: worker as u16, generation, ports: (0, 0), at }
     }
 
     /// Number of the block of the flow of `worker`.

@@ -228,6 +228,7 @@ fn hairpin(seconds: f64, hold_s: u32, speed: u64) {
                 + c.sessions.value()
                 + c.blocks_in_use.value()
                 + c.parked.value()
+                + c.fragments_waiting.value()
         };
         while sum(&busy) > 0 && patience.elapsed() < Duration::from_secs(60) {
             std::thread::sleep(Duration::from_millis(20));

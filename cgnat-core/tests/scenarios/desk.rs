@@ -142,6 +142,18 @@ impl Desk {
         self.lab.arrive(self.at, port, &frame)
     }
 
+    /// A packet or fragment arrives as bytes from its IPv4 header on.
+    pub fn offer_bytes(&mut self, port: usize, bytes: &[u8]) -> Frames {
+        let link = Link { to: port_mac(port), from: HOPS[port], vlan: self.vlans[port] };
+        self.lab.arrive(self.at, port, &link.frame(0x0800, bytes))
+    }
+
+    /// The frame around bytes that leave a port.
+    pub fn leaving_bytes(&self, port: usize, bytes: &[u8]) -> (usize, Vec<u8>) {
+        let link = Link { to: HOPS[port], from: port_mac(port), vlan: self.vlans[port] };
+        (port, link.frame(0x0800, bytes))
+    }
+
     /// Sends from inside; the packet must come out translated. Returns the external endpoint.
     pub fn goes_out(&mut self, packet: &Packet) -> (u32, u16) {
         let sent = self.offer(INTERNAL, packet);
@@ -201,6 +213,7 @@ impl Desk {
         let made = self.lab.sum(|c| c.originated.value());
         let consumed =
             self.lab.sum(|c| c.arp_received.value() + c.echo_answered.value() + c.parked.value());
+        let consumed = consumed + self.lab.sum(|c| c.fragments_waiting.value());
         assert_eq!(received + made, sent + self.lab.all_drops() + consumed);
     }
 }

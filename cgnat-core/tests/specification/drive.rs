@@ -183,9 +183,9 @@ pub enum Fault {
 }
 
 pub struct Driver {
-    world: World,
-    lab: Lab,
-    nat: Nat,
+    pub(super) world: World,
+    pub(super) lab: Lab,
+    pub(super) nat: Nat,
     events: Events,
     steering: Steering,
     /// Last moment at which a worker (or housekeeping) had no free block of an address.
@@ -195,9 +195,11 @@ pub struct Driver {
     last: VecDeque<String>,
     pub reasons: BTreeMap<&'static str, u64>,
     pub sent: u64,
+    /// Datagrams in fragments that got through.
+    pub datagrams: u64,
     fault: Fault,
     /// When each identification was used last: source, destination, protocol, number.
-    identifications: BTreeMap<(u32, u32, Protocol, u16), Ticks>,
+    pub(super) identifications: BTreeMap<(u32, u32, Protocol, u16), Ticks>,
 }
 
 impl Driver {
@@ -229,6 +231,7 @@ impl Driver {
             last: VecDeque::new(),
             reasons: BTreeMap::new(),
             sent: 0,
+            datagrams: 0,
             fault,
             identifications: BTreeMap::new(),
         };
@@ -274,7 +277,7 @@ impl Driver {
     }
 
     /// Ticks since the origin, which the specification does not let wrap.
-    fn ticks(&self) -> Ticks {
+    pub(super) fn ticks(&self) -> Ticks {
         self.lab.now.nanos() / 100_000_000
     }
 
@@ -305,6 +308,7 @@ impl Driver {
                     Err(format!("ping: {sent:02x?} {dropped:?}, not {answer:02x?}"))
                 }
             }
+            Event::Fragments(datagram) => self.fragments(datagram),
             Event::Arrive { worker, port, packet } => {
                 let now = self.ticks();
                 let frame = self.link(port, false).frame(0x0800, &packet.bytes());
@@ -395,7 +399,7 @@ impl Driver {
     }
 
     /// The link header of frames that arrive at a port, or leave it.
-    fn link(&self, port: usize, leaves: bool) -> Link {
+    pub(super) fn link(&self, port: usize, leaves: bool) -> Link {
         let (us, hop) = (port_mac(port), [INTERNAL_HOP, EXTERNAL_HOP][port]);
         let (to, from) = if leaves { (hop, us) } else { (us, hop) };
         Link { to, from, vlan: self.world.vlans[port] }
@@ -455,30 +459,8 @@ impl Driver {
         packet.pieces(mtu).iter().map(|piece| (port, link.frame(0x0800, piece))).collect()
     }
 
-    /// A packet that may be fragmented leaves with an identification of the core's choice: it
-    /// must not have been used between these addresses for 120 s (RFC 6864 section 4.3).
-    fn adopt_identification(
-        &mut self,
-        sent: &[(usize, Vec<u8>)],
-        outcome: &mut Outcome,
-    ) -> Result<(), String> {
-        let (Outcome::External(packet) | Outcome::Internal(packet)) = outcome else {
-            return Ok(());
-        };
-        let Some((port, frame)) = sent.first().filter(|_| !packet.df) else { return Ok(()) };
-        let at = if self.world.vlans[*port].is_some() { 22 } else { 18 };
-        let Some(id) = frame.get(at..at + 2) else { return Ok(()) };
-        packet.identification = u16::from_be_bytes([id[0], id[1]]);
-        let now = self.ticks();
-        let place = (packet.source, packet.destination, packet.protocol(), packet.identification);
-        match self.identifications.insert(place, now) {
-            Some(then) if now - then < 1200 => Err(format!("{place:?} is used again")),
-            _ => Ok(()),
-        }
-    }
-
     /// What the specification must learn of the core's choices.
-    fn seen(&self, key: Endpoint, dropped: &[DropReason], now: Ticks) -> Seen {
+    pub(super) fn seen(&self, key: Endpoint, dropped: &[DropReason], now: Ticks) -> Seen {
         let worker = self.steering.owner_of(key.1);
         let known = self.nat.mappings.get(&key).is_some_and(|mapping| !mapping.is_expired(now));
         let shard = self.lab.workers[usize::from(worker)].shard();
@@ -554,7 +536,7 @@ impl Driver {
     }
 
     /// A frame arrives; what was sent and dropped because of it.
-    fn offer(
+    pub(super) fn offer(
         &mut self,
         worker: usize,
         port: usize,
@@ -661,6 +643,7 @@ impl Driver {
         let dropped = self.lab.all_drops();
         let (arp, echo) = (sum(|c| c.arp_received.value()), sum(|c| c.echo_answered.value()));
         let (made, parked) = (sum(|c| c.originated.value()), sum(|c| c.parked.value()));
+        let parked = parked + sum(|c| c.fragments_waiting.value());
         if received + made == sent + dropped + arp + echo + parked {
             return Ok(());
         }

@@ -5,6 +5,7 @@ use cgnat_core::verdict::DropReason::{self, *};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
+use super::fragments::Datagram;
 use super::nat::{Endpoint, Mapping, Nat};
 use super::wire::{Body, ICMP, Link, Packet, Protocol, TCP, UDP, checksum, ip, numbers, put};
 
@@ -19,6 +20,8 @@ pub enum Event {
         port: usize,
         packet: Packet,
     },
+    /// A good packet in fragments.
+    Fragments(Datagram),
     /// A frame that never reaches the NAT.
     Broken {
         worker: usize,
@@ -62,18 +65,37 @@ pub struct Events {
     /// By port, as frames arrive.
     links: [Link; 2],
     own: [u32; 2],
+    /// Of the last datagram in fragments.
+    identification: u16,
 }
 
 impl Events {
-    pub fn new(seed: u64, habits: Habits, workers: usize, links: [Link; 2], own: [u32; 2]) -> Self {
-        Self { random: ChaCha8Rng::seed_from_u64(seed), habits, workers, links, own }
+    /// One that no datagram under way has.
+    pub fn next_identification(&mut self) -> u16 {
+        self.identification = self.identification.wrapping_add(1);
+        self.identification
     }
 
-    fn below(&mut self, bound: u32) -> u32 {
+    pub fn worker(&mut self) -> usize {
+        self.below(self.workers as u32) as usize
+    }
+
+    pub fn new(seed: u64, habits: Habits, workers: usize, links: [Link; 2], own: [u32; 2]) -> Self {
+        Self {
+            random: ChaCha8Rng::seed_from_u64(seed),
+            habits,
+            workers,
+            links,
+            own,
+            identification: 0,
+        }
+    }
+
+    pub fn below(&mut self, bound: u32) -> u32 {
         self.random.next_u32() % bound
     }
 
-    fn one_in(&mut self, n: u32) -> bool {
+    pub fn one_in(&mut self, n: u32) -> bool {
         self.below(n) == 0
     }
 
@@ -94,6 +116,7 @@ impl Events {
                 let packet = self.error(nat, port);
                 Event::Arrive { worker, port, packet }
             }
+            n if n % 29 == 0 => self.fragments(nat),
             n if n % 3 == 0 => {
                 let packet = self.inbound(nat);
                 Event::Arrive { worker, port: EXTERNAL, packet }
@@ -235,7 +258,7 @@ impl Events {
     }
 
     /// From an internal endpoint that is mapped, to a remote that it knows.
-    fn again(&mut self, nat: &Nat) -> Packet {
+    pub fn again(&mut self, nat: &Nat) -> Packet {
         let protocol = self.protocol();
         let host = ip("100.64.0.0") + self.below(1 << 17);
         let found = nat.mappings.range((protocol, host, 0)..).next();
@@ -271,7 +294,7 @@ impl Events {
         }
     }
 
-    fn inbound(&mut self, nat: &Nat) -> Packet {
+    pub fn inbound(&mut self, nat: &Nat) -> Packet {
         let (protocol, address, port) = self.target(nat);
         let owner = nat.external.get(&(protocol, address, port));
         let mut from = match owner.and_then(|key| nat.mappings.get(key)) {
@@ -292,7 +315,7 @@ impl Events {
     }
 
     /// From a subscriber to an external endpoint: somebody's, or its own.
-    fn hairpin(&mut self, nat: &Nat) -> Packet {
+    pub fn hairpin(&mut self, nat: &Nat) -> Packet {
         let mut packet = self.outbound();
         let (protocol, address, port) = self.target(nat);
         if packet.protocol() != protocol && protocol != ICMP {
@@ -438,10 +461,11 @@ impl Events {
                 SourceMartian
             }
             10 => {
-                let fragment = self.pick(&[0x2000, 0x2001, 0x0001, 0x5fff]);
-                put(&mut bytes, 6, fragment);
+                // Each wrong by itself: 38 or more bytes are no whole units, an end beyond 65,535.
+                let word = self.pick(&[0x2000, 0x2004, 0x1fff, 0x3fff]);
+                put(&mut bytes, 6, word);
                 fix(&mut bytes);
-                Fragment
+                if word & 0x2000 != 0 { FragmentLength } else { FragmentBeyond }
             }
             11 => {
                 bytes[9] = self.pick(&[0, 2, 47, 50, 132, 255]);

@@ -72,7 +72,7 @@ fn put_right_header_checksum(packet: &mut [u8]) {
 /// IPv4 header, options and all transports.
 fn ipv4(data: &[u8]) {
     let _ = ipv4::header(data);
-    let _ = ipv4::reread(data);
+    let _ = ipv4::reread(data, (4000, 53));
     let Some(packet) = right_header(data) else { return };
     let Ok(header) = ipv4::header(&packet) else { return };
     assert!(header.header_len >= 20 && header.header_len <= header.total_len);
@@ -284,5 +284,6 @@ fn balance(lab: &Lab) {
     let sent = lab.sum(|c| c.ports.iter().map(|p| p.tx_packets.value()).sum());
     let made = lab.sum(|c| c.originated.value());
     let consumed = lab.sum(|c| c.arp_received.value() + c.echo_answered.value() + c.parked.value());
+    let consumed = consumed + lab.sum(|c| c.fragments_waiting.value());
     assert_eq!(received + made, sent + lab.all_drops() + consumed);
 }

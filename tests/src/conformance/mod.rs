@@ -21,11 +21,13 @@ pub mod rows;
 pub mod settings;
 pub mod talk;
 
+mod fragmentation;
 mod rfc1812;
 mod rfc4787;
 mod rfc5382;
 mod rfc5508;
 mod rfc6598;
+mod rfc6864;
 mod rfc6888;
 mod rfc7422;
 mod rfc7857;
@@ -67,7 +69,9 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         rfc4787::CASES,
         rfc5382::CASES,
         rfc5508::CASES,
+        fragmentation::CASES,
         rfc6598::CASES,
+        rfc6864::CASES,
         rfc6888::CASES,
         rfc7422::CASES,
         rfc7857::CASES,

@@ -123,7 +123,7 @@ impl Settings {
             |nets: &[Ipv4Net]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         format!(
             "version: 1\n\
-             system:\n  name: {name}\n  memory: 192MiB\n  huge-pages: off\n\
+             system:\n  name: {name}\n  memory: 256MiB\n  huge-pages: off\n\
              \x20 max-mappings: 20_000\n{}\
              ports:\n\
              \x20 {INTERNAL_PORT}:\n    side: internal\n    device: \"{internal}\"\n\

@@ -178,6 +178,19 @@ impl Talk {
         self.look()?.one_inside().with_context(|| format!("inbound at {at} s"))
     }
 
+    /// Sends one packet, which is answered to the side that it came from; the answer.
+    ///
+    /// # Errors
+    /// Not exactly that came out.
+    pub fn answered(&mut self, side: Side, at: f64, packet: &Packet) -> Result<Packet> {
+        self.send(side, at, packet);
+        let seen = self.look()?;
+        match side {
+            Side::Internal => seen.one_inside(),
+            Side::External => seen.one_outside(),
+        }
+    }
+
     /// Sends one packet, of which nothing comes out but a drop of `reason`.
     ///
     /// # Errors

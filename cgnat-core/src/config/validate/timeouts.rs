@@ -8,6 +8,8 @@ use super::super::read::Cursor;
 use super::super::scalar::{self, shown};
 
 const MAX_S: u32 = 7 * 86_400;
+/// RFC 1122 section 3.3.2 lets hosts wait this long for fragments.
+const MAX_FRAGMENTS_S: u32 = 120;
 /// Destination ports below this may have shorter UDP timers (RFC 4787 REQ-5a).
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 
@@ -29,6 +31,7 @@ const UDP_KNOWN_PORT: Least = Least { seconds: 1, clause: "RFC 4787 REQ-5a" };
 const UDP_OTHER_PORT: Least =
     Least { seconds: 120, clause: "RFC 4787 REQ-5a: only ports below 1024 may have less" };
 const LABORATORY: Least = Least { seconds: 1, clause: "in a laboratory too" };
+const FRAGMENTS: Least = Least { seconds: 2, clause: "RFC 6146 section 4" };
 const ICMP: Least = Least { seconds: 60, clause: "RFC 5508 REQ-2" };
 
 /// Reads the section; what is absent or wrong gets its default.
@@ -86,6 +89,21 @@ pub(super) fn read(
         timeouts.icmp_s = time(report, cursor, ICMP).unwrap_or(timeouts.icmp_s);
     }
     timeouts
+}
+
+/// `nat44.fragments.timeout`.
+pub(super) fn fragments(
+    report: &mut Report<'_>,
+    cursor: &Cursor<'_>,
+    allows_short: bool,
+) -> Option<u32> {
+    let least = if allows_short { LABORATORY } else { FRAGMENTS };
+    cursor.parse(report, "a duration as in 2s", |text| match bounded(text, least)? {
+        seconds if seconds > MAX_FRAGMENTS_S => {
+            Err(format!("{} is too long; expected at most 2m", shown(text)))
+        }
+        seconds => Ok(seconds),
+    })
 }
 
 fn bounded(text: &str, least: Least) -> Result<u32, String> {

@@ -1,0 +1,99 @@
+//! Fragments other than the first: what the first said of ports goes for them too.
+//!
+//! They make, refresh and end nothing: the flags and the timer of a datagram are its first
+//! fragment's. Inbound ones take the way of all inbound packets as [`Transport::Later`].
+
+use crate::endpoint::{FlowKey, InternalEndpoint, Protocol, RemoteEndpoint};
+use crate::packet::ipv4::{Header, protocol};
+use crate::packet::options;
+use crate::packet::rewrite::{self, End};
+use crate::path::session::any_port;
+use crate::policy::filtering::Filtering;
+use crate::shard::Shard;
+use crate::time::Tick;
+use crate::verdict::DropReason;
+
+impl Shard {
+    /// Translates a later fragment from a subscriber of this shard, whose datagram has the
+    /// source `port` and leaves with `identification`; returns the external port.
+    ///
+    /// # Errors
+    /// Why it is dropped.
+    pub fn outbound_fragment(
+        &self,
+        packet: &mut [u8],
+        header: &Header,
+        (port, identification): (u16, u16),
+        now: Tick,
+    ) -> Result<u16, DropReason> {
+        if header.ttl <= 1 {
+            return Err(DropReason::TtlExpired);
+        }
+        let protocol = protocol_of(header)?;
+        let key = FlowKey { internal: InternalEndpoint::new(header.source, port), protocol };
+        let hash = self.key.hash(key.packed());
+        let found = self.mapping_index.find(hash, |slot| self.mappings[slot].is_for(key));
+        // The first fragment had a mapping; it may have ended meanwhile.
+        let slot = found.filter(|slot| !self.mappings[*slot].is_expired(now));
+        let mapping = &self.mappings[slot.ok_or(DropReason::FragmentRefused)?];
+        if mapping.shard != self.id {
+            return Err(DropReason::OwnershipViolation);
+        }
+        let new = mapping.outbound_rewrite();
+        rewrite::endpoint(packet, header, End::Source, new);
+        rewrite::decrement_ttl(packet);
+        rewrite::identification(packet, identification);
+        if header.has_options() {
+            options::hide(&mut packet[..header.header_len], new.address);
+        }
+        Ok(new.port)
+    }
+
+    /// Filtering of a later inbound fragment: as of its first, and it refreshes nothing.
+    ///
+    /// # Errors
+    /// [`DropReason::Filtered`].
+    pub(super) fn admit_fragment(
+        &mut self,
+        mapping: u32,
+        remote: RemoteEndpoint,
+        now: Tick,
+    ) -> Result<(), DropReason> {
+        let record = &self.mappings[mapping];
+        let (filtering, protocol) = (record.filtering(), record.protocol);
+        let admitted = match filtering {
+            Filtering::EndpointIndependent => true,
+            _ if protocol == Protocol::Tcp as u8 => {
+                self.find_session(mapping, remote, now).is_some()
+                    || self.is_permitted(mapping, remote)
+            }
+            Filtering::AddressAndPortDependent if protocol == Protocol::Udp as u8 => {
+                self.find_session(mapping, remote, now).is_some()
+            }
+            _ => self.find_session(mapping, any_port(remote), now).is_some(),
+        };
+        if admitted { Ok(()) } else { Err(DropReason::Filtered) }
+    }
+
+    /// Hash of what the fragments of a datagram have in common.
+    pub fn fragment_hash(&self, header: &Header) -> u64 {
+        let addresses = u64::from(header.source) << 32 | u64::from(header.destination);
+        let rest = u64::from(header.identification) << 8 | u64::from(header.protocol);
+        self.key.hash_pair(addresses, rest)
+    }
+
+    /// Hash of an address that answers for fragments.
+    pub fn party_hash(&self, address: u32) -> u64 {
+        self.key.hash(u64::from(address))
+    }
+}
+
+/// The protocol of a fragment; its datagram's first fragment was of one that is translated.
+pub(super) fn protocol_of(header: &Header) -> Result<Protocol, DropReason> {
+    match header.protocol {
+        protocol::TCP => Ok(Protocol::Tcp),
+        protocol::UDP => Ok(Protocol::Udp),
+        protocol::ICMP => Ok(Protocol::Icmp),
+        _ => Err(DropReason::ProtocolUnsupported),
+    }
+}

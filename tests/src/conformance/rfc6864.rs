@@ -1,0 +1,69 @@
+//! Identifications of packets that are, or may be, fragmented (RFC 6864).
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, ensure};
+
+use super::packet::{Packet, udp};
+use super::settings::Settings;
+use super::talk::Talk;
+use super::{at, register, remote, same, subscriber};
+
+register! {
+    equal_ones_of_two_subscribers_leave_different_6864_s5_3_1: "6864-S5.3.1" "7857-S10";
+    none_is_repeated_between_two_addresses_6864_s4_3a: "6864-S4.3a";
+    packets_with_df_pass_whatever_theirs_is_6864_s4_1a: "6864-S4.1a" "6864-S4.1b";
+    more_than_there_are_in_two_minutes_are_counted_6864_s5_2: "6864-S5.2";
+}
+
+fn equal_ones_of_two_subscribers_leave_different_6864_s5_3_1() -> Result<()> {
+    let mut talk = Talk::new(Settings::default().pool(&["203.0.113.9"]).system("workers: 3\n"));
+    for number in 1..=20 {
+        talk.inside(0.0, &udp(at(subscriber(number), 5000), at(remote(1), 53)).df(false));
+    }
+    let seen = talk.look()?;
+    let ids: BTreeSet<u16> = seen.outside.iter().map(|packet| packet.id).collect();
+    ensure!(ids.len() == 20, "{} of {} packets", ids.len(), seen.outside.len());
+    Ok(())
+}
+
+fn none_is_repeated_between_two_addresses_6864_s4_3a() -> Result<()> {
+    let mut talk = Talk::new(Settings::default().pool(&["203.0.113.9"]).system("workers: 2\n"));
+    for n in 0..3_000u16 {
+        let host = at(subscriber(1 + (n % 40) as u8), 5000);
+        let packet = udp(host, at(remote(1), 53)).df(false);
+        talk.inside(f64::from(n) * 0.03, &Packet { id: n % 7, ..packet });
+    }
+    let seen = talk.look()?;
+    let ids: BTreeSet<u16> = seen.outside.iter().map(|packet| packet.id).collect();
+    ensure!(ids.len() == 3_000, "{} of {} packets", ids.len(), seen.outside.len());
+    Ok(())
+}
+
+fn packets_with_df_pass_whatever_theirs_is_6864_s4_1a() -> Result<()> {
+    let mut talk = Talk::with_defaults();
+    let packet = udp(at(subscriber(1), 5000), at(remote(1), 53));
+    (0..5).for_each(|_| talk.inside(0.0, &packet));
+    let seen = talk.look()?;
+    ensure!(seen.outside.len() == 5, "{seen:#?}");
+    for out in &seen.outside {
+        same(out, &packet.clone().hop().from(out.sender()))?;
+        talk.outside(1.0, &out.answer(0));
+    }
+    ensure!(talk.look()?.inside.len() == 5, "the answers");
+    Ok(())
+}
+
+fn more_than_there_are_in_two_minutes_are_counted_6864_s5_2() -> Result<()> {
+    let mut talk = Talk::with_defaults();
+    let packet = udp(at(subscriber(1), 5000), at(remote(1), 53)).df(false);
+    for n in 0..70_000u32 {
+        talk.inside(f64::from(n) * 0.000_85, &packet);
+    }
+    let seen = talk.look()?;
+    ensure!(seen.outside.len() == 70_000, "{} left, {:?}", seen.outside.len(), seen.drops);
+    let ids: BTreeSet<u16> = seen.outside.iter().map(|packet| packet.id).collect();
+    let counted = seen.stats.document()["fragments"]["identification_repeats"].as_u64();
+    ensure!(ids.len() == 65_536 && counted == Some(4_464), "{} used, {counted:?}", ids.len());
+    Ok(())
+}
