@@ -26,6 +26,7 @@ mod rfc1812;
 mod rfc4787;
 mod rfc5382;
 mod rfc5508;
+mod rfc6056;
 mod rfc6598;
 mod rfc6864;
 mod rfc6888;
@@ -70,6 +71,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         rfc5382::CASES,
         rfc5508::CASES,
         fragmentation::CASES,
+        rfc6056::CASES,
         rfc6598::CASES,
         rfc6864::CASES,
         rfc6888::CASES,

@@ -76,6 +76,14 @@ fn errors_are_limited_in_rate_1812_s4_3_2_8() -> Result<()> {
     ensure!((1..=50).contains(&to(1)) && to(2) == 1, "{} and {} errors", to(1), to(2));
     let withheld = seen.stats.document()["icmp_errors"]["withheld"].as_u64();
     ensure!(withheld == Some(200 - to(1) as u64), "{withheld:?} withheld, {} sent", to(1));
+    // The rate is a matter of configuration.
+    let section = "nat44: { icmp-errors: { per-receiver: 5 } }";
+    let mut slow = Talk::new(Settings::default().section(section));
+    for port in 0..200 {
+        slow.inside(0.1, &dying(1, 10_000 + port));
+    }
+    let few = slow.look()?.inside.len();
+    ensure!(few == 5, "{few} errors, 5 are configured");
     // Later there are more.
     talk.inside(5.0, &dying(1, 10_000));
     ensure!(talk.look()?.one_inside()?.icmp() == Some((11, 0)), "no error later");

@@ -1,7 +1,7 @@
 //! UDP and what holds for every protocol (RFC 4787).
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Result, ensure};
 
@@ -12,10 +12,11 @@ use super::talk::{Side, Talk};
 use super::{at, register, remote, same, subscriber};
 
 register! {
-    one_external_endpoint_whatever_the_destination_4787_req_1: "4787-REQ-1";
+    one_external_endpoint_whatever_the_destination_4787_req_1: "4787-REQ-1" "6888-REQ-1a";
     two_hundred_ports_use_one_address_of_sixty_four_4787_req_2: "4787-REQ-2" "6888-REQ-2";
     equal_ports_of_two_hosts_become_two_external_ports_4787_req_3: "4787-REQ-3";
     a_port_below_1024_leaves_from_above_4787_req_3a: "4787-REQ-3a" "5382-S7.1";
+    a_pool_may_keep_the_range_4787_req_3a: "4787-REQ-3a";
     parity_is_not_kept_4787_req_4: "4787-REQ-4" "7857-S8a";
     an_unanswered_mapping_lives_for_two_minutes_at_the_least_4787_req_5:
         "4787-REQ-5" "4787-REQ-5c";
@@ -25,6 +26,7 @@ register! {
     inbound_packets_do_not_keep_a_mapping_4787_req_6a: "4787-REQ-6a";
     translation_goes_by_side_when_addresses_collide_4787_req_7: "4787-REQ-7";
     a_stranger_reaches_a_mapped_port_4787_req_8: "4787-REQ-8" "6888-REQ-7";
+    filtering_is_configurable_4787_req_8a: "4787-REQ-8a" "4787-REQ-8" "5382-REQ-3a";
     subscribers_reach_each_other_by_external_endpoints_4787_req_9:
         "4787-REQ-9" "4787-REQ-9a";
     hairpinning_crosses_workers_and_external_addresses_4787_req_9: "4787-REQ-9" "4787-REQ-9a";
@@ -117,6 +119,22 @@ fn a_port_below_1024_leaves_from_above_4787_req_3a() -> Result<()> {
     Ok(())
 }
 
+fn a_pool_may_keep_the_range_4787_req_3a() -> Result<()> {
+    let keys = "ports: 512-65535\nallocation: { keep-range: true }";
+    let mut talk = Talk::new(Settings::default().pool_keys(keys));
+    let ports = [1, 123, 1023, 1024, 40_000, 65_535];
+    for port in ports {
+        talk.inside(0.0, &udp(at(subscriber(1), port), at(remote(1), 5000)));
+    }
+    let seen = talk.look()?;
+    ensure!(seen.outside.len() == ports.len(), "{seen:#?}");
+    for (port, packet) in ports.into_iter().zip(&seen.outside) {
+        let external = packet.sender().port();
+        ensure!((port < 1024) == (external < 1024), "{port} left as {external}");
+    }
+    Ok(())
+}
+
 fn parity_is_not_kept_4787_req_4() -> Result<()> {
     let mut talk = Talk::with_defaults();
     for port in 0..100 {
@@ -187,7 +205,14 @@ fn inbound_packets_do_not_keep_a_mapping_4787_req_6a() -> Result<()> {
     }
     let seen = talk.look()?;
     ensure!(seen.inside.len() == 3, "{seen:#?}");
-    talk.dropped(Side::External, 300.3, &out.answer(0), "no-mapping")
+    talk.dropped(Side::External, 300.3, &out.answer(0), "no-mapping")?;
+    // Unless the configuration says so.
+    let mut talk = Talk::new(Settings::default().section("nat44: { inbound-refresh: true }"));
+    let out = talk.outbound(0.0, &udp(at(subscriber(1), 40_000), at(remote(1), 5000)))?;
+    for time in [299.0, 598.0, 897.0] {
+        talk.inbound(time, &out.answer(0))?;
+    }
+    Ok(())
 }
 
 fn translation_goes_by_side_when_addresses_collide_4787_req_7() -> Result<()> {
@@ -201,7 +226,7 @@ fn translation_goes_by_side_when_addresses_collide_4787_req_7() -> Result<()> {
     let stranger = udp(at("198.18.0.5".parse()?, 4000), out.sender());
     talk.dropped(Side::External, 0.2, &stranger, "source-spoofed")?;
     let other = udp(host, at("198.18.9.9".parse()?, 53));
-    talk.dropped(Side::Internal, 0.3, &other, "destination-inside")
+    talk.refused(0.3, &other, "destination-inside", (3, 13))
 }
 
 fn a_stranger_reaches_a_mapped_port_4787_req_8() -> Result<()> {
@@ -392,4 +417,39 @@ fn port_zero_is_dropped_4787_s4_2_1() -> Result<()> {
         &tcp(at(subscriber(1), 0), at(remote(1), 80), SYN),
         "port-zero",
     )
+}
+
+/// Which of three strangers get through: the peer, its address with another port, another address.
+fn let_in(filtering: &str, make: fn(SocketAddrV4, SocketAddrV4) -> Packet) -> Result<[bool; 3]> {
+    let section = format!("nat44: {{ filtering: {filtering} }}");
+    let mut talk = Talk::new(Settings::default().section(&section));
+    let peer = at(remote(1), 5000);
+    let external = talk.outbound(0.0, &make(at(subscriber(1), 40_000), peer))?.sender();
+    let mut passed = [false; 3];
+    let strangers = [peer, at(remote(1), 5001), at(remote(2), 5000)];
+    for (passed, stranger) in passed.iter_mut().zip(strangers) {
+        talk.outside(1.0, &make(stranger, external));
+        let seen = talk.look()?;
+        *passed = seen.inside.len() == 1;
+        let filtered = seen.drops.get("filtered").copied().unwrap_or_default();
+        ensure!(filtered == u64::from(!*passed), "from {stranger}: {seen:#?}");
+        // Silently: nobody outside is told.
+        ensure!(seen.outside.is_empty(), "from {stranger}: {seen:#?}");
+    }
+    Ok(passed)
+}
+
+fn filtering_is_configurable_4787_req_8a() -> Result<()> {
+    let makes: [fn(SocketAddrV4, SocketAddrV4) -> Packet; 2] = [udp, |from, to| tcp(from, to, SYN)];
+    for make in makes {
+        for (filtering, want) in [
+            ("endpoint-independent", [true, true, true]),
+            ("address-dependent", [true, true, false]),
+            ("address-and-port-dependent", [true, false, false]),
+        ] {
+            let got = let_in(filtering, make)?;
+            ensure!(got == want, "{filtering}: let in {got:?}");
+        }
+    }
+    Ok(())
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Result, ensure};
 
 use super::connection::Connection;
-use super::packet::{ACK, FIN, PSH, Packet, RST, SYN, error, tcp};
+use super::packet::{ACK, FIN, PSH, Packet, RST, SYN, error, tcp, udp};
 use super::read::Quote;
 use super::settings::Settings;
 use super::talk::{Side, Talk};
@@ -13,9 +13,15 @@ use super::{at, register, remote, same, subscriber};
 
 register! {
     connections_to_three_servers_leave_from_one_port_5382_req_1: "5382-REQ-1";
-    random_walks_over_the_state_machine_lose_nothing_5382_req_2: "5382-REQ-2";
+    random_walks_over_the_state_machine_lose_nothing_5382_req_2: "5382-REQ-2" "6888-REQ-1b";
     a_stranger_may_open_a_connection_to_a_mapped_port_5382_req_2: "5382-REQ-2" "5382-REQ-3";
+    tcp_may_be_filtered_otherwise_than_udp_5382_req_3b: "5382-REQ-3b" "5382-REQ-3";
+    forged_packets_move_no_session_5382_s9b: "5382-S9b" "7857-S2.2c";
     simultaneous_open_works_5382_req_2a: "5382-REQ-2a";
+    a_refused_syn_is_answered_after_six_seconds_5382_req_4_i:
+        "5382-REQ-4(i)" "5382-REQ-4(iii)";
+    a_connection_opened_meanwhile_makes_it_silent_5382_req_4_ii: "5382-REQ-4(ii)";
+    a_refused_syn_is_not_answered_by_default_5382_req_4a: "5382-REQ-4a" "5382-REQ-4(i)";
     an_idle_session_is_abandoned_5382_req_5_i: "5382-REQ-5(i)" "5382-S5d";
     an_established_session_idles_for_124_minutes_5382_req_5_ii: "5382-REQ-5(ii)";
     a_half_open_session_idles_for_four_minutes_5382_req_5_iii:
@@ -128,8 +134,52 @@ fn a_stranger_may_open_a_connection_to_a_mapped_port_5382_req_2() -> Result<()> 
     other.pass(&mut talk, 7000.0, Side::External, ACK)
 }
 
-fn simultaneous_open_works_5382_req_2a() -> Result<()> {
+fn tcp_may_be_filtered_otherwise_than_udp_5382_req_3b() -> Result<()> {
+    let section = "nat44: { filtering: { udp: endpoint-independent, tcp: address-dependent } }";
+    let mut talk = Talk::new(Settings::default().section(section));
+    let host = at(subscriber(1), 40_000);
+    let open = Connection::open(&mut talk, 0.0, host, at(remote(1), 80))?;
+    let datagrams = talk.outbound(0.1, &udp(host, at(remote(1), 80)))?.sender();
+    talk.dropped(Side::External, 1.0, &tcp(at(remote(2), 9), open.external, SYN), "filtered")?;
+    talk.inbound(1.1, &tcp(at(remote(1), 9), open.external, SYN))?;
+    talk.inbound(1.2, &udp(at(remote(2), 9), datagrams))?;
+    Ok(())
+}
+
+fn forged_packets_move_no_session_5382_s9b() -> Result<()> {
     let mut talk = Talk::with_defaults();
+    let mut open = Connection::open(&mut talk, 0.0, at(subscriber(1), 40_000), at(remote(1), 80))?;
+    open.pass_data(&mut talk, 0.1, Side::Internal, PSH | ACK, &[1; 500])?;
+    open.pass_data(&mut talk, 0.2, Side::External, PSH | ACK, &[2; 500])?;
+    open.pass(&mut talk, 0.3, Side::Internal, ACK)?;
+    // Somebody who knows addresses and ports, but not the numbers. The host judges what it gets.
+    let forged = |flags, sequence| {
+        tcp(at(remote(1), 80), open.external, flags).numbered(sequence, 0x7777_7777)
+    };
+    for (number, flags) in [RST, RST | ACK, FIN | ACK].into_iter().enumerate() {
+        let packet = forged(flags, 0xdead_0000 + number as u32);
+        open.pass_packet(&mut talk, 1.0, Side::External, &packet)?;
+    }
+    // Neither the four minutes after a RST nor those after two FINs have begun.
+    open.pass(&mut talk, 10.0, Side::Internal, FIN | ACK)?;
+    let seen = talk.look()?;
+    let counted = seen.stats.document()["sessions"]["tcp_out_of_window"].as_u64();
+    ensure!(counted == Some(3), "{counted:?} packets out of window");
+    open.pass_data(&mut talk, 7000.0, Side::External, PSH | ACK, b"still here")?;
+    // The right number counts.
+    open.pass(&mut talk, 7001.0, Side::External, RST | ACK)?;
+    let late = open.packet(Side::External, ACK, b"");
+    talk.dropped(Side::External, 7241.5, &late, "no-mapping")
+}
+
+fn simultaneous_open_works_5382_req_2a() -> Result<()> {
+    simultaneous_open(Settings::default())?;
+    let strict = "nat44: { filtering: address-and-port-dependent }";
+    simultaneous_open(Settings::default().section(strict))
+}
+
+fn simultaneous_open(settings: Settings) -> Result<()> {
+    let mut talk = Talk::new(settings);
     let host = at(subscriber(1), 40_000);
     let mut both = Connection::begin(&mut talk, 0.0, host, at(remote(1), 80))?;
     let theirs = both.packet(Side::External, SYN, b"");
@@ -142,6 +192,64 @@ fn simultaneous_open_works_5382_req_2a() -> Result<()> {
     both.pass_data(&mut talk, 1.0, Side::External, PSH | ACK, b"data")?;
     // It is established: far beyond the opening timer it is still there.
     both.pass(&mut talk, 7000.0, Side::External, ACK)
+}
+
+/// Filtering that refuses strangers, and an answer to their SYNs.
+fn answering() -> Settings {
+    let section =
+        "nat44: { filtering: address-and-port-dependent, unsolicited-syn: port-unreachable }";
+    Settings::default().section(section)
+}
+
+/// Lets time go on to `time`: a packet to nobody.
+fn idle(talk: &mut Talk, time: f64) {
+    talk.outside(time, &udp(at(remote(250), 9), at([203, 0, 113, 15].into(), 65_535)));
+}
+
+fn a_refused_syn_is_answered_after_six_seconds_5382_req_4_i() -> Result<()> {
+    let mut talk = Talk::new(answering());
+    let open = Connection::open(&mut talk, 0.0, at(subscriber(1), 40_000), at(remote(1), 80))?;
+    let stranger = tcp(at(remote(2), 4000), open.external, SYN);
+    talk.outside(10.0, &stranger);
+    for time in [12.0, 14.0, 15.9] {
+        idle(&mut talk, time);
+    }
+    talk.look()?.nothing()?;
+    for time in [16.5, 20.0, 60.0] {
+        idle(&mut talk, time);
+    }
+    // Exactly one answer, about the packet as it came.
+    let told = talk.look()?.one_outside()?;
+    ensure!(told.icmp() == Some((3, 3)) && told.destination == remote(2), "{told:?}");
+    ensure!(stranger.bytes().starts_with(told.payload()), "{told:?}");
+    Ok(())
+}
+
+fn a_connection_opened_meanwhile_makes_it_silent_5382_req_4_ii() -> Result<()> {
+    let mut talk = Talk::new(answering());
+    let host = at(subscriber(1), 40_000);
+    let open = Connection::open(&mut talk, 0.0, host, at(remote(1), 80))?;
+    let syn = tcp(at(remote(2), 4000), open.external, SYN).numbered(5000, 0);
+    talk.outside(10.0, &syn);
+    talk.look()?.nothing()?;
+    let ours = talk.outbound(13.0, &tcp(host, at(remote(2), 4000), SYN))?;
+    ensure!(ours.sender() == open.external, "{ours:?}");
+    for time in [15.9, 16.5, 30.0] {
+        idle(&mut talk, time);
+    }
+    talk.look()?.nothing()?;
+    // Its retransmission comes in.
+    same(&talk.inbound(31.0, &syn)?, &syn.clone().hop().to(host))
+}
+
+fn a_refused_syn_is_not_answered_by_default_5382_req_4a() -> Result<()> {
+    let strict = "nat44: { filtering: address-and-port-dependent }";
+    let mut talk = Talk::new(Settings::default().section(strict));
+    let open = Connection::open(&mut talk, 0.0, at(subscriber(1), 40_000), at(remote(1), 80))?;
+    talk.outside(10.0, &tcp(at(remote(2), 4000), open.external, SYN));
+    idle(&mut talk, 16.5);
+    idle(&mut talk, 60.0);
+    talk.look()?.nothing()
 }
 
 fn an_idle_session_is_abandoned_5382_req_5_i() -> Result<()> {

@@ -11,7 +11,8 @@ use super::talk::{Side, Talk};
 use super::{at, register, remote, same, subscriber};
 
 register! {
-    echo_goes_out_and_its_answer_comes_back_5508_req_1: "5508-REQ-1" "5508-REQ-10a3";
+    echo_goes_out_and_its_answer_comes_back_5508_req_1:
+        "5508-REQ-1" "5508-REQ-10a3" "6888-REQ-1c";
     one_identifier_whatever_the_target_5508_req_1a: "5508-REQ-1a";
     a_query_is_waited_for_sixty_seconds_5508_req_2: "5508-REQ-2";
     the_query_timer_is_configurable_5508_req_2a: "5508-REQ-2a";
@@ -30,7 +31,14 @@ register! {
     an_error_neither_keeps_nor_ends_a_query_5508_req_6: "5508-REQ-6";
     a_hairpinned_error_reaches_the_sender_5508_req_7:
         "5508-REQ-7" "5508-REQ-7a" "7857-S12b";
-    redirect_and_source_quench_go_nowhere_5508_req_10b1: "5508-REQ-10b1" "5508-REQ-10c1";
+    messages_that_are_neither_query_nor_error_go_nowhere_5508_req_10b1:
+        "5508-REQ-10b1" "5508-REQ-10b4" "5508-REQ-10b6" "5508-REQ-10c1" "5508-REQ-10c2"
+        "5508-REQ-11";
+    timestamps_go_out_and_come_back_5508_req_10b2: "5508-REQ-10b2" "5508-REQ-1" "5508-REQ-1a";
+    what_administration_forbids_is_told_so_5508_req_8: "5508-REQ-8";
+    errors_can_be_switched_off_by_side_5508_req_9: "5508-REQ-9";
+    source_routes_do_not_cross_5508_s7_3: "5508-S7.3" "5508-REQ-10b3";
+    recorded_routes_show_nothing_of_the_inside_5508_s7_3: "5508-S7.3" "6598-S4b";
     a_packet_whose_time_runs_out_is_reported_5508_s7_2a:
         "5508-S7.2a" "5508-S7.2b" "5508-REQ-10a2" "1812-S4.3.2.4";
     a_made_error_has_the_class_of_its_packet_5508_s7_7: "5508-S7.7" "5508-REQ-10d";
@@ -262,14 +270,118 @@ fn a_hairpinned_error_reaches_the_sender_5508_req_7() -> Result<()> {
     same(&quoted, &sent.hop())
 }
 
-fn redirect_and_source_quench_go_nowhere_5508_req_10b1() -> Result<()> {
+fn messages_that_are_neither_query_nor_error_go_nowhere_5508_req_10b1() -> Result<()> {
     let mut talk = Talk::with_defaults();
     let (sent, out) = one_flow(&mut talk)?;
-    for (kind, reason) in [(4, "icmp-source-quench"), (5, "icmp-redirect")] {
+    for (kind, reason) in [
+        (4, "icmp-source-quench"),
+        (5, "icmp-redirect"),
+        (9, "icmp-router-discovery"),
+        (10, "icmp-router-discovery"),
+        (15, "icmp-information"),
+        (16, "icmp-information"),
+        (17, "icmp-address-mask"),
+        (18, "icmp-address-mask"),
+        (40, "icmp-unsupported"),
+        (200, "icmp-unsupported"),
+    ] {
         talk.dropped(Side::External, 1.0, &error(remote(9), kind, 0, &out, 8), reason)?;
-        let about = sent.answer(0);
-        let outward = error(subscriber(1), kind, 0, &about, 8);
+        let outward = error(subscriber(1), kind, 0, &sent.answer(0), 8);
         talk.dropped(Side::Internal, 1.0, &outward, reason)?;
+    }
+    Ok(())
+}
+
+fn timestamps_go_out_and_come_back_5508_req_10b2() -> Result<()> {
+    let mut talk = Talk::with_defaults();
+    let host = subscriber(1);
+    let first = query(host, remote(1), 13, 77);
+    let out = talk.outbound(0.0, &first)?;
+    same(&out, &first.clone().hop().from(out.sender()))?;
+    let other = talk.outbound(0.1, &query(host, remote(2), 13, 77))?;
+    ensure!(other.sender() == out.sender(), "{} and {}", other.sender(), out.sender());
+    same(&talk.inbound(59.0, &out.answer(0))?, &first.answer(0).hop())
+}
+
+fn what_administration_forbids_is_told_so_5508_req_8() -> Result<()> {
+    let mut talk = Talk::new(Settings::default().section("nat44: { hairpinning: false }"));
+    let x2 = talk.outbound(0.0, &udp(at(subscriber(2), 5002), at(remote(1), 3478)))?.sender();
+    let sent = udp(at(subscriber(1), 5001), x2);
+    let got = made_about(&mut talk, Side::Internal, 1.0, &sent)?;
+    ensure!(got.icmp() == Some((3, 13)), "{got:?}");
+    // A want is told by code 1 (RFC 6888 REQ-11b), or by 13 if so configured.
+    let keys = "ports: 2048-2111\nallocation: { block-size: 64, max-blocks: 1 }";
+    let section = "nat44: { icmp-errors: { refusal: admin-prohibited } }";
+    let tight = Settings::default().pool(&["203.0.113.9"]).pool_keys(keys).section(section);
+    let mut talk = Talk::new(tight);
+    for port in 0..64 {
+        talk.inside(0.0, &udp(at(subscriber(1), 10_000 + port), at(remote(1), 5000)));
+    }
+    talk.look()?;
+    let refused = udp(at(subscriber(1), 20_000), at(remote(1), 5000));
+    let got = made_about(&mut talk, Side::Internal, 1.0, &refused)?;
+    ensure!(got.icmp() == Some((3, 13)), "{got:?}");
+    Ok(())
+}
+
+fn errors_can_be_switched_off_by_side_5508_req_9() -> Result<()> {
+    for (key, silent) in [("to-internal", Side::Internal), ("to-external", Side::External)] {
+        let section = format!("nat44: {{ icmp-errors: {{ {key}: false }} }}");
+        let mut talk = Talk::new(Settings::default().section(&section));
+        let (sent, out) = one_flow(&mut talk)?;
+        for (side, dying) in [(Side::Internal, sent.ttl(1)), (Side::External, out.answer(0).ttl(1))]
+        {
+            if side == silent {
+                talk.dropped(side, 1.0, &dying, "ttl-expired")?;
+            } else {
+                made_about(&mut talk, side, 1.0, &dying)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A loose (131) or strict (137) source route by way of `hops`, padded.
+fn source_route(kind: u8, hops: &[Ipv4Addr]) -> Vec<u8> {
+    let mut option = vec![kind, 3 + 4 * hops.len() as u8, 4];
+    option.extend(hops.iter().flat_map(|hop| hop.octets()));
+    option.push(0);
+    option
+}
+
+fn source_routes_do_not_cross_5508_s7_3() -> Result<()> {
+    let mut talk = Talk::with_defaults();
+    let (sent, out) = one_flow(&mut talk)?;
+    for kind in [131, 137] {
+        let options = source_route(kind, &[subscriber(1), remote(7)]);
+        let routed = |packet: &Packet| Packet { options: options.clone(), ..packet.clone() };
+        talk.dropped(Side::Internal, 1.0, &routed(&sent), "source-route")?;
+        let ping = routed(&query(subscriber(1), remote(1), 8, 77));
+        talk.dropped(Side::Internal, 1.0, &ping, "source-route")?;
+        // In the header of an error, and in the packet that it quotes.
+        let came = sent.answer(0);
+        let outer = routed(&error(subscriber(1), 3, 3, &came, 8));
+        talk.dropped(Side::Internal, 1.0, &outer, "source-route")?;
+        let inner = error(subscriber(1), 3, 3, &routed(&came), 8);
+        talk.dropped(Side::Internal, 1.0, &inner, "source-route")?;
+        talk.dropped(Side::External, 1.0, &routed(&out.answer(0)), "source-route")?;
+    }
+    Ok(())
+}
+
+fn recorded_routes_show_nothing_of_the_inside_5508_s7_3() -> Result<()> {
+    let mut talk = Talk::with_defaults();
+    let (sent, _) = one_flow(&mut talk)?;
+    // Record route: two hops inside were noted, room for two more.
+    let inside = [subscriber(1), Ipv4Addr::new(10, 255, 0, 1)];
+    let mut option = vec![7, 19, 12];
+    option.extend(inside.iter().flat_map(|hop| hop.octets()));
+    option.resize(20, 0);
+    let got = talk.outbound(1.0, &Packet { options: option, ..sent })?;
+    ensure!(got.options[0] == 7 && got.options.len() == 20, "{got:?}");
+    for hop in inside {
+        let shown = got.options.windows(4).any(|window| window == hop.octets());
+        ensure!(!shown, "{hop} is shown: {got:?}");
     }
     Ok(())
 }

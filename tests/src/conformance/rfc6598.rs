@@ -23,16 +23,12 @@ fn nothing_of_shared_space_leaves_6598_s4b() -> Result<()> {
     talk.dropped(Side::Internal, 0.0, &tcp(host, peer, RST), "tcp-not-syn")?;
     // From shared space that is no subscriber, and to it.
     let neighbour = at(Ipv4Addr::new(100, 127, 255, 254), 1);
-    talk.dropped(Side::Internal, 1.0, &udp(host, neighbour), "destination-inside")?;
+    talk.refused(1.0, &udp(host, neighbour), "destination-inside", (3, 13))?;
     let narrow = Settings::default().subscribers(&["100.64.0.0/24"]);
     let mut other = Talk::new(narrow.clone());
     other.dropped(Side::Internal, 1.0, &udp(neighbour, peer), "source-not-subscriber")?;
-    other.dropped(
-        Side::Internal,
-        2.0,
-        &udp(at(Ipv4Addr::new(100, 64, 0, 1), 1), neighbour),
-        "destination-inside",
-    )?;
+    let first = at(Ipv4Addr::new(100, 64, 0, 1), 1);
+    other.refused(2.0, &udp(first, neighbour), "destination-inside", (3, 13))?;
     // Protocols and messages that are not translated.
     let odd = |protocol| {
         Packet::new(*host.ip(), *peer.ip(), Body::Other { protocol, bytes: vec![0; 40] })

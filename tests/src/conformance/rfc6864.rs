@@ -6,13 +6,14 @@ use anyhow::{Result, ensure};
 
 use super::packet::{Packet, udp};
 use super::settings::Settings;
-use super::talk::Talk;
+use super::talk::{Side, Talk};
 use super::{at, register, remote, same, subscriber};
 
 register! {
     equal_ones_of_two_subscribers_leave_different_6864_s5_3_1: "6864-S5.3.1" "7857-S10";
     none_is_repeated_between_two_addresses_6864_s4_3a: "6864-S4.3a";
     packets_with_df_pass_whatever_theirs_is_6864_s4_1a: "6864-S4.1a" "6864-S4.1b";
+    df_survives_every_path_6864_s4_3b: "6864-S4.3b" "5508-S7.1.1a";
     more_than_there_are_in_two_minutes_are_counted_6864_s5_2: "6864-S5.2";
 }
 
@@ -65,5 +66,33 @@ fn more_than_there_are_in_two_minutes_are_counted_6864_s5_2() -> Result<()> {
     let ids: BTreeSet<u16> = seen.outside.iter().map(|packet| packet.id).collect();
     let counted = seen.stats.document()["fragments"]["identification_repeats"].as_u64();
     ensure!(ids.len() == 65_536 && counted == Some(4_464), "{} used, {counted:?}", ids.len());
+    Ok(())
+}
+
+fn df_survives_every_path_6864_s4_3b() -> Result<()> {
+    let mut talk = Talk::new(Settings::default().mtu(1400, 1400));
+    let (x1, x2) = (at(subscriber(1), 4001), at(subscriber(2), 4002));
+    let full = udp(x1, at(remote(1), 5000)).carrying(&[0x33; 1372]);
+    let out = talk.outbound(0.0, &full)?;
+    same(&out, &full.clone().hop().from(out.sender()))?;
+    let answer = out.answer(0);
+    same(&talk.inbound(0.1, &answer)?, &answer.clone().hop().to(x1))?;
+    let second = talk.outbound(0.2, &udp(x2, at(remote(1), 5000)))?.sender();
+    let across = full.to(second);
+    talk.inside(0.3, &across);
+    same(&talk.look()?.one_inside()?, &across.clone().hop().from(out.sender()).to(x2))?;
+    // One byte more: never in pieces, in no direction.
+    let large = |packet: Packet| packet.carrying(&[0x33; 1373]);
+    for (side, packet) in [
+        (Side::Internal, udp(x1, at(remote(1), 5000))),
+        (Side::External, answer),
+        (Side::Internal, across),
+    ] {
+        talk.send(side, 1.0, &large(packet));
+        let seen = talk.look()?;
+        let all = || seen.inside.iter().chain(&seen.outside);
+        ensure!(all().all(|made| made.icmp() == Some((3, 4))), "{seen:#?}");
+        ensure!(seen.drops == [("too-big".to_owned(), 1)].into(), "drops {:?}", seen.drops);
+    }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
 
+use super::connection::Connection;
 use super::packet::{Body, Packet, SYN, query, tcp, udp};
 use super::settings::Settings;
 use super::talk::{Side, Talk};
@@ -16,8 +17,13 @@ register! {
     one_address_for_all_protocols_6888_req_2: "6888-REQ-2";
     a_pool_of_pieces_is_used_whole_6888_req_3: "6888-REQ-3";
     ports_of_one_subscriber_are_limited_6888_req_4: "6888-REQ-4" "6888-REQ-4a";
+    each_protocol_has_a_limit_of_its_own_6888_req_4b: "6888-REQ-4b" "6888-REQ-4";
+    nobody_opens_flows_faster_than_allowed_6888_req_4c: "6888-REQ-4c" "6888-REQ-5b";
+    sessions_are_limited_either_way_6888_req_5a: "6888-REQ-5a" "6888-REQ-5";
     strangers_cannot_fill_the_session_table_6888_req_5: "6888-REQ-5";
     a_freed_port_rests_for_two_minutes_6888_req_8: "6888-REQ-8";
+    closed_tcp_ports_need_not_rest_6888_req_8a: "6888-REQ-8a";
+    the_number_of_resting_ports_has_a_limit_6888_req_8d: "6888-REQ-8d";
     a_refused_flow_is_dropped_and_its_sender_told_6888_req_11b:
         "6888-REQ-11b" "6888-REQ-11a" "5508-REQ-8";
     nothing_is_evicted_to_make_room_6888_req_11d: "6888-REQ-11d" "5508-S6";
@@ -167,6 +173,38 @@ fn a_freed_port_rests_for_two_minutes_6888_req_8() -> Result<()> {
     Ok(())
 }
 
+/// How many ports rest after `flows` connections were opened and closed by both ends, and the
+/// same number of datagrams sent, and all of that has ended.
+fn resting(allocation: &str, flows: u16) -> Result<u64> {
+    let keys = format!("allocation: {{ {allocation} }}");
+    let mut talk = Talk::new(Settings::default().pool_keys(&keys));
+    for number in 0..flows {
+        let host = at(subscriber(1), 10_000 + number);
+        let mut open = Connection::open(&mut talk, f64::from(number), host, at(remote(1), 80))?;
+        open.close(&mut talk, f64::from(number) + 0.5)?;
+        talk.outbound(f64::from(number) + 0.6, &udp(host, at(remote(1), 5000)))?;
+    }
+    // TCP ends after four minutes, UDP after five.
+    talk.outside(310.0, &udp(at(remote(1), 5000), at(Ipv4Addr::new(203, 0, 113, 1), 5)));
+    Ok(talk.look()?.stats.port_census()?.resting)
+}
+
+fn closed_tcp_ports_need_not_rest_6888_req_8a() -> Result<()> {
+    let both = resting("hold-closed-tcp: true", 5)?;
+    ensure!(both == 10, "{both} ports rest, TCP too by default");
+    let udp_alone = resting("hold-closed-tcp: false", 5)?;
+    ensure!(udp_alone == 5, "{udp_alone} ports rest, UDP alone");
+    Ok(())
+}
+
+fn the_number_of_resting_ports_has_a_limit_6888_req_8d() -> Result<()> {
+    let of_each = resting("max-held: 3", 5)?;
+    ensure!(of_each == 6, "{of_each} ports rest, three of each protocol");
+    let none = resting("hold: 0s", 5)?;
+    ensure!(none == 0, "{none} ports rest");
+    Ok(())
+}
+
 fn a_refused_flow_is_dropped_and_its_sender_told_6888_req_11b() -> Result<()> {
     let mut talk = Talk::new(tight());
     let kinds: [fn(u16) -> Packet; 3] = [
@@ -216,5 +254,75 @@ fn nothing_is_evicted_to_make_room_6888_req_11d() -> Result<()> {
     let after = talk.look()?.inside;
     let reached: Vec<_> = after.iter().map(Packet::receiver).collect();
     ensure!(reached == owners, "reached {reached:?}");
+    Ok(())
+}
+
+fn limited(limits: &str) -> Talk {
+    Talk::new(Settings::default().group_keys(&format!("limits: {limits}")))
+}
+
+fn each_protocol_has_a_limit_of_its_own_6888_req_4b() -> Result<()> {
+    let mut talk = limited("{ ports: { udp: 50, tcp: 100 } }");
+    for port in 0..110 {
+        for number in [1, 2] {
+            let host = at(subscriber(number), 10_000 + port);
+            talk.inside(f64::from(port), &udp(host, at(remote(1), 5000)));
+            talk.inside(f64::from(port), &tcp(host, at(remote(1), 80), SYN));
+        }
+    }
+    let seen = talk.look()?;
+    for (protocol, most) in [(17, 50), (6, 100)] {
+        let all = seen.outside.iter().filter(|packet| packet.protocol() == protocol).count();
+        ensure!(all == 2 * most, "protocol {protocol}: {all} flows of two subscribers");
+    }
+    ensure!(seen.drops == [("limit-ports".to_owned(), 140)].into(), "drops {:?}", seen.drops);
+    // What is refused is told; what exists goes on.
+    ensure!(seen.inside.iter().all(|told| told.icmp() == Some((3, 1))), "{:?}", seen.inside);
+    ensure!(!seen.inside.is_empty(), "nobody was told");
+    let old = udp(at(subscriber(1), 10_000), at(remote(1), 5000));
+    ensure!(talk.outbound(120.0, &old)?.sender() == seen.outside[0].sender(), "the first flow");
+    Ok(())
+}
+
+fn nobody_opens_flows_faster_than_allowed_6888_req_4c() -> Result<()> {
+    let mut talk = limited("{ new-sessions-per-second: { rate: 50, burst: 50 } }");
+    let hosts: [Ipv4Addr; 2] = [subscriber(1), subscriber(2)];
+    // One host opens 1,000 flows in two seconds, another one 40.
+    for number in 0..1000u16 {
+        let time = 1.0 + f64::from(number) / 500.0;
+        let flow = at(hosts[0], 10_000 + number);
+        talk.inside(time, &tcp(flow, at(remote(1), 80), SYN));
+        if number % 25 == 0 {
+            talk.inside(time, &udp(at(hosts[1], 10_000 + number), at(remote(1), 5000)));
+        }
+    }
+    let seen = talk.look()?;
+    let of = |protocol| seen.outside.iter().filter(|p| p.protocol() == protocol).count();
+    // A burst of 50, then 50 per second: 150, and the clock's tenths of a second more or less.
+    ensure!((140..=160).contains(&of(6)), "{} of 1000 flows in two seconds", of(6));
+    ensure!(of(17) == 40, "{} of 40 flows of the other subscriber", of(17));
+    let refused = 1000 - of(6) as u64;
+    let want = [("limit-session-rate".to_owned(), refused)].into();
+    ensure!(seen.drops == want, "drops {:?}", seen.drops);
+    Ok(())
+}
+
+fn sessions_are_limited_either_way_6888_req_5a() -> Result<()> {
+    let mut talk = limited("{ sessions: 20, inbound-sessions: 10 }");
+    let host = at(subscriber(1), 40_000);
+    for port in 0..30 {
+        talk.inside(0.0, &tcp(host, at(remote(1), 1000 + port), SYN));
+    }
+    let seen = talk.look()?;
+    ensure!(seen.outside.len() == 20, "{} of 30 sessions", seen.outside.len());
+    ensure!(seen.drops == [("limit-sessions".to_owned(), 10)].into(), "drops {:?}", seen.drops);
+    let external = seen.outside[0].sender();
+    for number in 0..15 {
+        talk.outside(1.0, &tcp(at(remote(100 + number), 4000), external, SYN));
+    }
+    let seen = talk.look()?;
+    ensure!(seen.inside.len() == 10, "{} of 15 strangers", seen.inside.len());
+    let want = [("limit-inbound-sessions".to_owned(), 5)].into();
+    ensure!(seen.drops == want, "drops {:?}", seen.drops);
     Ok(())
 }

@@ -15,7 +15,7 @@ register! {
         "7422-S2-step2" "7422-S2a" "7422-S2c" "7422-S2-step1" "7422-S2e";
     the_own_range_is_used_up_first_7422_s2_step3a: "7422-S2-step3a" "7422-S2-step4b";
     ports_are_random_inside_the_range_7422_s2_step3b: "7422-S2-step3b";
-    both_functions_can_be_tested_from_the_file_alone_7422_s2b: "7422-S2b";
+    both_functions_can_be_tested_from_the_file_alone_7422_s2b: "7422-S2b" "7422-S2a";
     a_port_of_a_range_is_free_at_once_6888_req_8b: "6888-REQ-8b";
 }
 

@@ -19,6 +19,7 @@ const CHECK_LIMIT: Duration = Duration::from_secs(20);
 pub struct Settings {
     pool: Vec<String>,
     pool_keys: String,
+    group_keys: String,
     subscribers: Vec<Ipv4Net>,
     sections: String,
     system: String,
@@ -34,6 +35,7 @@ impl Default for Settings {
         Settings {
             pool: vec!["203.0.113.0/28".to_owned()],
             pool_keys: String::new(),
+            group_keys: String::new(),
             subscribers: vec![super::net("100.64.0.0/10")],
             sections: String::new(),
             system: "  workers: 1\n".to_owned(),
@@ -56,6 +58,15 @@ impl Settings {
     pub fn pool_keys(mut self, text: &str) -> Settings {
         for line in text.lines() {
             self.pool_keys.push_str(&format!("    {line}\n"));
+        }
+        self
+    }
+
+    /// Further keys of the group of subscribers, as its section writes them.
+    #[must_use]
+    pub fn group_keys(mut self, text: &str) -> Settings {
+        for line in text.lines() {
+            self.group_keys.push_str(&format!("    {line}\n"));
         }
         self
     }
@@ -133,13 +144,14 @@ impl Settings {
              \x20   addresses: [{BOX_EXTERNAL}/30]\n    next-hop: {WORLD}\n    mtu: {}\n\
              \x20   neighbours: [{{ address: {WORLD}, mac: \"{world}\" }}]\n\
              pools:\n  main:\n    addresses: [{}]\n{}\
-             subscribers:\n  - name: everyone\n    match: [{}]\n    pool: main\n{}",
+             subscribers:\n  - name: everyone\n    match: [{}]\n    pool: main\n{}{}",
             self.system,
             self.mtu[0],
             self.mtu[1],
             self.pool.join(", "),
             self.pool_keys,
             list(&self.subscribers),
+            self.group_keys,
             self.sections,
         )
     }

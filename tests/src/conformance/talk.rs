@@ -7,6 +7,7 @@
 //! again, and this is checked. Every frame that comes out is checked by [`super::judge`].
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -40,7 +41,6 @@ impl Side {
 }
 
 /// What came out since the last look.
-#[derive(Debug)]
 pub struct Seen {
     /// To the subscribers.
     pub inside: Vec<Packet>,
@@ -50,6 +50,14 @@ pub struct Seen {
     pub drops: BTreeMap<String, u64>,
     /// Statistics at the time of the last packet.
     pub stats: Stats,
+}
+
+impl fmt::Debug for Seen {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Seen { inside, outside, drops, stats: _ } = self;
+        let mut shown = formatter.debug_struct("Seen");
+        shown.field("inside", inside).field("outside", outside).field("drops", drops).finish()
+    }
 }
 
 impl Seen {
@@ -198,6 +206,28 @@ impl Talk {
     pub fn dropped(&mut self, side: Side, at: f64, packet: &Packet, reason: &str) -> Result<()> {
         self.send(side, at, packet);
         self.look()?.only_drops(reason, 1).with_context(|| format!("{side:?} at {at} s"))
+    }
+
+    /// Sends one packet from a subscriber, which is dropped for `reason`; the subscriber gets an
+    /// ICMP error of this type and code, and nothing else comes out.
+    ///
+    /// # Errors
+    /// It is not so.
+    pub fn refused(
+        &mut self,
+        at: f64,
+        packet: &Packet,
+        reason: &str,
+        kind: (u8, u8),
+    ) -> Result<()> {
+        self.inside(at, packet);
+        let seen = self.look()?;
+        let want = BTreeMap::from([(reason.to_owned(), 1)]);
+        ensure!(seen.drops == want, "drops {:?}, expected {want:?}", seen.drops);
+        let told = seen.one_inside().with_context(|| format!("refused at {at} s"))?;
+        let to = (told.icmp(), told.destination);
+        ensure!(to == (Some(kind), packet.source), "told {told:?}");
+        Ok(())
     }
 
     /// Runs the program over all that was sent so far; what came out since the last look.
