@@ -56,6 +56,11 @@ pub struct Settings {
     pub short_timers: bool,
     /// Mappings of all workers together.
     pub max_mappings: u32,
+    /// Who may send to a mapping from outside, as the configuration writes it; the default if
+    /// `None`.
+    pub filtering: Option<String>,
+    /// Largest IPv4 packet of the external port; the default if `None`.
+    pub external_mtu: Option<u16>,
 }
 
 impl Default for Settings {
@@ -72,6 +77,8 @@ impl Default for Settings {
             tcp_timeout: None,
             short_timers: false,
             max_mappings: 200_000,
+            filtering: None,
+            external_mtu: None,
         }
     }
 }
@@ -130,10 +137,13 @@ impl Settings {
             tcp_timeout,
             short_timers,
             max_mappings,
+            filtering,
+            external_mtu,
         } = self;
         let Devices { internal, external, silent } = devices;
         let pool = pool.join(", ");
         let lent = ports.as_ref().map(|ports| format!("    ports: {ports}\n")).unwrap_or_default();
+        let mtu = external_mtu.map(|mtu| format!("    mtu: {mtu}\n")).unwrap_or_default();
         let neighbour = |address, mac: &str| match silent {
             true => format!("    neighbours: [{{ address: {address}, mac: \"{mac}\" }}]\n"),
             false => String::new(),
@@ -147,7 +157,7 @@ impl Settings {
              \x20 {INTERNAL_PORT}:\n    side: internal\n    device: \"{internal}\"\n\
              \x20   addresses: [{BOX_INTERNAL}/30]\n    next-hop: {ROUTER}\n{router}\
              \x20 {EXTERNAL_PORT}:\n    side: external\n    device: \"{external}\"\n\
-             \x20   addresses: [{BOX_EXTERNAL}/30]\n    next-hop: {WORLD}\n{world}\
+             \x20   addresses: [{BOX_EXTERNAL}/30]\n    next-hop: {WORLD}\n{world}{mtu}\
              pools:\n  laboratory:\n    addresses: [{pool}]\n{lent}    allocation:\n\
              \x20     block-size: {block_size}\n      max-blocks: {max_blocks}\n\
              \x20     hold: {hold}\n\
@@ -166,6 +176,9 @@ impl Settings {
                 text,
                 "  tcp: {{ established: {t}, opening: {t}, closing: {t}, reset: {t} }}"
             );
+        }
+        if let Some(filtering) = filtering {
+            let _ = writeln!(text, "nat44:\n  filtering: {filtering}");
         }
         if *short_timers {
             text.push_str("lab:\n  allow-short-timers: true\n");
@@ -313,6 +326,8 @@ mod tests {
             workers: 4,
             udp_timeout: Some("2s".into()),
             short_timers: true,
+            filtering: Some("address-dependent".into()),
+            external_mtu: Some(1400),
             ..Settings::default()
         };
         let text = settings.yaml("lab-1-0", &Devices::packet_sockets(4));
@@ -321,7 +336,9 @@ mod tests {
             "  internal0:",
             "    device: \"net_af_packet0,iface=cg-int,qpairs=4\"",
             "    addresses: [192.0.2.2/30]",
+            "    mtu: 1400",
             "      hold: 2m",
+            "  filtering: address-dependent",
             "  udp: { default: 2s }",
             "  allow-short-timers: true",
         ] {

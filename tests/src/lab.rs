@@ -260,6 +260,15 @@ impl Lab {
         self.server.ip_batch(&batch)
     }
 
+    /// Makes the external link carry IPv4 packets of at most `mtu` bytes, seen from both ends.
+    ///
+    /// # Errors
+    /// ip refused.
+    pub fn narrow_external_link(&self, mtu: u16) -> Result<()> {
+        self.middle.ip_batch(&format!("link set {EXTERNAL} mtu {mtu}\n"))?;
+        self.server.ip_batch(&format!("link set world mtu {mtu}\n"))
+    }
+
     /// Puts plain kernel forwarding in the place of the appliance, without translation: the same
     /// addresses on the box. Subscriber space leaks; that a leak is noticed can so be shown.
     ///

@@ -41,7 +41,11 @@ pub struct Server {
 }
 
 impl Server {
-    fn start(
+    /// Starts a server whose `command` listens on `port`; `directory` will hold its log.
+    ///
+    /// # Errors
+    /// It ends, or does not listen within 10 s.
+    pub(crate) fn start(
         name: &str,
         namespace: &Namespace,
         port: u16,
