@@ -17,7 +17,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::lab::{
-    BOX_EXTERNAL, BOX_INTERNAL, EXTERNAL, INTERNAL, Lab, MACS, ROUTER, SUBSCRIBER_PREFIX, WORLD,
+    BOX_EXTERNAL, BOX_INTERNAL, EXTERNAL, INTERNAL, Lab, MACS, ROUTER, SUBSCRIBER_PREFIX, TAPS,
+    WORLD,
 };
 use crate::process::{Process, read_log};
 use crate::stats::Stats;
@@ -61,6 +62,9 @@ pub struct Settings {
     pub filtering: Option<String>,
     /// Largest IPv4 packet of the external port; the default if `None`.
     pub external_mtu: Option<u16>,
+    /// Tap interfaces instead of packet sockets: for them the kernel does not reassemble, so that
+    /// the appliance sees fragments as they were sent. One worker only.
+    pub taps: bool,
 }
 
 impl Default for Settings {
@@ -79,6 +83,7 @@ impl Default for Settings {
             max_mappings: 200_000,
             filtering: None,
             external_mtu: None,
+            taps: false,
         }
     }
 }
@@ -102,6 +107,14 @@ impl Devices {
             format!("net_af_packet{number},iface={interface}{queues}")
         };
         let (internal, external) = (device(0, INTERNAL), device(1, EXTERNAL));
+        Devices { internal, external, silent: false }
+    }
+
+    /// Tap interfaces that [`Lab::bridge_taps`] joins to the laboratory's veths.
+    pub fn taps() -> Devices {
+        let device =
+            |number, interface, mac| format!("net_tap{number},iface={interface},mac={mac}");
+        let (internal, external) = (device(0, TAPS[0], MACS[1]), device(1, TAPS[1], MACS[2]));
         Devices { internal, external, silent: false }
     }
 
@@ -139,6 +152,7 @@ impl Settings {
             max_mappings,
             filtering,
             external_mtu,
+            taps: _,
         } = self;
         let Devices { internal, external, silent } = devices;
         let pool = pool.join(", ");
@@ -237,7 +251,10 @@ impl Appliance {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let name = format!("lab-{}-{serial}", std::process::id());
         let configuration = directory.path().join("cgnat.yaml");
-        let devices = Devices::packet_sockets(settings.workers);
+        let devices = match settings.taps {
+            true => Devices::taps(),
+            false => Devices::packet_sockets(settings.workers),
+        };
         std::fs::write(&configuration, settings.yaml(&name, &devices))
             .context("cannot write the configuration")?;
 
@@ -269,6 +286,9 @@ impl Appliance {
         });
         let mut appliance = Appliance { process, directory, output };
         appliance.wait_ready(&is_ready)?;
+        if settings.taps {
+            lab.bridge_taps()?;
+        }
         Ok(appliance)
     }
 

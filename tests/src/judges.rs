@@ -6,6 +6,7 @@
 //! | `tracepath` | iputils-tracepath | hops and path MTU, without privileges |
 //! | `traceroute` | traceroute | hops, by UDP, ICMP, TCP, and with falling MTU |
 //! | `ping` | iputils-ping | IP options, errors, what the kernel learned of a path |
+//! | `iperf3` | iperf3 | datagrams larger than a packet, counted at the receiver |
 //!
 //! What they print is returned without times, so that two runs can be compared.
 
@@ -15,6 +16,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use crate::lab::{BOX_INTERNAL, Namespace};
 use crate::process::{output_within, run};
@@ -62,7 +64,7 @@ pub enum Question {
 }
 
 /// The sentence of natdiscovery about the NAT between `source` and a [`stun`] server; empty if it
-/// came to none.
+/// came to none. With `padded`, its requests are larger than a packet.
 ///
 /// # Errors
 /// It failed, or found addresses in the payload changed (RFC 5780 section 4.1 calls that an ALG).
@@ -71,6 +73,7 @@ pub fn natdiscovery(
     source: (Ipv4Addr, u16),
     server: Ipv4Addr,
     question: Question,
+    padded: bool,
 ) -> Result<String> {
     let mut command = namespace.command("turnutils_natdiscovery");
     command.arg(match question {
@@ -78,6 +81,9 @@ pub fn natdiscovery(
         Question::Filtering => "-f",
         Question::Hairpinning => "-H",
     });
+    if padded {
+        command.arg("-P");
+    }
     command.args(["-L", &source.0.to_string(), "-l", &source.1.to_string()]);
     command.args(["-p", &STUN_PORT.to_string(), &server.to_string()]);
     let text = run(command, LIMIT)?;
@@ -231,6 +237,48 @@ pub fn upload(
     command.arg(format!("http://{server}/cgi-bin/sum"));
     let text = run(command, LIMIT)?;
     Ok(text.split_whitespace().next().unwrap_or_default().to_owned())
+}
+
+/// Datagrams of one size, as their receiver counted them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Datagrams {
+    /// That the sender sent.
+    pub sent: u64,
+    /// That arrived.
+    pub arrived: u64,
+}
+
+/// Sends datagrams of `bytes` bytes, a hundred in a second, with iperf3; from the server if
+/// `reverse`.
+///
+/// # Errors
+/// iperf3 failed, or what it reports is not understood.
+pub fn datagrams(
+    namespace: &Namespace,
+    source: Ipv4Addr,
+    server: Ipv4Addr,
+    bytes: u32,
+    reverse: bool,
+) -> Result<Datagrams> {
+    let mut command = namespace.command("iperf3");
+    command.args(["--json", "--client", &server.to_string(), "--bind", &source.to_string()]);
+    command.args(["--udp", "--time", "1", "--length", &bytes.to_string()]);
+    command.args(["--bitrate", &(bytes * 8 * 100).to_string()]);
+    if reverse {
+        command.arg("--reverse");
+    }
+    let output = output_within(command, LIMIT)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let report: Value = serde_json::from_str(&text).with_context(|| {
+        format!("iperf3 printed {text}{}", String::from_utf8_lossy(&output.stderr))
+    })?;
+    let payload = |sum: &str| {
+        let number = report["end"][sum]["bytes"].as_u64();
+        number.with_context(|| format!("iperf3 told no {sum} of {bytes} bytes: {report}"))
+    };
+    // Not its count of lost datagrams: that is 0 too if nothing arrives.
+    let datagrams = |sum| Ok::<_, anyhow::Error>(payload(sum)? / u64::from(bytes));
+    Ok(Datagrams { sent: datagrams("sum_sent")?, arrived: datagrams("sum_received")? })
 }
 
 /// The text without times, and with one space between words.

@@ -55,6 +55,8 @@ pub const SUBSCRIBER_PREFIX: &str = "100.64.0.0/10";
 pub const INTERNAL: &str = "cg-int";
 /// The appliance's interface towards the servers.
 pub const EXTERNAL: &str = "cg-ext";
+/// Interfaces that an appliance on taps makes, internal and external.
+pub const TAPS: [&str; 2] = ["tap-int", "tap-ext"];
 
 /// MAC addresses of router, appliance internal, appliance external, world. Those of the appliance
 /// are the ones that DPDK's net_pcap gives to its first and second device, so that what is
@@ -267,6 +269,25 @@ impl Lab {
     pub fn narrow_external_link(&self, mtu: u16) -> Result<()> {
         self.middle.ip_batch(&format!("link set {EXTERNAL} mtu {mtu}\n"))?;
         self.server.ip_batch(&format!("link set world mtu {mtu}\n"))
+    }
+
+    /// Joins each of [`TAPS`] to its veth by a bridge.
+    ///
+    /// # Errors
+    /// ip refused, for one because no appliance has made the taps.
+    pub fn bridge_taps(&self) -> Result<()> {
+        let mut batch = String::new();
+        for (number, (tap, veth)) in TAPS.into_iter().zip([INTERNAL, EXTERNAL]).enumerate() {
+            let bridge = format!("bridge{number}");
+            // A bridge keeps what is for the MAC of one of its own ports, so the appliance's must
+            // be that of none. It must not speak itself either: no multicast queries.
+            writeln!(
+                batch,
+                "link add {bridge} type bridge mcast_snooping 0\n                 link set {veth} address 02:00:00:00:{number:02x}:98\n                 link set {tap} address 02:00:00:00:{number:02x}:99\n                 link set {veth} master {bridge}\nlink set {tap} master {bridge}\n                 link set {tap} up\nlink set {bridge} up"
+            )
+            .context("cannot write to a String")?;
+        }
+        self.middle.ip_batch(&batch)
     }
 
     /// Puts plain kernel forwarding in the place of the appliance, without translation: the same
