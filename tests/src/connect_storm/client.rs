@@ -54,7 +54,8 @@ pub struct ClientReport {
     pub other: u64,
     /// Answers with an external endpoint that another open connection has.
     pub duplicates: u64,
-    /// External endpoints used again after their connection was over.
+    /// External endpoints used again, after their connection was over, for another internal
+    /// endpoint. For the same one that is what a NAT must do: its mapping lives on.
     pub reused: u64,
     /// Distinct external addresses.
     pub addresses: u64,
@@ -76,7 +77,8 @@ const SLOW: Duration = Duration::from_millis(900);
 #[derive(Default)]
 struct Endpoints {
     open: HashSet<SocketAddrV4>,
-    seen: HashSet<SocketAddrV4>,
+    /// External endpoint to the internal one it was last seen with.
+    seen: HashMap<SocketAddrV4, SocketAddrV4>,
 }
 
 struct Shared<'a> {
@@ -149,7 +151,7 @@ pub fn run_client(options: &ClientOptions) -> io::Result<ClientReport> {
     let begun_count = shared.next.into_inner().min(options.connections);
     report.timed_out += options.connections - begun_count;
     let endpoints = shared.endpoints.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let addresses: HashSet<_> = endpoints.seen.iter().map(|endpoint| endpoint.ip()).collect();
+    let addresses: HashSet<_> = endpoints.seen.keys().map(|endpoint| endpoint.ip()).collect();
     report.addresses = addresses.len() as u64;
     report.endpoints = endpoints.seen.len() as u64;
     report.syn_sent_again = syn_retransmissions().saturating_sub(resent);
@@ -356,7 +358,9 @@ impl Connection {
             let mut endpoints = lock(endpoints);
             if !endpoints.open.insert(external) {
                 report.duplicates += 1;
-            } else if !endpoints.seen.insert(external) {
+            } else if let Some(earlier) = endpoints.seen.insert(external, self.source)
+                && earlier != self.source
+            {
                 report.reused += 1;
             }
             drop(endpoints);
