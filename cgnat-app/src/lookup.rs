@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use cgnat_core::config::Config;
+use cgnat_core::endpoint::{InternalEndpoint, Protocol};
 use cgnat_core::space::ExternalSpace;
 use cgnat_core::space::lookup::{Forward, OwnRange, Reverse};
 use serde_json::{Value, json};
@@ -118,6 +119,11 @@ impl Answer {
 fn forward(config: &Config, internal: Ipv4Addr, found: Forward) -> Answer {
     let name = |pool: usize| config.pools()[pool].name();
     match found {
+        Forward::OneToOne(external) => Answer {
+            found: true,
+            text: format!("{internal} has {external} to itself, by a static mapping"),
+            json: json!({ "answer": "static", "internal": internal, "external": external }),
+        },
         Forward::NotSubscriber => Answer::none(format!("{internal} is no subscriber")),
         Forward::Dynamic { pool } => Answer {
             found: false,
@@ -147,6 +153,27 @@ fn forward(config: &Config, internal: Ipv4Addr, found: Forward) -> Answer {
 fn reverse(config: &Config, external: SocketAddrV4, found: Reverse) -> Answer {
     let name = |pool: usize| config.pools()[pool].name();
     match found {
+        Reverse::Static(mapped) => {
+            let one = |(protocol, internal): &(Protocol, InternalEndpoint)| {
+                format!("{protocol} {external} is {internal}, by a static mapping")
+            };
+            let list = |(protocol, internal): &(Protocol, InternalEndpoint)| {
+                json!({
+                    "protocol": protocol.to_string(),
+                    "internal": Ipv4Addr::from(internal.address),
+                    "port": internal.port,
+                })
+            };
+            Answer {
+                found: true,
+                text: mapped.iter().map(one).collect::<Vec<_>>().join("\n"),
+                json: json!({
+                    "answer": "static",
+                    "external": external.ip(),
+                    "mapped": mapped.iter().map(list).collect::<Vec<_>>(),
+                }),
+            }
+        }
         Reverse::Elsewhere => Answer::none(format!("{} is in no pool", external.ip())),
         Reverse::NotLent { pool } => {
             Answer::none(format!("pool {} does not lend {external}", name(pool)))

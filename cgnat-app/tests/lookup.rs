@@ -49,6 +49,28 @@ fn both_functions_of_a_deterministic_pool_can_be_tested_offline_7422_s2b() {
 }
 
 #[test]
+fn static_mappings_answer_for_their_endpoints() {
+    let one = "100.64.9.9 has 203.0.113.98 to itself, by a static mapping\n";
+    says(&["--internal", "100.64.9.9"], 0, one);
+    says(
+        &["--external", "203.0.113.81:77"],
+        0,
+        "tcp 203.0.113.81:77 is 100.64.9.17:77, by a static mapping\n\
+         udp 203.0.113.81:77 is 100.64.9.17:77, by a static mapping\n\
+         icmp 203.0.113.81:77 is 100.64.9.17:77, by a static mapping\n",
+    );
+    says(
+        &["--external", "203.0.113.70:443", "--json"],
+        0,
+        "{\"answer\":\"static\",\"external\":\"203.0.113.70\",\"mapped\":[{\"internal\":\
+         \"100.64.9.10\",\"port\":8443,\"protocol\":\"tcp\"}]}\n",
+    );
+    let beside = "203.0.113.70:9011 is in block 8704-9215 of pool residential: only a log can tell \
+                  whose it was\n";
+    says(&["--external", "203.0.113.70:9011"], 1, beside);
+}
+
+#[test]
 fn what_the_file_alone_cannot_tell_is_said_and_ends_with_1() {
     let answers = [
         (

@@ -164,6 +164,7 @@ impl Layout {
     ) -> Result<Vec<BlockLease>, MemoryError> {
         let mut cut = Cut::new(memory, self.block_bytes)?;
         let mut leases = Vec::with_capacity(self.blocks as usize);
+        let reserved = space.reserved_ports();
         for (pool_number, pool) in space.pools().iter().enumerate() {
             for block in pool.blocks() {
                 let size = pool.size_of(block);
@@ -180,6 +181,9 @@ impl Layout {
                 for (first, last) in pool.rules.exclude_ports() {
                     (*first..=*last).for_each(|port| lease.exclude(port));
                 }
+                let after = reserved.partition_point(|(other, _)| *other < block);
+                let own = reserved[after..].iter().take_while(|(other, _)| *other == block);
+                own.for_each(|(_, port)| lease.exclude(*port));
                 leases.push(lease);
             }
         }

@@ -22,7 +22,7 @@ use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::config::Config;
-use crate::endpoint::{InternalEndpoint, Protocol};
+use crate::endpoint::{ExternalEndpoint, InternalEndpoint, Protocol};
 use crate::layout::ShardMemory;
 use crate::policy::admission::Limits;
 use crate::policy::port_choice::BlockFit;
@@ -144,6 +144,8 @@ pub struct Shard {
     pub(crate) inbound_refresh: bool,
     /// Some pool clamps the segment sizes that SYNs offer.
     pub(crate) clamps_mss: bool,
+    /// Of external addresses that are in no pool.
+    pub(crate) mss_clamp: Option<u16>,
     pub(crate) key: HashKey,
     pub(crate) random: ChaCha12Rng,
     pub(crate) identifications: Identifications,
@@ -219,7 +221,9 @@ impl Shard {
             hairpinning: config.hairpinning(),
             inbound_refresh: config.inbound_refresh(),
             key,
-            clamps_mss: config.pools().iter().any(|pool| pool.mss_clamp().is_some()),
+            clamps_mss: config.pools().iter().any(|pool| pool.mss_clamp().is_some())
+                || config.mss_clamp().is_some(),
+            mss_clamp: config.mss_clamp(),
             random: ChaCha12Rng::from_seed(seed),
             identifications: Identifications::new(id, shards, |place| key.hash(place) as u32),
             due: ShardDue {
@@ -262,6 +266,12 @@ impl Shard {
     /// The first group whose ranges hold a source address.
     pub(crate) fn group_of(&self, address: u32) -> Option<&Group> {
         self.groups.iter().find(|group| (group.first..=group.last).contains(&address))
+    }
+
+    /// Whether echo queries to an external address reach somebody: it is mapped one to one.
+    pub(crate) fn answers_queries(&self, address: u32, identifier: u16) -> bool {
+        let external = ExternalEndpoint::new(address, identifier);
+        self.space.statics().internal_of(external, Protocol::Icmp).is_some()
     }
 
     /// Takes a lease from housekeeping.
@@ -373,7 +383,7 @@ impl Shard {
     /// Every mapping as (protocol, internal, external), for reports. Not for the packet path.
     pub fn mapping_list(
         &self,
-    ) -> impl Iterator<Item = (Protocol, InternalEndpoint, crate::endpoint::ExternalEndpoint)> {
+    ) -> impl Iterator<Item = (Protocol, InternalEndpoint, ExternalEndpoint)> {
         self.mappings.iter().map(|(_, mapping)| {
             let key = mapping.key();
             (key.protocol, key.internal, mapping.external())

@@ -8,6 +8,7 @@ mod geometry;
 pub mod lookup;
 mod numbering;
 mod occupancy;
+mod statics;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,25 +20,30 @@ use crate::endpoint::{ExternalAddress, ExternalEndpoint};
 
 pub use geometry::PoolGeometry;
 pub use occupancy::{AddressUse, Occupancy};
+pub use statics::{Static, Statics};
+
+/// Pool number of addresses that only static mappings have.
+const NO_POOL: u16 = u16::MAX;
 
 /// Place of an external endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Location {
     /// The address is not in a pool.
     Elsewhere,
-    /// The address is, but the port is in none of the pool's blocks.
+    /// The address is ours, but the port is in none of a pool's blocks.
     NotLent,
     /// In this block.
     Block(u32),
 }
 
-/// All pools.
+/// All pools, and what is mapped statically.
 pub struct ExternalSpace {
     pools: Vec<PoolGeometry>,
     /// Address -> (pool, index of the address in the pool).
     by_address: HashMap<u32, (u16, u32)>,
     blocks: u32,
     occupancy: Occupancy,
+    statics: Statics,
 }
 
 impl ExternalSpace {
@@ -49,7 +55,11 @@ impl ExternalSpace {
             by_address: HashMap::new(),
             blocks: 0,
             occupancy: Occupancy::new(addresses),
+            statics: Statics::new(config.statics()),
         };
+        for address in space.statics.external_addresses() {
+            space.by_address.insert(address, (NO_POOL, 0));
+        }
         for (number, pool) in config.pools().iter().enumerate() {
             for (index, address) in pool.addresses().iter().enumerate() {
                 let place = (number as u16, index as u32);
@@ -63,7 +73,44 @@ impl ExternalSpace {
             space.blocks = geometry.numbers().end;
             space.pools.push(geometry);
         }
+        space.leave_out_full_blocks();
         space
+    }
+
+    /// A block whose every port is mapped statically has nothing to lend, so it does not exist.
+    fn leave_out_full_blocks(&mut self) {
+        let reserved = self.reserved_ports();
+        for pool in &mut self.pools {
+            pool.leave_out_full(&reserved);
+        }
+    }
+
+    /// Ports of blocks that are never lent because they are mapped statically, each once.
+    pub fn reserved_ports(&self) -> Vec<(u32, u16)> {
+        let forwards = self.statics.external_ports();
+        let ports = forwards.flat_map(|(address, first, last)| {
+            (first..=last).map(move |port| ExternalEndpoint::new(address, port))
+        });
+        let mut reserved: Vec<(u32, u16)> = ports
+            .filter_map(|endpoint| match self.locate(endpoint) {
+                Location::Block(block) => Some((block, endpoint.port)),
+                _ => None,
+            })
+            .collect();
+        reserved.sort_unstable();
+        reserved.dedup();
+        reserved
+    }
+
+    /// Static mappings.
+    #[inline]
+    pub fn statics(&self) -> &Statics {
+        &self.statics
+    }
+
+    /// External addresses, those of static mappings among them.
+    pub fn addresses(&self) -> impl Iterator<Item = u32> {
+        self.by_address.keys().copied()
     }
 
     /// Pools in the order of the configuration.
@@ -81,7 +128,7 @@ impl ExternalSpace {
         &self.occupancy
     }
 
-    /// Whether a pool holds `address`.
+    /// Whether `address` is a pool's or a static mapping's.
     #[inline]
     pub fn contains(&self, address: u32) -> bool {
         self.by_address.contains_key(&address)
@@ -93,7 +140,8 @@ impl ExternalSpace {
         let Some((pool, address)) = self.by_address.get(&endpoint.address.0) else {
             return Location::Elsewhere;
         };
-        match self.pools[usize::from(*pool)].block_at(*address, endpoint.port) {
+        let pool = self.pools.get(usize::from(*pool));
+        match pool.and_then(|pool| pool.block_at(*address, endpoint.port)) {
             Some(block) => Location::Block(block),
             None => Location::NotLent,
         }
@@ -101,7 +149,8 @@ impl ExternalSpace {
 
     /// Index of the pool that holds an external address.
     pub fn pool_of(&self, address: ExternalAddress) -> Option<u16> {
-        self.by_address.get(&address.0).map(|(pool, _)| *pool)
+        let (pool, _) = self.by_address.get(&address.0)?;
+        (*pool != NO_POOL).then_some(*pool)
     }
 
     /// External address with this index in a pool.

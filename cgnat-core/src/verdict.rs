@@ -104,9 +104,9 @@ drop_reasons! {
     // Inbound.
     NoMapping, "no-mapping", "An inbound packet to an external endpoint without a mapping; scans, mostly (normal).";
     Filtered, "filtered", "An inbound packet to a mapped external endpoint from somebody whom the subscriber has not sent to, where `filtering` depends on that (normal).";
-    PortNotLent, "port-not-lent", "An inbound packet to a pool address, to a port outside the pool's `ports` (normal).";
-    DestinationUnknown, "destination-unknown", "An inbound packet to an address that is neither a pool's nor our own; more is routed here than the pools.";
-    SourceSpoofed, "source-spoofed", "An inbound packet whose source is a subscriber, shared, pool or own address; somebody spoofs, or a route loops.";
+    PortNotLent, "port-not-lent", "An inbound packet to an external address of ours, to a port that is neither lent nor mapped statically (normal).";
+    DestinationUnknown, "destination-unknown", "An inbound packet to an address that is neither a pool's, a static mapping's nor our own; more is routed here than the pools.";
+    SourceSpoofed, "source-spoofed", "An inbound packet whose source is a subscriber, shared, external or own address of ours; somebody spoofs, or a route loops.";
     // Egress.
     NeighbourUnresolved, "neighbour-unresolved", "The next hop did not answer ARP in time; check the link and `next-hop`.";
     LeakPrevented, "leak-prevented", "The last check before an external port found a source that is not ours; please report it, it is a bug of cgnat.";

@@ -8,6 +8,8 @@
 mod attacks;
 #[path = "scenarios/blocks.rs"]
 mod blocks;
+#[path = "scenarios/bypass.rs"]
+mod bypass;
 #[path = "scenarios/desk.rs"]
 mod desk;
 #[path = "scenarios/deterministic.rs"]
@@ -56,6 +58,8 @@ mod pools;
 mod ports;
 #[path = "scenarios/silence.rs"]
 mod silence;
+#[path = "scenarios/statics.rs"]
+mod statics;
 #[path = "scenarios/tcp.rs"]
 mod tcp;
 #[path = "scenarios/tcp_attacks.rs"]

@@ -11,6 +11,8 @@ mod create;
 mod drive;
 #[path = "specification/events.rs"]
 mod events;
+#[path = "specification/exceptions.rs"]
+mod exceptions;
 #[path = "specification/fragments.rs"]
 mod fragments;
 #[path = "scenarios/leaks.rs"]
@@ -35,6 +37,7 @@ use cgnat_core::time::Instant;
 use create::{Choice, Selection};
 use drive::{Driver, Fault, World};
 use events::Habits;
+use exceptions::{Bypass, Static};
 use limits::Limits;
 use nat::{Pool, Rules};
 use ranges::Own;
@@ -104,6 +107,8 @@ fn world(workers: u16) -> World {
             limits: Vec::new(),
             own: [ip(drive::INTERNAL_OWN), ip(drive::EXTERNAL_OWN)],
             hairpinning: true,
+            statics: vec![],
+            bypass: vec![],
             inbound_refresh: false,
             mtu_internal: 1500,
             mtu_external: 576,
@@ -205,6 +210,42 @@ fn choosy(mut world: World) -> World {
     world.habits.hosts = 6;
     world.habits.first_port = 940;
     world.habits.source_ports = 200;
+    world
+}
+
+/// Static mappings, some on ports that the pools lend, and rules that cover more than they may.
+fn exceptional(mut world: World) -> World {
+    let both = [TCP, UDP];
+    let all = [TCP, UDP, ICMP];
+    let one = |internal: (&str, u16), external: (&str, u16), ports, protocols: &[u8]| Static {
+        internal: (ip(internal.0), internal.1),
+        external: (ip(external.0), external.1),
+        ports,
+        protocols: protocols.to_vec(),
+    };
+    world.rules.statics = vec![
+        one(("100.64.0.3", 0), ("203.0.113.90", 0), None, &all),
+        one(("100.65.0.5", 0), ("203.0.113.91", 0), None, &all),
+        one(("100.64.0.4", 1), ("203.0.113.0", 1030), Some(30), &both),
+        one(("100.65.0.6", 5), ("203.0.113.1", 80), Some(8), &[TCP]),
+        one(("100.64.0.4", 33), ("203.0.113.95", 7000), Some(3), &[UDP]),
+    ];
+    let rule =
+        |to: (&str, u32), from: Option<(&str, u32)>, protocol, ports: &[(u16, u16)]| Bypass {
+            to: (ip(to.0), to.1),
+            from: from.map(|from| (ip(from.0), from.1)),
+            protocol,
+            ports: ports.to_vec(),
+        };
+    world.rules.bypass = vec![
+        rule(("198.18.0.0", 16), None, None, &[]),
+        rule(("198.19.0.0", 24), Some(("100.65.0.0", 28)), Some(UDP), &[(53, 53), (5000, 5010)]),
+        rule(("100.100.0.0", 24), None, Some(TCP), &[]),
+        rule(("203.0.112.0", 22), None, None, &[(443, 443)]),
+        // A part of a subscriber range that lies outside.
+        rule(("100.65.0.16", 30), None, Some(ICMP), &[]),
+        rule(("10.0.0.0", 8), None, None, &[]),
+    ];
     world
 }
 
@@ -327,6 +368,18 @@ fn two_workers_that_filter_and_refresh_agree() {
     world.rules.pools[1].filtering = [AddressAndPort, Address, AddressAndPort];
     world.rules.inbound_refresh = true;
     agree("filtering", &world, 12);
+}
+
+#[test]
+fn two_workers_with_static_mappings_and_bypass_agree() {
+    agree("static and bypass", &exceptional(world(2)), 13);
+}
+
+#[test]
+fn one_worker_that_is_full_with_static_mappings_and_bypass_agrees() {
+    let mut world = short_timers(exceptional(greedy(1)), 1);
+    world.rules.hairpinning = false;
+    agree("static and bypass, full", &world, 14);
 }
 
 #[test]
@@ -470,6 +523,25 @@ fn each_wrong_rule_of_the_specification_is_found() {
         }
         let noticed = worlds.iter().any(|world| !difference(world, wrong, Fault::None).is_empty());
         assert!(noticed, "a wrong {name} was not noticed");
+    }
+}
+
+#[test]
+fn each_wrong_rule_about_exceptions_is_found() {
+    let wrongs: [(&str, Wrong); 9] = [
+        ("one-to-one address", |rules| rules.statics[0].external.0 += 2),
+        ("port of a forward", |rules| rules.statics[3].internal.1 += 1),
+        ("number of ports", |rules| rules.statics[2].ports = Some(29)),
+        ("protocol of a forward", |rules| rules.statics[3].protocols.push(UDP)),
+        ("destination of a rule", |rules| rules.bypass[0].to.1 = 32),
+        ("source of a rule", |rules| rules.bypass[1].from = None),
+        ("protocol of a rule", |rules| rules.bypass[2].protocol = None),
+        ("ports of a rule", |rules| rules.bypass[1].ports[0].1 = 54),
+        ("a rule around ours", |rules| rules.bypass[3].to.1 = 32),
+    ];
+    for (name, wrong) in wrongs {
+        let found = difference(&exceptional(world(1)), wrong, Fault::None);
+        assert!(!found.is_empty(), "a wrong {name} was not noticed");
     }
 }
 

@@ -58,6 +58,9 @@ pub struct Report {
     holds_cut: u64,
     handed_off: Vec<(u64, u64)>,
     hairpinned: u64,
+    /// Outbound and inbound.
+    statics: [u64; 2],
+    bypassed: [u64; 2],
     fragmented: u64,
     identification_repeats: u64,
     stale_requests: u64,
@@ -114,6 +117,8 @@ impl Report {
                 .map(|c| (c.handed_off.value(), c.handed_in.value()))
                 .collect(),
             hairpinned: sum(&|c| c.hairpinned.value()),
+            statics: [sum(&|c| c.static_outbound.value()), sum(&|c| c.static_inbound.value())],
+            bypassed: [sum(&|c| c.bypassed_outbound.value()), sum(&|c| c.bypassed_inbound.value())],
             fragmented: sum(&|c| c.fragmented.value()),
             identification_repeats: sum(&|c| c.identification_repeats.value()),
             stale_requests: sum(&|c| c.stale_requests.value()),
@@ -258,6 +263,13 @@ impl Report {
                 self.errors_sent, self.errors_withheld
             )?;
         }
+        for (what, [outbound, inbound]) in
+            [("By static mappings", self.statics), ("Bypassed", self.bypassed)]
+        {
+            if outbound + inbound > 0 {
+                writeln!(out, "{what}: {outbound} outbound, {inbound} inbound")?;
+            }
+        }
         if self.fragmented + self.identification_repeats > 0 {
             writeln!(
                 out,
@@ -362,6 +374,8 @@ impl Report {
                 "syns_answered": self.syns_answered,
             },
             "hairpinned": self.hairpinned,
+            "static": { "outbound": self.statics[0], "inbound": self.statics[1] },
+            "bypassed": { "outbound": self.bypassed[0], "inbound": self.bypassed[1] },
             "fragments": {
                 "fragmented": self.fragmented,
                 "datagrams": self.fragmented_datagrams,

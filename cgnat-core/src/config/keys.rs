@@ -99,6 +99,15 @@ pub const KEYS: &[&str] = &[
     "nat44.fragments.max-pending",
     "nat44.fragments.max-datagrams",
     "nat44.fragments.timeout",
+    "nat44.bypass",
+    "nat44.bypass[].to",
+    "nat44.bypass[].from",
+    "nat44.bypass[].protocol",
+    "nat44.bypass[].ports",
+    "static",
+    "static[].internal",
+    "static[].external",
+    "static[].protocol",
     "timeouts",
     "timeouts.tcp",
     "timeouts.tcp.established",
@@ -114,8 +123,7 @@ pub const KEYS: &[&str] = &[
 ];
 
 /// Keys that are planned; each is refused by name, never ignored.
-pub const NOT_YET: &[&str] =
-    &["system.state", "pools.<name>.alarm", "nat44.bypass", "static", "logging", "metrics"];
+pub const NOT_YET: &[&str] = &["system.state", "pools.<name>.alarm", "logging", "metrics"];
 
 /// The keys that stand directly below `pattern`, without it; `""` is the top of the file.
 pub(super) fn below(pattern: &str) -> impl Iterator<Item = &'static str> {

@@ -9,7 +9,8 @@
 //!    subscriber range and port address;
 //! 4. a pool's block size is a power of two that divides its port range; a deterministic pool
 //!    has a range for each of its subscribers;
-//! 5. timeouts respect RFC 4787, 5382, 5508 and 7857 minimums; with `lab.allow-short-timers`
+//! 5. static mappings share no endpoint; an address that is mapped one to one is in no pool;
+//! 6. timeouts respect RFC 4787, 5382, 5508 and 7857 minimums; with `lab.allow-short-timers`
 //!    they are at least 1 s, and there is a warning.
 //!
 //! It does not look at devices, files or memory: the program does that when it starts.
@@ -22,6 +23,7 @@ mod ranges;
 mod raw;
 mod read;
 mod scalar;
+mod statics;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -34,6 +36,7 @@ pub use keys::{KEYS, NOT_YET};
 pub use limits::{Limits, NewSessions, Reserved};
 pub use pool_rules::{AddressSelection, PoolRules};
 pub use problem::{Problem, Problems, Severity};
+pub use statics::{BypassRule, StaticMapping};
 
 /// A whole validated configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +50,10 @@ pub struct Config {
     pub(crate) inbound_refresh: bool,
     pub(crate) own_errors: OwnErrors,
     pub(crate) fragments: Fragments,
+    /// `nat44.tcp-mss-clamp`, for external addresses that are in no pool.
+    pub(crate) mss_clamp: Option<u16>,
+    pub(crate) statics: Vec<StaticMapping>,
+    pub(crate) bypass: Vec<BypassRule>,
     pub(crate) timeouts: Timeouts,
     pub(crate) warnings: Vec<Problem>,
 }
@@ -298,6 +305,21 @@ impl Config {
     /// ICMP errors of the box.
     pub fn own_errors(&self) -> &OwnErrors {
         &self.own_errors
+    }
+
+    /// Largest TCP segment that is offered through external addresses that are in no pool.
+    pub fn mss_clamp(&self) -> Option<u16> {
+        self.mss_clamp
+    }
+
+    /// Static mappings; no two share an endpoint of either side.
+    pub fn statics(&self) -> &[StaticMapping] {
+        &self.statics
+    }
+
+    /// What passes untranslated (RFC 6888 REQ-6).
+    pub fn bypass(&self) -> &[BypassRule] {
+        &self.bypass
     }
 
     /// Idle timeouts.

@@ -95,6 +95,12 @@ nat44:
     in-all: 70
   unsolicited-syn: port-unreachable
   fragments: { max-pending: 100, max-datagrams: 1_000, timeout: 3s }
+  bypass:
+    - { to: 10.0.0.0/8 }
+    - { to: 198.18.0.0/15, from: 100.64.1.0/24, protocol: udp, ports: [67, 5000-5010] }
+static:
+  - { internal: 100.64.1.7, external: 203.0.113.30 }
+  - { internal: "100.64.1.8:8000-8010", external: "203.0.113.0:9000-9010", protocol: both }
 timeouts:
   tcp: { established: 3h, opening: 30s, closing: 5m, reset: 6m }
   udp: { default: 2m, 123: 30s, "53": 10s, "5000": 3m }
@@ -181,6 +187,18 @@ fn every_value_of_a_full_file_arrives() {
     use Filtering::{AddressDependent, EndpointIndependent};
     let filtering = [AddressDependent, EndpointIndependent, AddressDependent];
     assert_eq!(config.pools()[0].filtering(), filtering);
+    let [whole, forward] = config.statics() else { panic!("two mappings") };
+    let net = |text: &str| text.parse::<Ipv4Net>().expect("a prefix");
+    let (internal, external) = (net("100.64.1.7/32"), net("203.0.113.30/32"));
+    assert_eq!(*whole, StaticMapping::OneToOne { internal, external });
+    let (internal, external) = (Ipv4Addr::new(100, 64, 1, 8), Ipv4Addr::new(203, 0, 113, 0));
+    let (internal, external) = ((internal, 8000), (external, 9000));
+    let ports = StaticMapping::Forward { internal, external, count: 11, tcp: true, udp: true };
+    assert_eq!(*forward, ports);
+    let [all, some] = config.bypass() else { panic!("two rules") };
+    assert_eq!((all.to(), all.from(), all.protocol()), (net("10.0.0.0/8"), None, None));
+    assert_eq!((some.from(), some.protocol()), (Some(net("100.64.1.0/24")), Some(17)));
+    assert_eq!((all.ports().len(), some.ports()), (0, &[(67, 67), (5000, 5010)][..]));
     let limits = config.groups()[1].limits();
     let by_protocol = limits.ports_by_protocol().map(Option::unwrap_or_default);
     assert_eq!((limits.ports(), by_protocol), (None, [400, 300, 64]));

@@ -4,6 +4,7 @@
 //! that were read well, so one mistake is reported once. Drafts become a [`Config`] when no
 //! error was reported.
 
+mod bypass;
 mod cross;
 mod deterministic;
 mod device;
@@ -13,11 +14,14 @@ mod own_errors;
 mod pool_rules;
 mod pools;
 mod ports;
+mod statics;
 mod subscribers;
 mod system;
 mod timeouts;
 
 use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
 
 use super::problem::{At, Problems, Report};
 use super::raw::Document;
@@ -53,11 +57,13 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
     let nat44_fields = nat44_fields.as_ref();
     let mss_clamp = nat44_fields.and_then(|f| f.get("tcp-mss-clamp"));
     let mss_clamp = own_errors::mss_clamp(report, mss_clamp).flatten();
-    let pools = top.required(report, "pools").map(|c| pools::read(report, c)).unwrap_or_default();
+    let mut pools =
+        top.required(report, "pools").map(|c| pools::read(report, c)).unwrap_or_default();
     let groups = top.required(report, "subscribers");
     let groups = groups.map(|c| subscribers::read(report, c, &pools)).unwrap_or_default();
     let nat44 = nat44(report, nat44_fields, allows_short_timers);
     let own_errors = own_errors::read(report, nat44_fields);
+    let statics = top.get("static").map(|c| statics::read(report, c)).unwrap_or_default();
     let timeouts = timeouts::read(report, top.get("timeouts"), allows_short_timers);
 
     cross::ports(report, top.get("ports"), &ports);
@@ -67,6 +73,9 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
     cross::pools(report, &pools, &ports, &groups);
     cross::subscribers(report, &ports, &groups);
     deterministic::room(report, &pools, &groups);
+    statics::check(report, &statics, &ports, &pools, &groups, &routes);
+    statics::take_addresses(report, &statics, &mut pools);
+    bypass::check(report, &nat44.bypass, &ports, &pools, &groups);
     if report.has_errors() {
         return None;
     }
@@ -80,6 +89,9 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
         inbound_refresh: nat44.inbound_refresh,
         own_errors,
         fragments: nat44.fragments,
+        mss_clamp,
+        statics: statics.into_iter().map(statics::Draft::finish).collect(),
+        bypass: nat44.bypass.into_iter().map(bypass::Draft::finish).collect(),
         timeouts,
         warnings: Vec::new(),
     })
@@ -114,6 +126,7 @@ struct Nat44 {
     hairpinning: bool,
     inbound_refresh: bool,
     fragments: Fragments,
+    bypass: Vec<bypass::Draft>,
 }
 
 fn nat44(report: &mut Report<'_>, fields: Option<&Fields<'_>>, allows_short: bool) -> Nat44 {
@@ -124,6 +137,7 @@ fn nat44(report: &mut Report<'_>, fields: Option<&Fields<'_>>, allows_short: boo
             hairpinning: true,
             inbound_refresh: false,
             fragments: Fragments::default(),
+            bypass: Vec::new(),
         };
     };
     if let Some(cursor) = fields.get("mapping") {
@@ -140,6 +154,7 @@ fn nat44(report: &mut Report<'_>, fields: Option<&Fields<'_>>, allows_short: boo
             .get("fragments")
             .map(|c| fragments(report, c, allows_short))
             .unwrap_or_default(),
+        bypass: fields.get("bypass").map(|c| bypass::read(report, c)).unwrap_or_default(),
     }
 }
 
@@ -194,6 +209,15 @@ fn unknown_name<'a>(
 
 /// First and last address of something, both included.
 type Range = (Ipv4Addr, Ipv4Addr);
+
+fn span(net: Ipv4Net) -> Range {
+    (net.network(), net.broadcast())
+}
+
+fn common(a: Range, b: Range) -> Option<Range> {
+    let shared = (a.0.max(b.0), a.1.min(b.1));
+    (shared.0 <= shared.1).then_some(shared)
+}
 
 fn written(range: Range) -> String {
     if range.0 == range.1 { range.0.to_string() } else { format!("{}-{}", range.0, range.1) }

@@ -81,6 +81,15 @@ pub struct WorkerCounters {
     pub handed_in: Counter,
     /// Packets hairpinned.
     pub hairpinned: Counter,
+    /// Packets whose source a static mapping translated.
+    pub static_outbound: Counter,
+    /// Packets whose destination a static mapping translated; one from static host to static
+    /// host counts in both.
+    pub static_inbound: Counter,
+    /// Outbound packets that a bypass rule let pass untranslated.
+    pub bypassed_outbound: Counter,
+    /// Inbound packets that a bypass rule let pass untranslated.
+    pub bypassed_inbound: Counter,
     /// Packets that were larger than an MTU and left in fragments; all but the first of these
     /// are in `originated`.
     pub fragmented: Counter,
@@ -141,6 +150,10 @@ impl WorkerCounters {
             handed_off: Counter::default(),
             handed_in: Counter::default(),
             hairpinned: Counter::default(),
+            static_outbound: Counter::default(),
+            static_inbound: Counter::default(),
+            bypassed_outbound: Counter::default(),
+            bypassed_inbound: Counter::default(),
             fragmented: Counter::default(),
             parked: Counter::default(),
             fragments_waiting: Counter::default(),

@@ -81,6 +81,13 @@ pub fn endpoint(packet: &mut [u8], header: &Header, end: End, new: NewEndpoint) 
     }
 }
 
+/// Gives a packet without a pseudo-header, which is ICMP, another source address.
+pub fn source_address(packet: &mut [u8], new: u32) {
+    let checksum = Delta::NONE.address(u32_at(packet, 12), new).apply(u16_at(packet, 10));
+    put_u32(packet, 12, new);
+    put_u16(packet, 10, checksum);
+}
+
 /// Gives a packet another identification.
 pub fn identification(packet: &mut [u8], new: u16) {
     let checksum = Delta::NONE.word(u16_at(packet, 4), new).apply(u16_at(packet, 10));

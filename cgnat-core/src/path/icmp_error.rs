@@ -35,6 +35,7 @@ impl Shard {
         }
         let new = self.mappings[slot].outbound_rewrite();
         icmp_error::translate(packet, header, quote, End::Destination, new);
+        self.show_sender(packet, header);
         rewrite::decrement_ttl(packet);
         if !header.is_atomic() {
             self.renumber(packet, header, now);
@@ -46,6 +47,14 @@ impl Shard {
             Verdict::Hairpin
         } else {
             Verdict::ForwardExternal
+        }
+    }
+
+    /// An error comes from the external address of whoever sent it, if it has one to itself,
+    /// else from that of the flow (RFC 5508 REQ-5c).
+    pub(super) fn show_sender(&self, packet: &mut [u8], header: &Header) {
+        if let Some(own) = self.space.statics().own_address_of(header.source) {
+            rewrite::source_address(packet, own);
         }
     }
 
@@ -75,7 +84,7 @@ impl Shard {
     }
 }
 
-fn protocol_of(quote: &Quote) -> Protocol {
+pub(super) fn protocol_of(quote: &Quote) -> Protocol {
     match quote.protocol {
         protocol::TCP => Protocol::Tcp,
         protocol::UDP => Protocol::Udp,

@@ -6,6 +6,7 @@
 //! - `ports`: which port and which block a new mapping gets, and how a port comes to rest;
 //! - `inbound`: from the Internet or, hairpinned, from another subscriber;
 //! - `fragments`: those behind the first, which bring no ports of their own;
+//! - `static_mapping`: either way through a mapping that the configuration makes; no table;
 //! - `icmp_error`: an error about a flow, either way; changes no table;
 //! - `mss`: the segment size that a SYN offers;
 //! - `refusal`: remembering what a subscriber was refused;
@@ -26,6 +27,7 @@ mod pairing;
 mod ports;
 mod refusal;
 mod session;
+mod static_mapping;
 mod tcp;
 
 pub use ending::Proposal;

@@ -1,5 +1,6 @@
 //! The segment size that a SYN offers, clamped as the mapping's pool says, either way.
 
+use crate::endpoint::ExternalAddress;
 use crate::packet::ipv4::{Header, Transport};
 use crate::packet::{mss, tcp};
 use crate::shard::Shard;
@@ -20,6 +21,30 @@ impl Shard {
             && self.clamps_mss
         {
             self.clamp_mss_of_pool(slot, packet, header);
+        }
+    }
+
+    /// The same through a static mapping of this external address: as the address's pool
+    /// says, or the box where it has none.
+    pub(super) fn clamp_mss_at(
+        &self,
+        external: u32,
+        packet: &mut [u8],
+        header: &Header,
+        transport: Transport,
+    ) {
+        let Transport::Tcp { segment, .. } = transport else {
+            return;
+        };
+        if !self.clamps_mss || segment.flags & tcp::flags::SYN == 0 {
+            return;
+        }
+        let most = match self.space.pool_of(ExternalAddress(external)) {
+            Some(pool) => self.space.pools()[usize::from(pool)].mss_clamp,
+            None => self.mss_clamp,
+        };
+        if let Some(most) = most {
+            mss::clamp(packet, header, most);
         }
     }
 

@@ -34,8 +34,12 @@ impl Shard {
         let (protocol, source, destination) = match transport {
             Transport::Tcp { source, destination, .. } => (Protocol::Tcp, source, destination),
             Transport::Udp { source, destination } => (Protocol::Udp, source, destination),
-            // Queries are not hairpinned: RFC 5508 REQ-7 asks that of Basic NAT only.
-            Transport::Query { .. } if hairpin => return Verdict::Drop(DropReason::IcmpNoQuery),
+            // RFC 5508 REQ-7 asks of Basic NAT only that queries are hairpinned.
+            Transport::Query { identifier, .. }
+                if hairpin && !self.answers_queries(header.destination, identifier) =>
+            {
+                return Verdict::Drop(DropReason::IcmpNoQuery);
+            }
             Transport::Query { identifier, .. } => (Protocol::Icmp, identifier, identifier),
             Transport::Error(_) => unreachable!("errors have their own way"),
             Transport::Later { .. } => unreachable!("later fragments have their own way"),

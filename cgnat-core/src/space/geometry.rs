@@ -13,8 +13,8 @@
 //! Range `i mod C` of address `i / C` belongs to subscriber number `i`: the sequential
 //! algorithm of RFC 7422 section 2. The packet path and `lookup` share this arithmetic.
 //!
-//! Always true: blocks do not overlap; a range without a subscriber does not exist: it has a
-//! number, but no memory, no lease and no owner.
+//! Always true: blocks do not overlap; a range without a subscriber and a block that is mapped
+//! statically as a whole do not exist: they have a number, but no memory, no lease and no owner.
 
 use super::numbering::Numbering;
 use crate::config::{Mode, Pool, PoolRules};
@@ -79,6 +79,8 @@ pub struct PoolGeometry {
     overflow: Section,
     /// Subscribers of a deterministic pool.
     numbering: Option<Numbering>,
+    /// Sorted numbers of blocks that have no port to lend.
+    left_out: Vec<u32>,
 }
 
 impl PoolGeometry {
@@ -106,6 +108,7 @@ impl PoolGeometry {
             main,
             overflow,
             numbering: deterministic.then(|| Numbering::new(subscribers)),
+            left_out: Vec::new(),
         }
     }
 
@@ -119,6 +122,29 @@ impl PoolGeometry {
     pub fn blocks(&self) -> impl Iterator<Item = u32> {
         self.numbers()
             .filter(|block| !self.is_range(*block) || self.subscriber_of(*block).is_some())
+            .filter(|block| self.left_out.binary_search(block).is_err())
+    }
+
+    /// Leaves out the blocks that have nothing to lend: each port is in `reserved`, which is
+    /// sorted, or excluded.
+    pub(super) fn leave_out_full(&mut self, reserved: &[(u32, u16)]) {
+        let numbers = self.numbers();
+        let mut full = Vec::new();
+        for own in reserved.chunk_by(|a, b| a.0 == b.0) {
+            let block = own[0].0;
+            if !numbers.contains(&block) {
+                continue;
+            }
+            let (first, last) = self.ports_of(block);
+            let excluded = |port: &u16| {
+                self.rules.exclude_ports().iter().any(|(a, b)| (*a..=*b).contains(port))
+            };
+            let is_reserved = |port: &u16| own.binary_search(&(block, *port)).is_ok();
+            if (first..=last).all(|port| is_reserved(&port) || excluded(&port)) {
+                full.push(block);
+            }
+        }
+        self.left_out = full;
     }
 
     /// Blocks of one address that are lent on demand.

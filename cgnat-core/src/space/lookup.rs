@@ -5,9 +5,11 @@
 
 use std::net::Ipv4Addr;
 
+use arrayvec::ArrayVec;
+
 use super::{ExternalSpace, Location};
 use crate::config::Config;
-use crate::endpoint::{ExternalAddress, ExternalEndpoint};
+use crate::endpoint::{ExternalAddress, ExternalEndpoint, InternalEndpoint, Protocol};
 
 /// First and last port.
 pub type Ports = (u16, u16);
@@ -32,6 +34,8 @@ pub struct OwnRange {
 /// What is known of an internal address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forward {
+    /// It has this external address to itself.
+    OneToOne(Ipv4Addr),
     /// No subscriber.
     NotSubscriber,
     /// It gets blocks of this pool on demand: only a log can tell which.
@@ -44,8 +48,10 @@ pub enum Forward {
 }
 
 /// What is known of an external endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reverse {
+    /// Mapped statically: the internal endpoint, of each protocol that is.
+    Static(ArrayVec<(Protocol, InternalEndpoint), { Protocol::COUNT }>),
     /// The address is in no pool.
     Elsewhere,
     /// The pool does not lend this port.
@@ -76,6 +82,9 @@ pub enum Reverse {
 impl ExternalSpace {
     /// Ports of an internal address. `config` is what this space was made from.
     pub fn forward(&self, config: &Config, internal: Ipv4Addr) -> Forward {
+        if let Some(external) = self.statics.own_address_of(internal.into()) {
+            return Forward::OneToOne(external.into());
+        }
         let Some(pool) = config.pool_of(internal) else {
             return Forward::NotSubscriber;
         };
@@ -88,6 +97,14 @@ impl ExternalSpace {
     /// Subscriber that has an external endpoint.
     pub fn reverse(&self, external: Ipv4Addr, port: u16) -> Reverse {
         let address = ExternalAddress::from(external);
+        let mapped = Protocol::ALL.into_iter().filter_map(|protocol| {
+            let found = self.statics.internal_of(ExternalEndpoint { address, port }, protocol)?;
+            Some((protocol, InternalEndpoint::new(found.to.0, found.to.1)))
+        });
+        let mapped: ArrayVec<_, { Protocol::COUNT }> = mapped.collect();
+        if !mapped.is_empty() {
+            return Reverse::Static(mapped);
+        }
         let Some(pool) = self.pool_of(address).map(usize::from) else {
             return Reverse::Elsewhere;
         };

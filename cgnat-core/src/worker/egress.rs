@@ -18,7 +18,8 @@ impl<I: PacketIo> Worker<I> {
             self.record_route(side, &mut packet, offset);
         }
         let next_hop = (0, 0);
-        let waiting = AwaitsNeighbour { packet, side, offset, since: self.clock, next_hop };
+        let waiting =
+            AwaitsNeighbour { packet, side, offset, since: self.clock, next_hop, is_part: false };
         if let Some((port, next_hop)) = self.egress_waiting(waiting) {
             // Asked once per packet that starts to wait; housekeeping paces the requests.
             self.note_event(Event::Resolve { port, address: next_hop });
@@ -34,7 +35,11 @@ impl<I: PacketIo> Worker<I> {
         let (side, offset) = (waiting.side, waiting.offset);
         let bytes = &waiting.packet.bytes()[offset..];
         let (source, destination) = (u32_at(bytes, 12), u32_at(bytes, 16));
-        if side == Side::External && !self.shard.space.contains(source) {
+        if side == Side::External
+            && !waiting.is_part
+            && !self.shard.space.contains(source)
+            && !self.may_leave_untranslated(bytes)
+        {
             self.drop_packet(waiting.packet, DropReason::LeakPrevented);
             return None;
         }

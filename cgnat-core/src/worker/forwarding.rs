@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use ipnet::Ipv4Net;
 
 use crate::config::{Config, Side};
 use crate::packet::ethernet::Mac;
+use crate::policy::bypass::Bypass;
 use crate::space::ExternalSpace;
 
 /// 100.64.0.0/10: never crosses a provider's boundary (RFC 6598 section 4).
@@ -29,12 +31,13 @@ pub struct PortInfo {
     pub mtu: u16,
     /// Own addresses: (address, network mask).
     addresses: Vec<(u32, u32)>,
-    /// Sorted addresses of pools that lie in a prefix of an external port.
+    /// Sorted addresses of pools and static mappings that lie in a prefix of an external port.
     on_link_pool: Vec<u32>,
 }
 
 impl PortInfo {
-    /// Whether ARP for `address` is answered here: own, or a pool's and on-link.
+    /// Whether ARP for `address` is answered here: own, or a pool's or a
+    /// static mapping's and on-link.
     pub fn answers_for(&self, address: u32) -> bool {
         self.is_own(address) || self.on_link_pool.binary_search(&address).is_ok()
     }
@@ -73,6 +76,7 @@ pub struct Forwarding {
     static_neighbours: Vec<(u8, u32, Mac)>,
     next_hops: Vec<(u8, u32)>,
     smallest_mtu: usize,
+    bypass: Bypass,
 }
 
 impl Forwarding {
@@ -110,10 +114,7 @@ impl Forwarding {
             }
             let is_external = port.side() == Side::External;
             let mut on_link_pool: Vec<u32> = space
-                .pools()
-                .iter()
-                .flat_map(|pool| &pool.addresses)
-                .map(|address| address.0)
+                .addresses()
                 .filter(|a| is_external && addresses.iter().any(|(own, m)| own & m == a & m))
                 .collect();
             on_link_pool.sort_unstable();
@@ -144,11 +145,11 @@ impl Forwarding {
         for table in [&mut routes.0, &mut routes.1] {
             table.sort_by_key(|route| std::cmp::Reverse(route.mask));
         }
-        let internal_ports = config.ports().iter().filter(|port| port.side() == Side::Internal);
-        let prefixes = internal_ports.flat_map(|port| port.addresses());
-        let ranges = config.groups().iter().flat_map(|group| group.ranges());
-        let inside = ranges
-            .chain(prefixes)
+        let internal_ports = || config.ports().iter().filter(|port| port.side() == Side::Internal);
+        let prefixes = || internal_ports().flat_map(|port| port.addresses());
+        let ranges = || config.groups().iter().flat_map(|group| group.ranges());
+        let inside = ranges()
+            .chain(prefixes())
             .map(|range| (u32::from(range.network()), u32::from(range.broadcast())))
             .chain([SHARED, LINK_LOCAL]);
         Arc::new(Self {
@@ -160,6 +161,7 @@ impl Forwarding {
             external: routes.1,
             static_neighbours,
             next_hops,
+            bypass: Bypass::new(config.bypass(), ranges().copied(), prefixes().map(Ipv4Net::trunc)),
         })
     }
 
@@ -200,6 +202,12 @@ impl Forwarding {
             let host = address & !mask;
             *mask < 0xffff_fffe && address & mask == own & mask && (host == 0 || host == !mask)
         })
+    }
+
+    /// What passes untranslated.
+    #[inline]
+    pub fn bypass(&self) -> &Bypass {
+        &self.bypass
     }
 
     /// Port and next hop towards `destination` on a side.

@@ -222,7 +222,11 @@ impl<I: PacketIo> Worker<I> {
     ) {
         let transport = match ipv4::transport(&packet.bytes()[offset..], header) {
             // Never translated from outside; said here, because only here it is seen to be one.
-            Ok(Transport::Query { request: true, .. }) if inbound => Err(DropReason::IcmpNoQuery),
+            Ok(Transport::Query { request: true, identifier, .. })
+                if inbound && !self.shard.answers_queries(header.destination, identifier) =>
+            {
+                Err(DropReason::IcmpNoQuery)
+            }
             parsed => parsed,
         };
         match transport {
@@ -238,7 +242,21 @@ impl<I: PacketIo> Worker<I> {
                 self.release(slot);
             }
             // It may have to wait for a port block; `outbound` says what became of it.
-            Ok(transport) => self.outbound(self.clock, port, packet, offset, header, transport),
+            Ok(transport) => {
+                let mut packet = packet;
+                if self.has_exceptions {
+                    match self.static_part(port, packet, offset, (header, transport), None) {
+                        Ok(Some(identification)) => {
+                            let state = State::Open { ports: transport.ports(), identification };
+                            self.fragments.table.learn(slot, state);
+                            return self.release(slot);
+                        }
+                        Ok(None) => return self.refuse_datagram(slot),
+                        Err(returned) => packet = returned,
+                    }
+                }
+                self.outbound(self.clock, port, packet, offset, header, transport);
+            }
         }
     }
 
@@ -318,6 +336,13 @@ impl<I: PacketIo> Worker<I> {
             return self.steer_inward(Kind::Inbound, port, packet, offset, header, transport);
         }
         let transport = Transport::Later { source, destination };
+        if self.has_exceptions {
+            let left_with = Some(identification);
+            match self.static_part(port, packet, offset, (header, transport), left_with) {
+                Ok(_) => return,
+                Err(returned) => packet = returned,
+            }
+        }
         if self.too_big_outbound(header, transport).is_some() {
             return self.refuse(port, packet, DropReason::TooBig);
         }

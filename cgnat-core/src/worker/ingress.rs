@@ -47,12 +47,18 @@ impl<I: PacketIo> Worker<I> {
             // A unicast address in a link-layer broadcast: never forwarded (RFC 1122 3.3.6).
             return self.refuse(port, packet, DropReason::FrameNotForUs);
         }
+        // Ethernet padding ends here.
+        packet.truncate(offset + header.total_len);
+        if self.has_exceptions {
+            match self.without_state(port, packet, offset, &header) {
+                Some(returned) => packet = returned,
+                None => return,
+            }
+        }
         let side = self.forwarding.ports()[port].side;
         if side == Side::External && self.is_spoofed(header.source) {
             return self.refuse(port, packet, DropReason::SourceSpoofed);
         }
-        // Ethernet padding ends here.
-        packet.truncate(offset + header.total_len);
         if header.is_fragment() {
             if self.forwarding.is_own(header.destination) {
                 return self.refuse(port, packet, DropReason::ToUs);
@@ -173,11 +179,17 @@ impl<I: PacketIo> Worker<I> {
         &mut self,
         kind: Kind,
         port: usize,
-        packet: I::Packet,
+        mut packet: I::Packet,
         offset: usize,
         header: &Header,
         transport: Transport,
     ) {
+        if self.has_exceptions {
+            match self.static_inward(kind, port, packet, offset, header, transport) {
+                Some(returned) => packet = returned,
+                None => return,
+            }
+        }
         let endpoint = ExternalEndpoint::new(header.destination, transport.destination_port());
         let block = match self.shard.space.locate(endpoint) {
             Location::Block(block) => block,

@@ -5,18 +5,20 @@
 //! results. Files: `ingress` (what arrived?), `exchange` (other workers and housekeeping),
 //! `egress` (next hop, link header, transmission), `mtu` (what is too big for a port),
 //! `fragments` (datagrams in pieces), `parking` (packets that wait), `arp`, `errors` (ICMP
-//! errors of the box itself), `held_syns` (those that are answered late).
+//! errors of the box itself), `held_syns` (those that are answered late), `exceptions` (static
+//! mappings and bypass).
 //!
 //! Always true:
 //! 1. a poll is bounded: one burst per port and ring, a fixed number of commands;
 //! 2. it does not block, allocate, format or log;
 //! 3. every packet ends in exactly one counter of [`WorkerCounters`];
-//! 4. a translated packet leaves an external port only with a source that is a pool's; what
-//!    the box makes itself has the address of the port.
+//! 4. a packet leaves an external port only with a source that is an external address, or by a
+//!    bypass rule; what the box makes itself has the address of the port.
 
 mod arp;
 mod egress;
 mod errors;
+mod exceptions;
 mod exchange;
 pub mod forwarding;
 pub mod fragments;
@@ -117,6 +119,8 @@ pub struct Worker<I: PacketIo> {
     fragments: Fragments<I::Packet>,
     telling: Telling,
     held_syns: HeldSyns,
+    /// There are static mappings or bypass rules; without them nobody asks.
+    has_exceptions: bool,
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -137,6 +141,7 @@ impl<I: PacketIo> Worker<I> {
         } = parts;
         let held_syns = HeldSyns::new(own_errors.answers_unsolicited_syns(), shard.key);
         let bursts = |count: usize| (0..count).map(|_| Burst::new()).collect();
+        let has_exceptions = !shard.space.statics().is_empty() || !forwarding.bypass().is_empty();
         Self {
             id: shard.id(),
             shard,
@@ -160,6 +165,7 @@ impl<I: PacketIo> Worker<I> {
             fragments: Fragments::new(fragments),
             telling: Telling::new(own_errors),
             held_syns,
+            has_exceptions,
         }
     }
 

@@ -59,7 +59,7 @@ impl<I: PacketIo> Worker<I> {
         waiting: AwaitsNeighbour<I::Packet>,
         mtu: usize,
     ) -> Option<(u8, u32)> {
-        let AwaitsNeighbour { packet, side, offset, since, next_hop } = waiting;
+        let AwaitsNeighbour { packet, side, offset, since, next_hop, .. } = waiting;
         let bytes = &packet.bytes()[offset..];
         let header = match ipv4::fields(bytes) {
             Ok(header) if !header.dont_fragment => header,
@@ -89,7 +89,8 @@ impl<I: PacketIo> Worker<I> {
             fragments.write_next(&mut part.bytes_mut()[offset..]);
             self.counters.originated.add(u64::from(sent > 0));
             sent += 1;
-            let part = AwaitsNeighbour { packet: part, side, offset, since, next_hop };
+            let part =
+                AwaitsNeighbour { packet: part, side, offset, since, next_hop, is_part: true };
             unresolved = self.egress_waiting(part).or(unresolved);
         }
         self.counters.fragmented.add(1);

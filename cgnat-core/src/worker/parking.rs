@@ -45,6 +45,8 @@ pub(super) struct AwaitsNeighbour<P> {
     pub(super) side: Side,
     pub(super) offset: usize,
     pub(super) since: Instant,
+    /// A fragment of what was cut here; the last check has seen the whole.
+    pub(super) is_part: bool,
     /// Port and address of the next hop, once it is known.
     pub(super) next_hop: (u8, u32),
 }

@@ -269,6 +269,7 @@ impl Nat {
         let excluded =
             self.pool_with(external.1).is_some_and(|pool| pool.exclude_ports.contains(&external.2));
         !excluded
+            && !self.is_reserved(external.1, external.2)
             && !self.external.contains_key(&external)
             && self.resting.get(&external).is_none_or(|due| now >= *due)
     }

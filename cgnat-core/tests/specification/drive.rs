@@ -15,7 +15,7 @@ use super::create::Selection;
 use super::events::{EXTERNAL, Event, Events, Habits, INTERNAL};
 use super::limits::Limits;
 use super::nat::{Block, Endpoint, Nat, Outcome, Pool, Rules, Seen, Ticks};
-use super::sessions::Filtering;
+use super::sessions::word;
 use super::wire::{Body, ICMP, Link, Packet, Protocol, TCP, UDP, ip};
 
 pub const INTERNAL_OWN: &str = "10.255.0.2";
@@ -135,25 +135,20 @@ impl World {
                 "  - {{ name: g{number}, match: [{first}/{length}], pool: pool{pool}{limits} }}"
             );
         }
+        yaml += &rules.statics_yaml();
         let Rules { opening_s, established_s, closing_s, reset_s, udp_s, icmp_s, .. } = rules;
         let by_port: String =
             rules.udp_by_port_s.iter().map(|(port, s)| format!(", \"{port}\": {s}s")).collect();
         let _ = write!(
             yaml,
-            "nat44: {{ hairpinning: {}, inbound-refresh: {} }}\ntimeouts:\n  tcp: {{ established: {established_s}s, \
+            "nat44: {{ hairpinning: {}, inbound-refresh: {}{} }}\ntimeouts:\n  tcp: {{ established: {established_s}s, \
              opening: {opening_s}s, closing: {closing_s}s, reset: {reset_s}s }}\n  udp: {{ \
              default: {udp_s}s{by_port} }}\n  icmp: {icmp_s}s\n",
-            rules.hairpinning, rules.inbound_refresh
+            rules.hairpinning,
+            rules.inbound_refresh,
+            rules.bypass_yaml()
         );
         yaml
-    }
-}
-
-fn word(filtering: Filtering) -> &'static str {
-    match filtering {
-        Filtering::Anybody => "endpoint-independent",
-        Filtering::Address => "address-dependent",
-        Filtering::AddressAndPort => "address-and-port-dependent",
     }
 }
 
@@ -218,7 +213,9 @@ impl Driver {
         let own = [ip(INTERNAL_OWN), ip(EXTERNAL_OWN)];
         let workers = usize::from(world.workers);
         let events = Events::new(seed, world.habits, workers, [link(0), link(1)], own);
-        lab.watch = Some(super::leaks::nothing_of_the_inside);
+        // What is bypassed shows internal addresses.
+        let translated = world.rules.bypass.is_empty();
+        lab.watch = translated.then_some(super::leaks::nothing_of_the_inside);
         lab.now = world.start;
         let mut driver = Self {
             nat: Nat::new(world.rules.clone()),
@@ -321,7 +318,7 @@ impl Driver {
                     self.nat.outbound(&packet, now, &seen)?
                 };
                 let output = self.without_error(output, port, &packet, &outcome);
-                if port == INTERNAL {
+                if port == INTERNAL && !self.nat.keeps_identification(&packet) {
                     self.adopt_identification(&output.0, &mut outcome)?;
                 }
                 self.expect(number, output, &outcome, false)
@@ -344,7 +341,7 @@ impl Driver {
             // The MTU of the other side; of its own for a hairpin.
             Outcome::Drop(TooBig) => {
                 let rules = &self.nat.rules;
-                let hairpin = rules.pools.iter().any(|p| p.addresses.contains(&packet.destination));
+                let hairpin = self.nat.is_external(packet.destination);
                 let outward = port == INTERNAL && !hairpin;
                 Some((3, 4, if outward { rules.mtu_external } else { rules.mtu_internal }))
             }
@@ -666,7 +663,7 @@ impl Driver {
             let ranges = of_pool.count() * pool.own.as_ref().map_or(0, |own| usize::from(own.each));
             (blocks * pool.addresses.len() + ranges - excluded) as u64 * 3
         };
-        let all: u64 = self.nat.rules.pools.iter().map(ports).sum();
+        let all = self.nat.rules.pools.iter().map(ports).sum::<u64>() - self.nat.reserved_slots();
         if census.free != all || census.total() != all {
             return Err(format!("{census:?} of {all} ports in the end"));
         }

@@ -111,6 +111,14 @@ impl Events {
             n if n < steps + housekeeping => Event::Housekeeping,
             n if n < steps + housekeeping + 60 => self.broken(worker),
             n if n < steps + housekeeping + 70 => self.ping(worker),
+            n if n % 4 == 0 && !nat.rules.statics.is_empty() => {
+                let port = self.below(2) as usize;
+                let packet = match self.one_in(5) {
+                    true => self.exceptional_error(nat, port),
+                    false => self.exceptional(nat, port),
+                };
+                Event::Arrive { worker, port, packet }
+            }
             n if n % 23 == 0 => {
                 let port = self.below(2) as usize;
                 let packet = self.error(nat, port);
@@ -351,7 +359,12 @@ impl Events {
             let from = if self.one_in(4) { (other.1, other.2) } else { self.remote() };
             (protocol, if protocol == ICMP { (from.0, id) } else { from }, (host, id))
         };
-        let mut about = self.packet(protocol, from, to);
+        let about = self.packet(protocol, from, to);
+        self.error_about(about, port)
+    }
+
+    fn error_about(&mut self, mut about: Packet, port: usize) -> Packet {
+        let to = about.to();
         about.set_query(port == EXTERNAL);
         if let Body::Echo { sequence, .. } = &mut about.body {
             // Whether a cut message is all zero cannot be seen, and so not whether its
@@ -377,6 +390,53 @@ impl Events {
             kept,
         };
         error
+    }
+
+    /// A packet of a static mapping or a bypass rule, or one that nearly is.
+    fn exceptional(&mut self, nat: &Nat, port: usize) -> Packet {
+        let place = self.below(nat.rules.statics.len() as u32) as usize;
+        let mapped = nat.rules.statics[place].clone();
+        let ports = mapped.ports.map_or(60_000, u32::from) + 1;
+        let offset = self.below(ports) as u16;
+        let protocol = self.protocol();
+        let (inside, outside) = (mapped.internal, mapped.external);
+        let (inside, outside) = ((inside.0, inside.1 + offset), (outside.0, outside.1 + offset));
+        let place = self.below(nat.rules.bypass.len() as u32) as usize;
+        let rule = &nat.rules.bypass[place];
+        let (to, from) = (rule.to.0 + self.below(4), rule.from);
+        let remote = (to, rule.ports.first().map_or(53, |ports| ports.0) + self.below(2) as u16);
+        let host = match from.filter(|_| !self.one_in(4)) {
+            Some((net, _)) => net + self.below(4),
+            None => self.subscriber(),
+        };
+        let host = (host, 1 + self.below(5) as u16);
+        let (other, elsewhere) = (self.target(nat), self.remote());
+        let other = (other.1, other.2);
+        let (mut from, mut to) = match (port, self.below(6)) {
+            (INTERNAL, 0) => (inside, elsewhere),
+            (INTERNAL, 1) => (inside, other),
+            (INTERNAL, 2) => (host, outside),
+            (INTERNAL, 3) => (inside, remote),
+            (INTERNAL, _) => (host, remote),
+            (_, 0..3) => (elsewhere, outside),
+            (_, 3) => (remote, outside),
+            (_, _) => (remote, host),
+        };
+        if protocol != ICMP {
+            (from.1, to.1) = (from.1.max(1), to.1.max(1));
+        } else {
+            // A query has one identifier; from outside that of whom it is for.
+            let identifier = if port == EXTERNAL { to.1 } else { from.1 };
+            (from.1, to.1) = (identifier, identifier);
+        }
+        self.packet(protocol, from, to)
+    }
+
+    /// An ICMP error about such a packet that went the other way.
+    fn exceptional_error(&mut self, nat: &Nat, port: usize) -> Packet {
+        let answer = self.exceptional(nat, port);
+        let about = self.packet(answer.protocol(), answer.to(), answer.from());
+        self.error_about(about, port)
     }
 
     fn ping(&mut self, worker: usize) -> Event {

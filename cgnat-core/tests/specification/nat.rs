@@ -16,6 +16,7 @@ use cgnat_core::verdict::DropReason::{self, *};
 
 use super::create::{Choice, Selection};
 use super::events::{EXTERNAL, INTERNAL};
+use super::exceptions::{Bypass, Static};
 use super::limits::{Bucket, Limits};
 use super::ranges::Own;
 use super::sessions::{Filtering, Session, State};
@@ -60,6 +61,8 @@ pub struct Rules {
     /// The box's own addresses, internal and external, each in a /30.
     pub own: [u32; 2],
     pub hairpinning: bool,
+    pub statics: Vec<Static>,
+    pub bypass: Vec<Bypass>,
     pub inbound_refresh: bool,
     pub mtu_internal: usize,
     pub mtu_external: usize,
@@ -227,7 +230,7 @@ impl Nat {
     }
 
     /// Belongs to the internal side: a subscriber range, the port's prefix, RFC 6598, RFC 3927.
-    fn is_inside(&self, address: u32) -> bool {
+    pub fn is_inside(&self, address: u32) -> bool {
         let prefixes = [(self.rules.own[0], 30), (ip("100.64.0.0"), 10), (ip("169.254.0.0"), 16)];
         let ranges = &self.rules.groups;
         ranges.iter().any(|(first, last, _)| (*first..=*last).contains(&address))
@@ -282,7 +285,12 @@ impl Nat {
         }
     }
 
-    fn is_own(&self, address: u32) -> bool {
+    /// An address of a pool or of a static mapping.
+    pub fn is_external(&self, address: u32) -> bool {
+        self.pool_with(address).is_some() || self.is_static_address(address)
+    }
+
+    pub fn is_own(&self, address: u32) -> bool {
         self.rules.own.contains(&address)
     }
 
@@ -302,13 +310,19 @@ impl Nat {
         if packet.source == packet.destination {
             return Ok(Outcome::Drop(SourceMartian));
         }
+        if let Some(outcome) = self.bypass(packet, true) {
+            return Ok(outcome);
+        }
         if self.is_inside(packet.destination) {
             return Ok(Outcome::Drop(DestinationInside));
+        }
+        if let Some(outcome) = self.statically_outbound(packet, now) {
+            return Ok(outcome);
         }
         if packet.ttl <= 1 {
             return Ok(Outcome::Drop(TtlExpired));
         }
-        let hairpin = self.pool_with(packet.destination).is_some();
+        let hairpin = self.is_external(packet.destination);
         if hairpin && !self.rules.hairpinning {
             return Ok(Outcome::Drop(HairpinDisabled));
         }
@@ -318,8 +332,10 @@ impl Nat {
             let Some((_, address, port)) = mapping.map(|mapping| mapping.external) else {
                 return Ok(Outcome::Drop(IcmpNoMapping));
             };
-            let mut packet = packet.clone();
+            let arrived = packet;
+            let mut packet = arrived.clone();
             packet.set_source((address, port));
+            self.show_sender(arrived, &mut packet);
             packet.hide_route(address);
             if let Body::Error { about, .. } = &mut packet.body {
                 about.hide_route(address);
@@ -330,7 +346,8 @@ impl Nat {
             }
             return Ok(self.leaves(packet, EXTERNAL));
         }
-        if hairpin && packet.protocol() == ICMP {
+        let pinged = (packet.protocol(), packet.destination, packet.to().1);
+        if hairpin && packet.protocol() == ICMP && self.static_internal(pinged).is_none() {
             return Ok(Outcome::Drop(IcmpNoQuery));
         }
         let key = (packet.protocol(), packet.source, packet.from().1);
@@ -372,14 +389,20 @@ impl Nat {
         if packet.source == packet.destination {
             return Outcome::Drop(SourceMartian);
         }
+        if let Some(outcome) = self.bypass(packet, false) {
+            return outcome;
+        }
         let source = packet.source;
-        if self.pool_with(source).is_some() || self.is_inside(source) || self.is_own(source) {
+        if self.is_external(source) || self.is_inside(source) || self.is_own(source) {
             return Outcome::Drop(SourceSpoofed);
         }
         self.inward(packet, false, now)
     }
 
-    fn inward(&mut self, packet: &Packet, hairpinned: bool, now: Ticks) -> Outcome {
+    pub fn inward(&mut self, packet: &Packet, hairpinned: bool, now: Ticks) -> Outcome {
+        if let Some(outcome) = self.statically_inward(packet, hairpinned) {
+            return outcome;
+        }
         let (external, no_mapping) = match &packet.body {
             Body::Error { about, .. } => {
                 ((about.protocol(), about.source, about.from().1), IcmpNoMapping)
@@ -387,7 +410,7 @@ impl Nat {
             _ => ((packet.protocol(), packet.destination, packet.to().1), NoMapping),
         };
         let Some(block) = self.block_of(external.1, external.2) else {
-            let known = self.pool_with(external.1).is_some();
+            let known = self.is_external(external.1);
             return Outcome::Drop(if known { PortNotLent } else { DestinationUnknown });
         };
         let early = match packet.body {
@@ -426,7 +449,7 @@ impl Nat {
 
     /// A translated packet leaves a port, which records itself, if it may be fragmented or
     /// need not be.
-    fn leaves(&self, mut packet: Packet, port: usize) -> Outcome {
+    pub fn leaves(&self, mut packet: Packet, port: usize) -> Outcome {
         packet.record_route(self.rules.own[port]);
         let mtu = [self.rules.mtu_internal, self.rules.mtu_external][port];
         match port {

@@ -268,3 +268,12 @@ impl Session {
         }
     }
 }
+
+/// As the configuration has it.
+pub fn word(filtering: Filtering) -> &'static str {
+    match filtering {
+        Filtering::Anybody => "endpoint-independent",
+        Filtering::Address => "address-dependent",
+        Filtering::AddressAndPort => "address-and-port-dependent",
+    }
+}

@@ -6,10 +6,10 @@ use std::net::Ipv4Addr;
 use anyhow::{Result, ensure};
 
 use super::connection::Connection;
-use super::packet::{Body, Packet, SYN, query, tcp, udp};
+use super::packet::{Body, Packet, SYN, error, query, tcp, udp};
 use super::settings::Settings;
 use super::talk::{Side, Talk};
-use super::{at, register, remote, subscriber};
+use super::{at, register, remote, same, subscriber};
 
 register! {
     protocols_without_their_document_are_dropped_6888_req_1:
@@ -21,6 +21,7 @@ register! {
     nobody_opens_flows_faster_than_allowed_6888_req_4c: "6888-REQ-4c" "6888-REQ-5b";
     sessions_are_limited_either_way_6888_req_5a: "6888-REQ-5a" "6888-REQ-5";
     strangers_cannot_fill_the_session_table_6888_req_5: "6888-REQ-5";
+    some_destinations_are_left_untranslated_6888_req_6: "6888-REQ-6" "6598-S4b";
     a_freed_port_rests_for_two_minutes_6888_req_8: "6888-REQ-8";
     closed_tcp_ports_need_not_rest_6888_req_8a: "6888-REQ-8a";
     the_number_of_resting_ports_has_a_limit_6888_req_8d: "6888-REQ-8d";
@@ -139,6 +140,54 @@ fn strangers_cannot_fill_the_session_table_6888_req_5() -> Result<()> {
     let seen = talk.look()?;
     ensure!(seen.outside.len() == 50 && seen.drops.is_empty(), "{:?}", seen.drops);
     Ok(())
+}
+
+fn some_destinations_are_left_untranslated_6888_req_6() -> Result<()> {
+    let rules = "nat44:\n  bypass:\n    - { to: 10.0.0.0/8 }\n    \
+                 - { to: 198.51.100.0/24, protocol: udp, ports: [67, 5000-5010] }\n    \
+                 - { to: 192.88.99.0/24, from: 100.64.8.0/24 }";
+    let settings =
+        Settings::default().section(rules).untranslated(&["100.64.0.0/10", "10.0.0.0/8"]);
+    let mut talk = Talk::new(settings.clone());
+    let host = at(subscriber(1), 67);
+    let farm = Ipv4Addr::new(10, 1, 2, 3);
+    let fine = Ipv4Addr::new(100, 64, 8, 1);
+    let anycast = Ipv4Addr::new(192, 88, 99, 1);
+    // By prefix, by port, by both, by source: as it was but for the time to live, both ways.
+    for (number, packet) in [
+        tcp(host, at(farm, 80), SYN),
+        query(*host.ip(), farm, 8, 7),
+        udp(host, at(remote(1), 67)),
+        udp(host, at(remote(2), 5010)),
+        tcp(at(fine, 9), at(anycast, 443), SYN),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let time = number as f64;
+        same(&talk.outbound(time, &packet)?, &packet.clone().hop())?;
+        same(&talk.inbound(time, &packet.answer(0))?, &packet.answer(0).hop())?;
+        let told = error(remote(9), 3, 1, &packet, 8);
+        same(&talk.inbound(time, &told)?, &told.clone().hop())?;
+    }
+    // What no rule names is translated, and its way back is not open.
+    for packet in [
+        udp(host, at(remote(1), 66)),
+        tcp(host, at(remote(1), 67), SYN),
+        tcp(host, at(anycast, 443), SYN),
+    ] {
+        let out = talk.outbound(10.0, &packet)?;
+        ensure!(settings.is_pool(out.source), "{out:?}");
+        talk.dropped(Side::External, 11.0, &packet.answer(0), "destination-unknown")?;
+    }
+    // A rule that covers what lies inside does not let it out.
+    let link = at(Ipv4Addr::new(10, 255, 0, 1), 80);
+    talk.inside(12.0, &tcp(host, link, SYN));
+    let seen = talk.look()?;
+    ensure!(seen.outside.is_empty(), "left: {:?}", seen.outside);
+    ensure!(seen.drops == [("destination-inside".to_owned(), 1)].into(), "{:?}", seen.drops);
+    let stranger = at(Ipv4Addr::new(172, 16, 0, 1), 80);
+    talk.dropped(Side::Internal, 13.0, &udp(stranger, at(farm, 80)), "source-not-subscriber")
 }
 
 fn a_freed_port_rests_for_two_minutes_6888_req_8() -> Result<()> {

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use std::net::Ipv4Addr;
+
 use anyhow::{Result, ensure};
 
 use super::connection::Connection;
-use super::packet::{ACK, PSH, Packet, RST, SYN, error, tcp, udp};
+use super::packet::{ACK, PSH, Packet, RST, SYN, error, query, tcp, udp};
 use super::settings::Settings;
 use super::talk::{Side, Talk};
-use super::{at, register, remote, subscriber};
+use super::{at, register, remote, same, subscriber};
 
 register! {
     a_reset_is_passed_on_7857_s2_2a: "7857-S2.2a";
@@ -19,6 +21,7 @@ register! {
     refused_inbound_packets_keep_nothing_7857_s7a: "7857-S7a";
     refused_inbound_syns_keep_nothing_7857_s7b: "7857-S7b";
     errors_and_resets_of_a_host_keep_nothing_7857_s7_1a: "7857-S7.1a";
+    ping_to_an_address_mapped_one_to_one_arrives_7857_s12a: "7857-S12a" "5508-REQ-7";
     a_query_mapping_ends_and_its_identifier_rests_7857_s11: "7857-S11";
 }
 
@@ -176,6 +179,27 @@ fn errors_and_resets_of_a_host_keep_nothing_7857_s7_1a() -> Result<()> {
     let late = own.packet(Side::External, ACK, b"");
     // The stranger's own session ends four minutes after its SYN, and the mapping with it.
     talk.dropped(Side::External, 1340.5, &late, "no-mapping")
+}
+
+fn ping_to_an_address_mapped_one_to_one_arrives_7857_s12a() -> Result<()> {
+    let external = Ipv4Addr::new(203, 0, 113, 5);
+    let mapped = format!("static: [{{ internal: {}, external: {external} }}]", subscriber(9));
+    let mut talk = Talk::new(Settings::default().section(&mapped));
+    // Before the host has sent anything, and long after.
+    for time in [0.0, 10_000.0] {
+        let ping = query(remote(1), external, 8, 77);
+        let got = talk.inbound(time, &ping)?;
+        same(&got, &query(remote(1), subscriber(9), 8, 77).hop())?;
+        same(&talk.outbound(time, &got.answer(0))?, &ping.answer(0).hop())?;
+    }
+    // From another subscriber, by its mapping (RFC 5508 REQ-7).
+    talk.inside(10_001.0, &query(subscriber(1), external, 8, 7));
+    let got = talk.look()?.one_inside()?;
+    ensure!(Settings::default().is_pool(got.source), "{got:?}");
+    same(&got, &query(got.source, subscriber(9), 8, got.sender().port()).hop())?;
+    talk.inside(10_001.5, &got.answer(0));
+    let back = talk.look()?.one_inside()?;
+    same(&back, &query(external, subscriber(1), 0, 7).hop())
 }
 
 fn a_query_mapping_ends_and_its_identifier_rests_7857_s11() -> Result<()> {

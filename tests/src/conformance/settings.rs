@@ -110,6 +110,13 @@ impl Settings {
         Settings { seed: None, ..self }
     }
 
+    /// Prefixes of internal addresses, and of destinations, that may be seen outside.
+    #[must_use]
+    pub fn untranslated(self, prefixes: &[&str]) -> Settings {
+        let untranslated = prefixes.iter().map(|prefix| super::net(prefix)).collect();
+        Settings { untranslated, ..self }
+    }
+
     /// Whether an address belongs to the pool.
     pub fn is_pool(&self, address: Ipv4Addr) -> bool {
         self.pool.iter().any(|item| match item.split_once('-') {

@@ -9,7 +9,7 @@ use super::super::problem::Report;
 use super::super::read::{Cursor, Located};
 use super::super::scalar::shown;
 use super::super::{Device, Route, Side};
-use super::{Range, pools, ports, subscribers, written};
+use super::{Range, common, pools, ports, span, subscribers, written};
 
 /// Ports among each other: both sides, one next hop per side, no shared device or prefix.
 pub(super) fn ports(report: &mut Report<'_>, section: Option<&Cursor<'_>>, all: &[ports::Draft]) {
@@ -166,7 +166,7 @@ fn overlapping_pools(report: &mut Report<'_>, all: &[pools::Draft]) {
 }
 
 /// Own addresses and next hop of a port, with the words for a message.
-fn own_addresses(port: &ports::Draft) -> Vec<(Ipv4Addr, String)> {
+pub(super) fn own_addresses(port: &ports::Draft) -> Vec<(Ipv4Addr, String)> {
     let name = shown(&port.name.value);
     let own = port.addresses.iter().map(|a| (a.value.addr(), format!("port {name}'s own address")));
     let hop = port.next_hop.iter().map(|h| (h.value, format!("the next hop of port {name}")));
@@ -212,13 +212,4 @@ pub(super) fn subscribers(
             earlier.push((i, range));
         }
     }
-}
-
-fn span(net: Ipv4Net) -> Range {
-    (net.network(), net.broadcast())
-}
-
-fn common(a: Range, b: Range) -> Option<Range> {
-    let shared = (a.0.max(b.0), a.1.min(b.1));
-    (shared.0 <= shared.1).then_some(shared)
 }

@@ -30,7 +30,7 @@ pub(super) struct Draft {
     filtering: filtering::Given,
     /// `None`: as `nat44` says.
     mss_clamp: Option<Option<u16>>,
-    rules: PoolRules,
+    pub(super) rules: PoolRules,
     /// Of a deterministic pool, if it is right.
     pub(super) ports_per_subscriber: Option<Located<u64>>,
 }
@@ -271,7 +271,7 @@ fn check_excluded(report: &mut Report<'_>, listed: &[Located<Range>], excluded: 
 }
 
 /// `from` without `away`, piece by piece.
-fn subtract(from: &[Located<Range>], away: &[Located<Range>]) -> Vec<Located<Range>> {
+pub(super) fn subtract(from: &[Located<Range>], away: &[Located<Range>]) -> Vec<Located<Range>> {
     let mut cuts: Vec<(u64, u64)> = away.iter().map(|r| numbers(r.value)).collect();
     cuts.sort_unstable();
     let mut pieces = Vec::new();
