@@ -176,15 +176,30 @@ pools:
   main:
     addresses: [203.0.113.0/31]
     ports: 1024-1279
-    allocation: { block-size: 64, max-blocks: 2, hold: 5s }
+    allocation: { block-size: 64, max-blocks: 2, hold: 5s, port-choice: preserve, max-held: 8 }
   strict:
     addresses: [203.0.113.8]
     ports: 1024-1151
     filtering: { tcp: address-dependent, udp: address-and-port-dependent }
     allocation: { block-size: 64 }
+    tcp-mss-clamp: 1000
 subscribers:
   - { name: strict, match: [100.64.0.0/30], pool: strict }
-  - { name: main, match: [100.64.0.0/10], pool: main }
+  - name: main
+    match: [100.64.0.0/10]
+    pool: main
+    limits:
+      ports: 60
+      sessions: 50
+      new-sessions-per-second: 20
+      reserved: { ports: 4, for: [udp/53, tcp/443] }
+nat44:
+  tcp-mss-clamp: 1400
+  unsolicited-syn: port-unreachable
+  fragments: { max-pending: 64, timeout: 2s }
+static:
+  - { internal: 100.64.0.5, external: 203.0.113.16 }
+  - { internal: \"100.64.0.9:8080\", external: \"203.0.113.0:1030\", protocol: tcp }
 ";
 
 /// Milliseconds after which nothing is left of anything.
