@@ -292,6 +292,17 @@ fn laboratories_may_have_short_timers_and_are_warned() {
 }
 
 #[test]
+fn public_space_for_subscribers_is_warned_of_6598_s3() {
+    let with = |range: &str| config(&SMALLEST.replace("100.64.0.0/10", range)).warnings().len();
+    for internal in ["100.64.0.0/10", "10.1.0.0/16", "172.31.0.0/16", "192.168.7.0/24"] {
+        assert_eq!(with(internal), 0, "{internal}");
+    }
+    for public in ["11.0.0.0/8", "100.0.0.0/9", "172.32.0.0/16", "192.169.0.0/16"] {
+        assert_eq!(with(public), 1, "{public}");
+    }
+}
+
+#[test]
 fn integer_keys_given_twice_are_found() {
     let said = problems(&format!("{SMALLEST}timeouts: {{ udp: {{ 53: 10s, 53: 8s }} }}"));
     assert!(said.contains("timeouts.udp.53: this key was already given"), "{said}");

@@ -12,6 +12,7 @@ use super::{at, register, remote, subscriber};
 register! {
     nothing_of_shared_space_leaves_6598_s4b: "6598-S4b" "6888-REQ-11a";
     shared_space_from_the_internet_is_filtered_6598_s4c: "6598-S4c";
+    somebody_elses_space_for_subscribers_is_warned_of_6598_s3: "6598-S3";
 }
 
 /// Every frame to the Internet is judged for internal addresses anyway; here is everything that
@@ -58,4 +59,18 @@ fn shared_space_from_the_internet_is_filtered_6598_s4c() -> Result<()> {
     talk.dropped(Side::External, 1.0, &udp(shared, out.sender()), "source-spoofed")?;
     let inward = udp(at(remote(1), 5000), at(subscriber(1), 40_000));
     talk.dropped(Side::External, 2.0, &inward, "destination-unknown")
+}
+
+fn somebody_elses_space_for_subscribers_is_warned_of_6598_s3() -> Result<()> {
+    let warned = |range: &str| -> Result<bool> {
+        let said = Settings::default().subscribers(&[range]).accepted()?;
+        Ok(said.contains("RFC 6598 section 3"))
+    };
+    for range in ["100.64.0.0/10", "10.7.0.0/16", "172.16.0.0/12", "192.168.1.0/24"] {
+        anyhow::ensure!(!warned(range)?, "a warning about {range}");
+    }
+    for range in ["11.0.0.0/8", "100.63.0.0/16", "172.32.0.0/16"] {
+        anyhow::ensure!(warned(range)?, "no warning about {range}");
+    }
+    Ok(())
 }

@@ -173,6 +173,14 @@ pub(super) fn own_addresses(port: &ports::Draft) -> Vec<(Ipv4Addr, String)> {
     own.chain(hop).collect()
 }
 
+/// What nobody on the Internet has for an address (RFC 1918, RFC 6598).
+const INTERNAL_SPACE: [Ipv4Net; 4] = [
+    Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8),
+    Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12),
+    Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16),
+    Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10),
+];
+
 /// Subscriber ranges can all match, and hold nothing of the external side.
 pub(super) fn subscribers(
     report: &mut Report<'_>,
@@ -191,6 +199,15 @@ pub(super) fn subscribers(
                         format!("{net} holds {address}, {what}; expected no external one");
                     report.error(&range.at, message);
                 }
+            }
+            if !INTERNAL_SPACE.iter().any(|space| space.contains(&range.value)) {
+                let message = format!(
+                    "{} is not only internal space (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, \
+                     100.64.0.0/10); subscribers cannot reach its other holders (RFC 6598 section \
+                     3)",
+                    range.value
+                );
+                report.warning(&range.at, message);
             }
             if let Some((owner, wider)) =
                 earlier.iter().find(|(_, wider)| wider.value.contains(&range.value))
