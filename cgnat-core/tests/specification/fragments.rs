@@ -219,8 +219,11 @@ impl Driver {
     fn take_out_error(&self, port: usize, first: &[u8], sent: &mut Vec<(usize, Vec<u8>)>) {
         let link = self.link(port, false).frame(0x0800, &[]).len();
         let own = self.nat.rules.own[port].to_be_bytes();
-        // A hairpinned one has its new identification already.
-        let known = |packet: &[u8]| [&packet[..4], &packet[6..10], &packet[12..]].concat();
+        // A hairpinned one has its new identification already, and shows no recorded route.
+        let known = |packet: &[u8]| {
+            let header_len = (usize::from(packet[0] & 15) * 4).min(packet.len());
+            [&packet[..4], &packet[6..10], &packet[12..20], &packet[header_len..]].concat()
+        };
         let about = |frame: &[u8]| {
             let packet = &frame[link..];
             packet.len() >= 48
