@@ -476,13 +476,6 @@ impl Shard {
         }
         let mut blocks = 0;
         for (slot, subscriber) in self.subscribers.iter() {
-            let mine = self.mappings.iter().filter(|(_, m)| m.subscriber == slot).count() as u32;
-            if mine != subscriber.mappings {
-                return Err(format!(
-                    "subscriber {slot}: {mine} mappings of {}",
-                    subscriber.mappings
-                ));
-            }
             let (by_protocol, sessions) = self.usage_of(slot);
             let counted = [subscriber.sessions, subscriber.inbound_sessions];
             if (by_protocol, sessions) != (subscriber.by_protocol, counted) {

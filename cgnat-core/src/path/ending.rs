@@ -140,7 +140,6 @@ impl Shard {
         self.mappings.free(slot);
         self.gauges.mappings[key.protocol as usize] -= 1;
         let record = &mut self.subscribers[subscriber];
-        record.mappings -= 1;
         record.by_protocol[key.protocol as usize] -= 1;
         // Strangers' SYNs that outlast the mapping are nobody's.
         record.inbound_sessions -= strangers;

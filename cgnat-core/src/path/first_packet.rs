@@ -81,22 +81,16 @@ impl Shard {
         let filtering = self.space.pools()[usize::from(held_pool)].filtering[key.protocol as usize];
         self.mappings[slot].establish(self.id, key, external, block, subscriber, filtering);
         let record = &mut self.subscribers[subscriber];
-        record.mappings += 1;
         record.by_protocol[key.protocol as usize] += 1;
         self.gauges.mappings[key.protocol as usize] += 1;
         self.gauges.mappings_created += 1;
         self.block_due.disarm(block);
 
-        let timeout_s = match transport {
-            Transport::Tcp { segment, .. } => {
-                let noted = self.note_tcp(slot, remote, &segment, Sender::Internal, now);
-                return self.keep_or_end(slot, noted, now);
-            }
-            Transport::Udp { destination, .. } => self.timeouts.udp_s(destination),
-            Transport::Query { .. } | Transport::Error(_) | Transport::Later { .. } => {
-                self.timeouts.icmp_s()
-            }
-        };
+        if let Transport::Tcp { segment, .. } = transport {
+            let noted = self.note_tcp(slot, remote, &segment, Sender::Internal, now);
+            return self.keep_or_end(slot, noted, now);
+        }
+        let timeout_s = self.idle_timeout_s(transport, remote);
         if self.mappings[slot].has_sessions() {
             let noted = self.note_flow(slot, remote, Sender::Internal, timeout_s, now);
             return self.keep_or_end(slot, noted, now);
@@ -110,7 +104,8 @@ impl Shard {
     }
 
     /// The place for a session inside the new record is free and the limits were asked, so only
-    /// a permission (ADF) can have found no room; then the mapping ends again. Its port was shown to nobody.
+    /// a permission (ADF) can have found no room; then the mapping ends again. Its port was
+    /// shown to nobody.
     fn keep_or_end(
         &mut self,
         slot: u32,

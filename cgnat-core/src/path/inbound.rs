@@ -106,10 +106,7 @@ impl Shard {
         if !self.mappings[slot].has_sessions() && !self.inbound_refresh {
             return Ok(());
         }
-        let timeout_s = match transport {
-            Transport::Udp { source, .. } => self.timeouts.udp_s(source),
-            _ => self.timeouts.icmp_s(),
-        };
+        let timeout_s = self.idle_timeout_s(transport, remote);
         if self.mappings[slot].has_sessions() {
             return self.note_flow(slot, remote, Sender::External, timeout_s, now);
         }

@@ -16,10 +16,7 @@ impl Shard {
         header: &Header,
         transport: Transport,
     ) {
-        if let Transport::Tcp { segment, .. } = transport
-            && segment.flags & tcp::flags::SYN != 0
-            && self.clamps_mss
-        {
+        if self.clamps(transport) {
             self.clamp_mss_of_pool(slot, packet, header);
         }
     }
@@ -33,10 +30,7 @@ impl Shard {
         header: &Header,
         transport: Transport,
     ) {
-        let Transport::Tcp { segment, .. } = transport else {
-            return;
-        };
-        if !self.clamps_mss || segment.flags & tcp::flags::SYN == 0 {
+        if !self.clamps(transport) {
             return;
         }
         let most = match self.space.pool_of(ExternalAddress(external)) {
@@ -46,6 +40,13 @@ impl Shard {
         if let Some(most) = most {
             mss::clamp(packet, header, most);
         }
+    }
+
+    /// Whether a packet is a SYN or SYN-ACK, and any pool has a clamp.
+    #[inline]
+    fn clamps(&self, transport: Transport) -> bool {
+        matches!(transport, Transport::Tcp { segment, .. } if segment.has(tcp::flags::SYN))
+            && self.clamps_mss
     }
 
     #[cold]

@@ -106,15 +106,10 @@ impl Shard {
         remote: RemoteEndpoint,
         now: Tick,
     ) -> Result<(), DropReason> {
-        let timeout_s = match transport {
-            Transport::Tcp { segment, .. } => {
-                return self.note_tcp(slot, remote, &segment, Sender::Internal, now);
-            }
-            Transport::Udp { destination, .. } => self.timeouts.udp_s(destination),
-            Transport::Query { .. } | Transport::Error(_) | Transport::Later { .. } => {
-                self.timeouts.icmp_s()
-            }
-        };
+        if let Transport::Tcp { segment, .. } = transport {
+            return self.note_tcp(slot, remote, &segment, Sender::Internal, now);
+        }
+        let timeout_s = self.idle_timeout_s(transport, remote);
         if self.mappings[slot].has_sessions() {
             return self.note_flow(slot, remote, Sender::Internal, timeout_s, now);
         }

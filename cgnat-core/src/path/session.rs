@@ -6,6 +6,7 @@
 //! end at their own deadline.
 
 use crate::endpoint::{Protocol, RemoteEndpoint};
+use crate::packet::ipv4::Transport;
 use crate::policy::filtering::Filtering;
 use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
@@ -242,6 +243,14 @@ impl Shard {
         session.permitted_by -= 1;
         if session.permitted_by == 0 {
             self.remove_session(slot);
+        }
+    }
+
+    /// Idle timeout of a flow without connection, by the remote end's port (RFC 4787 REQ-5a).
+    pub(super) fn idle_timeout_s(&self, transport: Transport, remote: RemoteEndpoint) -> u32 {
+        match transport {
+            Transport::Udp { .. } => self.timeouts.udp_s(remote.port),
+            _ => self.timeouts.icmp_s(),
         }
     }
 

@@ -18,8 +18,6 @@ pub struct Subscriber {
     pub(crate) address: u32,
     /// Index of the paired external address in the pool (RFC 6888 REQ-2).
     pub(crate) paired: u32,
-    /// Mappings of all protocols.
-    pub(crate) mappings: u32,
     /// Port blocks, its own range first, then oldest first; `block_count` of them are valid.
     blocks: [u32; MAX_BLOCKS],
     pub(crate) pool: u16,
@@ -39,7 +37,7 @@ pub struct Subscriber {
     /// Units in its bucket of new sessions, and when they were counted.
     pub(crate) bucket: u32,
     pub(crate) bucket_at: u32,
-    unused: [u8; 40],
+    unused: [u8; 44],
 }
 
 const _: () = assert!(size_of::<Subscriber>() == 128);
@@ -53,7 +51,6 @@ impl Subscriber {
         self.address = address;
         self.pool = pool;
         self.paired = paired;
-        self.mappings = 0;
         self.block_count = 0;
         self.by_protocol = [0; Protocol::COUNT];
         self.sessions = 0;

@@ -92,10 +92,28 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
+    /// Tells the sender of a packet to an external endpoint, which came by `way`, why it is
+    /// dropped.
+    pub(super) fn tell_back(
+        &mut self,
+        way: Way,
+        kind: Kind,
+        port: usize,
+        packet: &mut I::Packet,
+        offset: usize,
+        about: (&Header, Transport),
+    ) {
+        if way == Way::Hairpin {
+            self.tell_hairpinned(kind, port, packet, offset, about);
+        } else {
+            self.tell(kind, port, packet, offset, about);
+        }
+    }
+
     /// Tells the sender of a hairpinned packet, whose source is translated and which arrived
     /// at `port`, why it is dropped. The error finds its way back, and the sender's own
     /// packet in it, through the sender's mapping (RFC 5508 REQ-7).
-    pub(super) fn tell_hairpinned(
+    fn tell_hairpinned(
         &mut self,
         kind: Kind,
         port: usize,

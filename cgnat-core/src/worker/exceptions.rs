@@ -158,11 +158,7 @@ impl<I: PacketIo> Worker<I> {
         }
         if let Some(mtu) = self.too_big_for(Side::Internal, header, mapping.to.0) {
             let error = fragmentation_needed(mtu);
-            if !hairpinned {
-                self.tell(error, port, &packet, offset, (header, transport));
-            } else {
-                self.tell_hairpinned(error, port, &mut packet, offset, (header, transport));
-            }
+            self.tell_back(kind, error, port, &mut packet, offset, (header, transport));
             self.refuse(port, packet, DropReason::TooBig);
             return None;
         }
@@ -252,15 +248,6 @@ impl<I: PacketIo> Worker<I> {
         if let Some(kind) = told_outside(DropReason::TtlExpired) {
             self.tell(kind, port, packet, offset, about);
         }
-    }
-
-    /// The MTU towards `destination` if a packet is larger and must not be fragmented.
-    fn too_big_for(&self, side: Side, header: &Header, destination: u32) -> Option<u16> {
-        if header.total_len <= self.forwarding.smallest_mtu() || !header.dont_fragment {
-            return None;
-        }
-        let mtu = self.forwarding.mtu_towards(side, destination)?;
-        (header.total_len > usize::from(mtu)).then_some(mtu)
     }
 }
 

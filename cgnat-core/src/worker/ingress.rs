@@ -227,11 +227,7 @@ impl<I: PacketIo> Worker<I> {
         }
         if let Some(mtu) = self.too_big_inbound(kind, header, transport) {
             let error = fragmentation_needed(mtu);
-            if kind == Kind::Hairpin {
-                self.tell_hairpinned(error, port, &mut packet, offset, (header, transport));
-            } else {
-                self.tell(error, port, &packet, offset, (header, transport));
-            }
+            self.tell_back(kind, error, port, &mut packet, offset, (header, transport));
             self.note_refused(header);
             return self.refuse(port, packet, DropReason::TooBig);
         }
@@ -245,18 +241,12 @@ impl<I: PacketIo> Worker<I> {
             }
             Verdict::Drop(reason) => {
                 let about = (header, transport);
-                match hairpinned {
-                    true => {
-                        if let Some(kind) = told_inside(reason) {
-                            self.tell_hairpinned(kind, port, &mut packet, offset, about);
-                        }
-                    }
-                    false => {
-                        if let Some(kind) = told_outside(reason) {
-                            self.tell(kind, port, &packet, offset, about);
-                        }
-                        self.hold_syn(reason, port, &packet, offset, about);
-                    }
+                let error = if hairpinned { told_inside(reason) } else { told_outside(reason) };
+                if let Some(error) = error {
+                    self.tell_back(kind, error, port, &mut packet, offset, about);
+                }
+                if !hairpinned {
+                    self.hold_syn(reason, port, &packet, offset, about);
                 }
                 self.refuse(port, packet, reason);
                 self.note_refused(header);

@@ -20,7 +20,7 @@ impl<I: PacketIo> Worker<I> {
     /// fragmented. What will be refused anyway, and what is not sent out, is left alone.
     #[inline]
     pub(super) fn too_big_outbound(&self, header: &Header, transport: Transport) -> Option<u16> {
-        if header.total_len <= self.forwarding.smallest_mtu() || !header.dont_fragment {
+        if self.fits_anywhere(header) {
             return None;
         }
         let is_error = matches!(transport, Transport::Error(_));
@@ -28,8 +28,7 @@ impl<I: PacketIo> Worker<I> {
         if is_error || !goes_on || self.shard.space.contains(header.destination) {
             return None;
         }
-        let mtu = self.forwarding.mtu_towards(Side::External, header.destination)?;
-        (header.total_len > usize::from(mtu)).then_some(mtu)
+        self.too_big_for(Side::External, header, header.destination)
     }
 
     /// The MTU of the internal port if a packet to a mapping is larger and must not be
@@ -41,15 +40,29 @@ impl<I: PacketIo> Worker<I> {
         header: &Header,
         transport: Transport,
     ) -> Option<u16> {
-        if header.total_len <= self.forwarding.smallest_mtu() || !header.dont_fragment {
+        if self.fits_anywhere(header) {
             return None;
         }
         if header.ttl <= 1 && kind != Handed::Hairpin {
             return None;
         }
         let internal = self.shard.internal_address(header, transport, self.now.tick())?;
-        let mtu = self.forwarding.mtu_towards(Side::Internal, internal)?;
+        self.too_big_for(Side::Internal, header, internal)
+    }
+
+    /// The MTU towards `destination` if a packet is larger and must not be fragmented.
+    pub(super) fn too_big_for(&self, side: Side, header: &Header, destination: u32) -> Option<u16> {
+        if self.fits_anywhere(header) {
+            return None;
+        }
+        let mtu = self.forwarding.mtu_towards(side, destination)?;
         (header.total_len > usize::from(mtu)).then_some(mtu)
+    }
+
+    /// Whether a packet needs no look at an MTU: it is small, or may be fragmented.
+    #[inline]
+    fn fits_anywhere(&self, header: &Header) -> bool {
+        header.total_len <= self.forwarding.smallest_mtu() || !header.dont_fragment
     }
 
     /// Sends a translated packet in fragments of at most `mtu` bytes, in the order of their
