@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use cgnat_core::config::{Config, Mode, Pool, Problems};
+use cgnat_core::config::{Config, Mode, Pool, Problems, Source};
 
 use crate::preflight::{self, Preflight};
 
@@ -93,6 +93,14 @@ pub fn check(
 /// # Errors
 /// The file cannot be read, or its configuration is wrong.
 pub fn load(file: &Path) -> Result<Config, Refusal> {
+    load_source(file).map(|source| source.config)
+}
+
+/// [`load`], with the text.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_source(file: &Path) -> Result<Source, Refusal> {
     let name = file.display().to_string();
     let text = read(file).map_err(|error| {
         let (code, advice) = match error.kind() {
@@ -106,8 +114,10 @@ pub fn load(file: &Path) -> Result<Config, Refusal> {
         };
         Refusal { text: format!("{name}: error: {advice}"), code }
     })?;
-    Config::from_yaml(&name, &text)
-        .map_err(|problems| Refusal { text: render(&problems), code: EXIT_CONFIG })
+    match Config::from_yaml(&name, &text) {
+        Ok(config) => Ok(Source { config, text }),
+        Err(problems) => Err(Refusal { text: render(&problems), code: EXIT_CONFIG }),
+    }
 }
 
 fn read(file: &Path) -> io::Result<String> {

@@ -78,7 +78,7 @@ pub fn assemble(
     let space = Arc::new(ExternalSpace::new(config));
     let owners = OwnerMap::new(space.blocks());
     let block_due = DueArray::new(space.blocks() as usize);
-    let forwarding = Forwarding::new(config, &space, macs);
+    let forwarding = Forwarding::new(config, macs);
     let neighbours = Arc::new(NeighbourTable::default());
     let leases = layout.leases(&space, memory.blocks)?;
     let (mut seats, mut links, mut all_counters) = (Vec::new(), Vec::new(), Vec::new());
@@ -128,6 +128,7 @@ pub fn assemble(
         owners: owners.clone(),
         block_due,
         leases,
+        fragments_ms: layout.fragments.timeout_ms,
         forwarding: forwarding.clone(),
         neighbours,
     });

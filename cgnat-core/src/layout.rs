@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::config::Config;
+use crate::config::{Config, Pool};
 use crate::refusals::Refusals;
-use crate::space::ExternalSpace;
+use crate::space::{AddressState, ExternalSpace};
 use crate::table::identification::Identifications;
 use crate::table::index::{Bucket, buckets_for};
 use crate::table::mapping::Mapping;
@@ -36,16 +36,23 @@ pub struct Layout {
     pub sessions_per_shard: u32,
     /// Subscribers of one shard.
     pub subscribers_per_shard: u32,
-    /// Port blocks of all pools, ranges of deterministic pools among them.
+    /// Port blocks of all addresses that are ours at the start, ranges of deterministic pools
+    /// among them.
     pub blocks: u32,
+    /// Those of them that are lent at the start.
+    pub lent_blocks: u32,
     /// Bounds on fragments of one worker.
     pub fragments: FragmentLimits,
-    /// Ports of all pools, counted once per protocol space.
+    /// Ports of all blocks that have memory, counted once per protocol space.
     pub port_slots: u64,
     /// Bytes that one shard needs in provided memory.
     pub shard_bytes: usize,
     /// Bytes that all port blocks need in provided memory.
     pub block_bytes: usize,
+    /// Those of them that are for addresses which may be added later.
+    pub spare_bytes: usize,
+    /// Addresses that may be added later.
+    pub spare_addresses: u32,
     /// Bytes from the heap: shared deadline words, and each worker's places for leases and its
     /// counters of identifications.
     pub heap_bytes: usize,
@@ -83,21 +90,24 @@ impl Layout {
         let mappings = (share + share * uneven / 100) as u32;
         let sessions = (mappings / MAPPINGS_PER_SESSION).max(64);
         let space = ExternalSpace::new(config);
-        let blocks = space.pools().iter().map(|pool| pool.blocks().count() as u32).sum::<u32>();
         // Each subscriber with state holds a block, so there are never more of them.
-        let subscribers = blocks.max(1);
+        let subscribers =
+            space.pools().iter().map(|pool| pool.blocks().count() as u32).sum::<u32>();
         let shard_bytes = bytes_of::<Mapping>(mappings as usize)
             + bytes_of::<Bucket>(buckets_for(mappings))
             + bytes_of::<Session>(sessions as usize)
             + bytes_of::<Bucket>(buckets_for(sessions))
             + bytes_of::<Subscriber>(subscribers as usize)
             + bytes_of::<Bucket>(buckets_for(subscribers));
-        let mut block_bytes = 0;
+        let (mut block_bytes, mut spare_bytes) = (0, 0);
         let mut port_slots = 0;
         for pool in space.pools() {
             for block in pool.blocks() {
                 let size = pool.size_of(block);
                 block_bytes += block_bytes_of(size);
+                if pool.state(pool.address_of(block)) == AddressState::Vacant {
+                    spare_bytes += block_bytes_of(size);
+                }
                 port_slots += slots_for(size) as u64;
             }
         }
@@ -115,10 +125,13 @@ impl Layout {
             mappings_per_shard: mappings,
             sessions_per_shard: sessions,
             subscribers_per_shard: subscribers,
-            blocks,
+            blocks: space.our_blocks(),
+            lent_blocks: space.lendable_blocks(),
             port_slots,
             shard_bytes,
             block_bytes,
+            spare_bytes,
+            spare_addresses: config.pools().iter().map(Pool::spare_addresses).sum(),
             heap_bytes: 8 * (per_shard * usize::from(workers) + numbers)
                 + usize::from(workers) * numbers * size_of::<Option<BlockLease>>()
                 + usize::from(workers)
@@ -153,7 +166,8 @@ impl Layout {
         })
     }
 
-    /// Cuts up the zeroed memory of all port blocks into leases, in order of their numbers.
+    /// Cuts up the zeroed memory of all port blocks into leases, in order of their numbers; those
+    /// of spare addresses among them.
     ///
     /// # Errors
     /// If it is not [`Layout::block_bytes`] long or not aligned to 64.
@@ -163,7 +177,7 @@ impl Layout {
         memory: &'static mut [u8],
     ) -> Result<Vec<BlockLease>, MemoryError> {
         let mut cut = Cut::new(memory, self.block_bytes)?;
-        let mut leases = Vec::with_capacity(self.blocks as usize);
+        let mut leases = Vec::with_capacity(self.subscribers_per_shard as usize);
         let reserved = space.reserved_ports();
         for (pool_number, pool) in space.pools().iter().enumerate() {
             for block in pool.blocks() {
@@ -178,12 +192,7 @@ impl Layout {
                     (block, pool_number as u16, pool.address_of(block)),
                     (pool.first_port_of(block), size),
                 );
-                for (first, last) in pool.rules.exclude_ports() {
-                    (*first..=*last).for_each(|port| lease.exclude(port));
-                }
-                let after = reserved.partition_point(|(other, _)| *other < block);
-                let own = reserved[after..].iter().take_while(|(other, _)| *other == block);
-                own.for_each(|(_, port)| lease.exclude(*port));
+                space.exclude_ports(&mut lease, &reserved);
                 leases.push(lease);
             }
         }

@@ -28,7 +28,7 @@ use crate::policy::admission::Limits;
 use crate::policy::port_choice::BlockFit;
 use crate::policy::timeouts::Timeouts;
 use crate::refusals::Refusals;
-use crate::space::{AddressUse, ExternalSpace};
+use crate::space::{AddressState, AddressUse, ExternalSpace};
 use crate::table::due::DueArray;
 use crate::table::free_blocks::FreeBlocks;
 use crate::table::hash::HashKey;
@@ -204,13 +204,17 @@ impl Shard {
                 limits: number as u16,
             })
         });
-        let free = space
-            .pools()
-            .iter()
-            .map(|pool| FreeBlocks::new(pool.addresses.len(), pool.dynamic_per_address() as usize));
+        let free = space.pools().iter().map(|pool| {
+            let blocks = pool.dynamic_per_address() as usize;
+            let mut free = FreeBlocks::new(pool.places().len(), blocks);
+            for (index, place) in (0..).zip(pool.places()) {
+                free.set_open(index, place.state == AddressState::Open);
+            }
+            free
+        });
         let wishes = space.pools().iter().map(|pool| PoolWishes {
             any: Wish::default(),
-            at: vec![[Wish::default(); BlockFit::COUNT]; pool.addresses.len()],
+            at: vec![[Wish::default(); BlockFit::COUNT]; pool.places().len()],
         });
         Self {
             id,
@@ -283,6 +287,43 @@ impl Shard {
         let wishes = &mut self.wishes[usize::from(pool)];
         wishes.any = Wish::default();
         wishes.at[address as usize] = [Wish::default(); BlockFit::COUNT];
+    }
+
+    /// Takes another version of external space; the one that is not needed any more is returned,
+    /// because whoever drops the last one frees memory.
+    ///
+    /// # Errors
+    /// `space` itself, if it is not the next version of this box's; nothing has changed then.
+    pub fn adopt_space(
+        &mut self,
+        space: Arc<ExternalSpace>,
+    ) -> Result<Arc<ExternalSpace>, Arc<ExternalSpace>> {
+        if !space.follows(&self.space) {
+            self.gauges.stale_requests += 1;
+            return Err(space);
+        }
+        for (pool, address) in space.changes() {
+            let is_open = space.pools()[usize::from(*pool)].state(*address) == AddressState::Open;
+            self.free[usize::from(*pool)].set_open(*address, is_open);
+        }
+        Ok(std::mem::replace(&mut self.space, space))
+    }
+
+    /// Gives back free blocks of addresses that are not open.
+    pub fn give_back_closed(&mut self) -> ArrayVec<BlockLease, SLICE> {
+        let mut leases = ArrayVec::new();
+        for free in &mut self.free {
+            while !leases.is_full()
+                && let Some(block) = free.take_closed()
+            {
+                // What is free is lent here.
+                let Some(mut lease) = self.leases[block as usize].take() else { break };
+                lease.set_shard(HOUSEKEEPING);
+                self.gauges.blocks_free -= 1;
+                leases.push(lease);
+            }
+        }
+        leases
     }
 
     /// A block that no subscriber holds is free for anybody, a range for its subscriber alone.
@@ -501,7 +542,8 @@ impl Shard {
             let pool = &self.space.pools()[usize::from(lease.pool())];
             lease.subscriber().is_none() && pool.is_range(lease.id())
         });
-        let free = self.free.iter().map(FreeBlocks::count).sum::<usize>() + ranges.count();
+        let free = |of: &FreeBlocks| of.count() + of.count_closed();
+        let free = self.free.iter().map(free).sum::<usize>() + ranges.count();
         let held = self.leases.iter().flatten().count();
         if blocks + free != held || free as u64 != self.gauges.blocks_free {
             return Err(format!("{blocks} blocks in use and {free} free, {held} lent"));

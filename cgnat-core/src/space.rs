@@ -1,13 +1,15 @@
 //! Where things are in external space: address and port -> pool and port block.
 //!
-//! Built once from the configuration and shared; all but the counts of use is read-only. Blocks of all pools are numbered
-//! through: pool by pool, address by address, block by block. The owner map says which
+//! Made from the configuration and shared; all but the counts of use is read-only. A reload makes
+//! another one (`revision`), which workers take instead. Blocks of all pools are numbered
+//! through: pool by pool, place by place, block by block. The owner map says which
 //! worker holds each block; housekeeping alone writes it.
 
 mod geometry;
 pub mod lookup;
 mod numbering;
 mod occupancy;
+pub mod revision;
 mod statics;
 
 use std::sync::Arc;
@@ -15,10 +17,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use hashbrown::HashMap;
 
-use crate::config::{Config, Mode};
+use crate::config::{Config, Mode, Pool};
 use crate::endpoint::{ExternalAddress, ExternalEndpoint};
+use crate::table::port_block::BlockLease;
 
-pub use geometry::PoolGeometry;
+pub use geometry::{AddressState, Place, PoolGeometry};
 pub use occupancy::{AddressUse, Occupancy};
 pub use statics::{Static, Statics};
 
@@ -36,35 +39,36 @@ pub enum Location {
     Block(u32),
 }
 
-/// All pools, and what is mapped statically.
+/// All pools, and what is mapped statically: as of one version.
 pub struct ExternalSpace {
+    /// One more for each that was made from another one.
+    version: u64,
+    /// Pool and index of the addresses whose state is another than in the version before.
+    changes: Vec<(u16, u32)>,
     pools: Vec<PoolGeometry>,
     /// Address -> (pool, index of the address in the pool).
     by_address: HashMap<u32, (u16, u32)>,
     blocks: u32,
-    occupancy: Occupancy,
-    statics: Statics,
+    /// The same of all versions.
+    occupancy: Arc<Occupancy>,
+    /// The same of all versions.
+    statics: Arc<Statics>,
 }
 
 impl ExternalSpace {
     /// From a validated configuration.
     pub fn new(config: &Config) -> Self {
-        let addresses = config.pools().iter().map(|pool| pool.addresses().len());
+        let places = |pool: &Pool| pool.addresses().len() + pool.spare_addresses() as usize;
         let mut space = Self {
+            version: 0,
+            changes: Vec::new(),
             pools: Vec::new(),
             by_address: HashMap::new(),
             blocks: 0,
-            occupancy: Occupancy::new(addresses),
-            statics: Statics::new(config.statics()),
+            occupancy: Arc::new(Occupancy::new(config.pools().iter().map(places))),
+            statics: Arc::new(Statics::new(config.statics())),
         };
-        for address in space.statics.external_addresses() {
-            space.by_address.insert(address, (NO_POOL, 0));
-        }
         for (number, pool) in config.pools().iter().enumerate() {
-            for (index, address) in pool.addresses().iter().enumerate() {
-                let place = (number as u16, index as u32);
-                space.by_address.insert(u32::from(*address), place);
-            }
             let subscribers = match pool.mode() {
                 Mode::Deterministic => config.subscriber_ranges(number),
                 Mode::PortBlock => Vec::new(),
@@ -73,16 +77,67 @@ impl ExternalSpace {
             space.blocks = geometry.numbers().end;
             space.pools.push(geometry);
         }
-        space.leave_out_full_blocks();
+        space.index();
         space
     }
 
-    /// A block whose every port is mapped statically has nothing to lend, so it does not exist.
-    fn leave_out_full_blocks(&mut self) {
+    /// Brings what follows from the places up to date.
+    fn index(&mut self) {
+        self.by_address.clear();
+        for address in self.statics.external_addresses() {
+            self.by_address.insert(address, (NO_POOL, 0));
+        }
+        for (number, pool) in self.pools.iter().enumerate() {
+            for (index, place) in pool.places().iter().enumerate() {
+                if place.state != AddressState::Vacant {
+                    self.by_address.insert(place.address.0, (number as u16, index as u32));
+                }
+            }
+        }
+        // A block whose every port is mapped statically has nothing to lend.
         let reserved = self.reserved_ports();
         for pool in &mut self.pools {
             pool.leave_out_full(&reserved);
         }
+    }
+
+    /// Which version this is; 0 at the start.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Pool and index of each address whose state is another than in the version before.
+    pub fn changes(&self) -> &[(u16, u32)] {
+        &self.changes
+    }
+
+    /// Whether `self` is the version after `earlier`, of the same box.
+    pub fn follows(&self, earlier: &Self) -> bool {
+        Arc::ptr_eq(&self.occupancy, &earlier.occupancy) && self.version == earlier.version + 1
+    }
+
+    /// Blocks of our addresses that have something to lend, of draining ones too.
+    pub fn our_blocks(&self) -> u32 {
+        let count = |pool: &PoolGeometry| pool.blocks().filter(|b| pool.is_ours(*b)).count();
+        self.pools.iter().map(|pool| count(pool) as u32).sum()
+    }
+
+    /// Blocks that may be lent.
+    pub fn lendable_blocks(&self) -> u32 {
+        let count = |pool: &PoolGeometry| pool.blocks().filter(|b| pool.is_lendable(*b)).count();
+        self.pools.iter().map(|pool| count(pool) as u32).sum()
+    }
+
+    /// Marks the ports of a block that are never given; nobody has held it since it was made
+    /// or wiped. `reserved` is [`ExternalSpace::reserved_ports`].
+    pub fn exclude_ports(&self, lease: &mut BlockLease, reserved: &[(u32, u16)]) {
+        for (first, last) in self.pools[usize::from(lease.pool())].rules.exclude_ports() {
+            (*first..=*last).for_each(|port| lease.exclude(port));
+        }
+        let block = lease.id();
+        let after = reserved.partition_point(|(other, _)| *other < block);
+        let own = reserved[after..].iter().take_while(|(other, _)| *other == block);
+        own.for_each(|(_, port)| lease.exclude(*port));
     }
 
     /// Ports of blocks that are never lent because they are mapped statically, each once.
@@ -106,11 +161,6 @@ impl ExternalSpace {
     #[inline]
     pub fn statics(&self) -> &Statics {
         &self.statics
-    }
-
-    /// External addresses, those of static mappings among them.
-    pub fn addresses(&self) -> impl Iterator<Item = u32> {
-        self.by_address.keys().copied()
     }
 
     /// Pools in the order of the configuration.
@@ -155,7 +205,7 @@ impl ExternalSpace {
 
     /// External address with this index in a pool.
     pub fn address(&self, pool: u16, index: u32) -> ExternalAddress {
-        self.pools[usize::from(pool)].addresses[index as usize]
+        self.pools[usize::from(pool)].places()[index as usize].address
     }
 }
 

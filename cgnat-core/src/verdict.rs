@@ -98,6 +98,7 @@ drop_reasons! {
     ReservedPorts, "reserved-ports", "The subscriber's last free ports are kept for the lifelines in `limits.reserved` of its group; this flow is none.";
     MappingTableFull, "mapping-table-full", "The shard's mapping table is full; raise `max-mappings`.";
     SessionTableFull, "session-table-full", "The shard's session table is full, or one mapping has too many sessions; raise `max-mappings`.";
+    AddressDraining, "address-draining", "The ports of the subscriber's blocks are used up, and its external address is drained, so it gets no further block; it gets another address when its last mapping has ended.";
     SubscriberTableFull, "subscriber-table-full", "The shard's subscriber table is full; raise `max-mappings` or add addresses.";
     BlockWait, "block-wait", "A packet waited for a port block from housekeeping in vain; housekeeping is stalled or a worker does not answer it.";
     ParkingFull, "parking-full", "Too many packets wait for a port block or a neighbour; the sender will repeat.";
@@ -130,6 +131,7 @@ impl DropReason {
             DropReason::PoolExhausted
                 | DropReason::PoolSubscribers
                 | DropReason::AddressExhausted
+                | DropReason::AddressDraining
                 | DropReason::SubscriberPorts
                 | DropReason::LimitPorts
                 | DropReason::LimitSessions

@@ -7,5 +7,7 @@
 
 #[path = "ownership/forged.rs"]
 mod forged;
+#[path = "ownership/late.rs"]
+mod late;
 #[path = "ownership/threads.rs"]
 mod threads;

@@ -56,6 +56,8 @@ mod overload;
 mod pools;
 #[path = "scenarios/ports.rs"]
 mod ports;
+#[path = "scenarios/reload.rs"]
+mod reload;
 #[path = "scenarios/silence.rs"]
 mod silence;
 #[path = "scenarios/statics.rs"]

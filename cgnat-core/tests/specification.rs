@@ -25,6 +25,8 @@ mod nat;
 mod options;
 #[path = "specification/ranges.rs"]
 mod ranges;
+#[path = "specification/reload.rs"]
+mod reload;
 #[path = "specification/sessions.rs"]
 mod sessions;
 #[path = "specification/wire.rs"]
@@ -62,6 +64,8 @@ fn addresses(first: &str, last: &str) -> BTreeSet<u32> {
 fn rested() -> Pool {
     Pool {
         addresses: BTreeSet::new(),
+        draining: BTreeSet::new(),
+        leaving: BTreeSet::new(),
         ports: (1024, 65535),
         block_size: 512,
         max_blocks: 4,
@@ -134,6 +138,7 @@ fn world(workers: u16) -> World {
             source_ports: 40,
             steps: 60,
             housekeeping: 15,
+            reloads: 0,
             step_ms: 3_000,
         },
     }
@@ -306,6 +311,7 @@ fn one_worker_with_full_tables_agrees() {
         source_ports: 300,
         steps: 20,
         housekeeping: 5,
+        reloads: 0,
         step_ms: 500,
     };
     agree("full tables", &world, 5);
@@ -338,6 +344,7 @@ fn one_worker_with_a_full_session_table_agrees() {
         source_ports: 3,
         steps: 20,
         housekeeping: 5,
+        reloads: 0,
         step_ms: 2_000,
     };
     agree("full session table", &world, 9);
@@ -444,6 +451,36 @@ fn addresses_chosen_by_each_rule_agree_with_1_2_and_4_workers() {
                 panic!("{selection:?}, {workers} workers, seed {seed}: {difference}");
             }
         }
+    }
+}
+
+/// Addresses of the big pool come, drain and go, some of them while hosts are silent for long.
+fn reloading(mut world: World) -> World {
+    world.habits.reloads = 5;
+    world.rules.pools[0].ports = (1024, 1024 + 64 * 4 - 1);
+    world
+}
+
+#[test]
+fn one_worker_whose_addresses_come_and_go_agrees() {
+    agree("reloads", &reloading(short_timers(world(1), 1)), 15);
+}
+
+#[test]
+fn four_workers_whose_addresses_come_and_go_agree() {
+    agree("reloads of four workers", &reloading(short_timers(greedy(4), 5)), 16);
+    let mut world = reloading(world(4));
+    world.settles = false;
+    world.start = Instant::from_millis(TICK_WRAP_MS - 3_600_000);
+    agree("reloads across the wrap", &world, 17);
+}
+
+#[test]
+fn a_drain_or_a_departure_that_is_not_carried_out_is_found() {
+    for fault in [Fault::NoDrain, Fault::NoDeparture] {
+        let world = reloading(short_timers(greedy(2), 1));
+        let found = difference(&world, |_| {}, fault);
+        assert!(!found.is_empty(), "{fault:?} was not noticed");
     }
 }
 

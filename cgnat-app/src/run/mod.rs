@@ -9,6 +9,7 @@ pub mod instance;
 pub mod io;
 pub mod plan;
 mod refused;
+mod reload;
 pub mod replay;
 pub mod report;
 mod say;
@@ -23,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use cgnat_core::config::{Config, Device};
+use cgnat_core::config::{Config, Device, Source};
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -31,6 +32,7 @@ use crate::check;
 use crate::preflight::{Preflight, preflight};
 use instance::Instance;
 use plan::Plan;
+use reload::Reloads;
 use report::Report;
 use say::{complain, say};
 use start::Running;
@@ -56,29 +58,30 @@ const PROGRESS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 
 /// Runs until a signal, or until the captures are used up. The exit code says what was wrong.
 pub fn run(options: &Options) -> ExitCode {
-    let config = match check::load(&options.file) {
-        Ok(config) => config,
+    let source = match check::load_source(&options.file) {
+        Ok(source) => source,
         Err(refusal) => {
             complain(&refusal.to_string());
             return ExitCode::from(refusal.code);
         }
     };
+    let config = &source.config;
     for warning in config.warnings() {
         complain(&warning.to_string());
     }
-    let here = preflight(&config, Path::new("/"));
+    let here = preflight(config, Path::new("/"));
     complain(&check::render_preflight(&here));
     if let Some(code) = here.exit_code() {
         return ExitCode::from(code);
     }
-    let plan = match Plan::new(&config, plan::wants_huge_pages(&config)) {
+    let plan = match Plan::new(config, plan::wants_huge_pages(config)) {
         Ok(plan) => plan,
         Err(message) => {
             complain(&format!("{}: error: system.memory: {message}", options.file.display()));
             return ExitCode::from(check::EXIT_CONFIG);
         }
     };
-    match run_planned(options, &config, &here, &plan) {
+    match run_planned(options, &source, &here, &plan) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("error: {error:#}"));
@@ -87,13 +90,15 @@ pub fn run(options: &Options) -> ExitCode {
     }
 }
 
-fn run_planned(options: &Options, config: &Config, here: &Preflight, plan: &Plan) -> Result<()> {
+fn run_planned(options: &Options, source: &Source, here: &Preflight, plan: &Plan) -> Result<()> {
+    let config = &source.config;
     let _instance = Instance::claim(config.system().name())?;
     // Before any thread starts, so that no signal is missed.
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, stop.clone()).context("cannot watch signals")?;
     }
+    let mut reloads = Reloads::watch(&options.file, source.clone())?;
     let stats_file = options.stats_file.as_deref().map(StatsFile::create).transpose()?;
     let replaying = here.captures.len() == config.ports().len();
     let running = start::start(config, plan, here, replaying, options.seed)?;
@@ -105,12 +110,12 @@ fn run_planned(options: &Options, config: &Config, here: &Preflight, plan: &Plan
         plan.layout.blocks,
         if plan.huge_pages { "huge pages" } else { "4 KiB pages" },
     ));
-    let dead = watch(&running, &stop, config);
+    let dead = watch(&running, &stop, config, &mut reloads);
     if replaying && !stop.load(Ordering::Relaxed) {
         running.settle(&stop);
     }
-    let (report, shards_report) = running.stop(config, plan)?;
-    let report = shards_report(report).with_outputs(outputs(config));
+    let (report, shards_report) = running.stop(config)?;
+    let report = shards_report(report).with_outputs(outputs(config)).with_reloads(reloads.tally());
     say(report.text().trim_end());
     if let Some(file) = stats_file {
         file.write(&report)?;
@@ -142,11 +147,17 @@ impl<'a> StatsFile<'a> {
 
 /// Prints progress until a signal comes or a replay has ended, or until a worker ends that
 /// nobody told to; that one is returned.
-fn watch(running: &Running, stop: &AtomicBool, config: &Config) -> Option<u16> {
+fn watch(
+    running: &Running,
+    stop: &AtomicBool,
+    config: &Config,
+    reloads: &mut Reloads,
+) -> Option<u16> {
     let interval = if std::io::stdout().is_terminal() { PROGRESS.0 } else { PROGRESS.1 };
     let mut next = Instant::now() + interval.min(Duration::from_secs(1));
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(LOOK);
+        reloads.mind(running.front());
         if running.has_replayed() {
             break;
         }

@@ -229,7 +229,7 @@ pub fn capacity(config: &Config) -> Result<Vec<String>, String> {
     Ok(vec![
         format!(
             "capacity: {} subscribers at once, {} port blocks, {} mappings, {} further TCP sessions",
-            grouped(u64::from(layout.subscribers_per_shard)),
+            grouped(u64::from(layout.blocks)),
             grouped(u64::from(layout.blocks)),
             grouped(u64::from(layout.mappings_per_shard) * workers),
             grouped(u64::from(layout.sessions_per_shard) * workers),
@@ -245,6 +245,11 @@ pub fn capacity(config: &Config) -> Result<Vec<String>, String> {
             grouped(u64::from(plan.buffers)),
             mib(u64::from(plan.memory_mib) << 20),
             mib(config.system().memory_bytes()),
+        ),
+        format!(
+            "spare: room for {} more pool addresses while it runs, {} of the bytes for port blocks",
+            grouped(u64::from(layout.spare_addresses)),
+            grouped(layout.spare_bytes as u64),
         ),
     ])
 }

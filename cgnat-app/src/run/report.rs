@@ -7,6 +7,7 @@ use std::sync::Arc;
 use cgnat_core::config::Config;
 use cgnat_core::control::counters::WorkerCounters;
 use cgnat_core::endpoint::{ExternalEndpoint, InternalEndpoint, Protocol};
+use cgnat_core::housekeeping::{Draining, Housekeeping};
 use cgnat_core::shard::Shard;
 use cgnat_core::table::port_block::PortCensus;
 use cgnat_core::time::Tick;
@@ -14,6 +15,7 @@ use cgnat_core::verdict::DropReason;
 use serde_json::{Map, Value, json};
 
 use super::refused::Refused;
+use super::reload::Tally;
 
 /// Mappings and blocks that the text lists; JSON has more.
 const LISTED: usize = 20;
@@ -70,12 +72,15 @@ pub struct Report {
     mapping_list: Vec<(Protocol, InternalEndpoint, ExternalEndpoint)>,
     block_list: Vec<(Ipv4Addr, Ipv4Addr, u16, u16)>,
     refused: Refused,
+    reloads: Tally,
+    /// With the name of the pool.
+    draining: Vec<(String, Draining)>,
     outputs: Vec<String>,
 }
 
 impl Report {
     /// Adds up the counters of all workers.
-    pub fn of(config: &Config, counters: &[Arc<WorkerCounters>], blocks_total: u32) -> Self {
+    pub fn of(config: &Config, counters: &[Arc<WorkerCounters>]) -> Self {
         let sum = |value: &dyn Fn(&WorkerCounters) -> u64| -> u64 {
             counters.iter().map(|counters| value(counters)).sum()
         };
@@ -106,7 +111,7 @@ impl Report {
             mappings_created: sum(&|c| c.mappings_created.value()),
             sessions: sum(&|c| c.sessions.value()),
             subscribers: sum(&|c| c.subscribers.value()),
-            blocks_total: u64::from(blocks_total),
+            blocks_total: 0,
             blocks_in_use: sum(&|c| c.blocks_in_use.value()),
             blocks_allocated: sum(&|c| c.blocks_allocated.value()),
             blocks_released: sum(&|c| c.blocks_released.value()),
@@ -128,6 +133,8 @@ impl Report {
             mapping_list: Vec::new(),
             block_list: Vec::new(),
             refused: Refused::default(),
+            reloads: Tally::default(),
+            draining: Vec::new(),
             outputs: Vec::new(),
         }
     }
@@ -145,6 +152,20 @@ impl Report {
         self.block_list.sort_unstable();
         self.census = Some(census);
         self.nat_time = Some(now);
+        self
+    }
+
+    /// Adds what housekeeping knows of the pools, whose names are given in order.
+    pub fn with_space(mut self, housekeeping: &Housekeeping, names: &[String]) -> Self {
+        self.blocks_total = u64::from(housekeeping.space().our_blocks());
+        let draining = housekeeping.draining().into_iter();
+        self.draining = draining.map(|d| (names[usize::from(d.pool)].clone(), d)).collect();
+        self
+    }
+
+    /// Adds how reloads went.
+    pub fn with_reloads(mut self, reloads: Tally) -> Self {
+        self.reloads = reloads;
         self
     }
 
@@ -228,6 +249,13 @@ impl Report {
             writeln!(out, "  {:<16} {external}:{first}-{last}", internal.to_string())?;
         }
         more(out, self.block_list.len())?;
+        for (pool, draining) in &self.draining {
+            writeln!(
+                out,
+                "  {} of pool {pool} is drained: {} blocks are left, of {} subscribers",
+                draining.address, draining.blocks, draining.subscribers
+            )?;
+        }
         if let Some(census) = self.census {
             writeln!(
                 out,
@@ -250,6 +278,12 @@ impl Report {
             for (worker, (off, taken)) in self.handed_off.iter().enumerate() {
                 writeln!(out, "  worker {worker}: {off} packets handed off, {taken} taken")?;
             }
+        }
+        if self.reloads.applied + self.reloads.failed > 0 {
+            writeln!(out, "Reloads: {}, failed: {}", self.reloads.applied, self.reloads.failed)?;
+        }
+        if let Some(error) = &self.reloads.last_error {
+            writeln!(out, "  the last that failed: {error}")?;
         }
         writeln!(
             out,
@@ -350,6 +384,19 @@ impl Report {
                 })
             })
             .collect();
+        let draining: Vec<Value> = self
+            .draining
+            .iter()
+            .map(|(pool, draining)| {
+                json!({
+                    "pool": pool,
+                    "address": draining.address.to_string(),
+                    "leaving": draining.is_leaving,
+                    "subscribers": draining.subscribers,
+                    "blocks": draining.blocks,
+                })
+            })
+            .collect();
         let census = self.census.unwrap_or_default();
         let violations = self
             .drops
@@ -413,6 +460,12 @@ impl Report {
             },
             "ownership": { "violations": violations, "stale_requests": self.stale_requests },
             "refusals": self.refused.json(),
+            "draining": draining,
+            "reloads": {
+                "applied": self.reloads.applied,
+                "failed": self.reloads.failed,
+                "last_error": self.reloads.last_error,
+            },
             "workers": workers,
         })
     }

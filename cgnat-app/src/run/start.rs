@@ -23,6 +23,7 @@ use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 use super::Complete;
 use super::io::{DpdkIo, Relay, Transmit};
 use super::plan::{DESCRIPTORS, Plan, RING, device_name};
+use super::reload::{self, Back, Front};
 use super::replay::{Pace, Replay, Track};
 use super::report::Report;
 use super::say::complain;
@@ -65,7 +66,7 @@ pub struct Running {
     counters: Vec<Arc<WorkerCounters>>,
     /// Set when all captures are used up.
     replayed: Arc<AtomicBool>,
-    blocks: u32,
+    front: Front,
     _ports: Vec<RunningPort>,
     // Last: everything above lives in its memory.
     _eal: Eal,
@@ -113,12 +114,13 @@ pub fn start(
     };
     let views = views(&eal, plan, opened.queues, &pool, replay, &gate)?;
 
+    let (front, back) = reload::ends();
     let house = {
         let (phase, counters) = (phase.clone(), counters.clone());
         let cpus = plan.control_cpus.clone();
         std::thread::Builder::new()
             .name("housekeeping".to_owned())
-            .spawn(move || keep_house(housekeeping, &counters, &phase, &pace, clock, &cpus))
+            .spawn(move || keep_house((housekeeping, back), &counters, &phase, &pace, clock, &cpus))
             .context("cannot start the housekeeping thread")?
     };
     let mut workers = Vec::new();
@@ -135,11 +137,11 @@ pub fn start(
         housekeeping: house,
         counters,
         replayed,
-        blocks: plan.layout.blocks,
+        front,
         _ports: opened.ports,
         _eal: eal,
     };
-    running.wait_until_lent()?;
+    running.wait_until_lent(plan.layout.lent_blocks)?;
     gate.store(true, Ordering::Release);
     Ok(running)
 }
@@ -297,7 +299,7 @@ fn run_worker(seat: Seat, io: DpdkIo, stop: &AtomicBool, clock: Clock) -> Shard 
 
 /// The loop of the housekeeping thread.
 fn keep_house(
-    mut housekeeping: Housekeeping,
+    (mut housekeeping, mut back): (Housekeeping, Back),
     counters: &[Arc<WorkerCounters>],
     phase: &AtomicU8,
     pace: &Pace,
@@ -315,6 +317,7 @@ fn keep_house(
         // A sweep that a replay waits for is at a time which no packet has shown yet.
         let latest = pacing.map_or(latest, |(at, _)| latest.max(at));
         let worked = housekeeping.run(latest, now(clock));
+        back.serve(&mut housekeeping);
         pacing = keep_pace(&mut housekeeping, counters, pace, pacing);
         match phase.load(Ordering::Acquire) {
             phase::STOP => return housekeeping,
@@ -382,15 +385,15 @@ impl Running {
     }
 
     /// Waits until every block has reached its worker.
-    fn wait_until_lent(&self) -> Result<()> {
+    fn wait_until_lent(&self, blocks: u32) -> Result<()> {
         let until = std::time::Instant::now() + START_LIMIT;
-        while self.sum(|c| c.blocks_free.value()) < u64::from(self.blocks) {
+        while self.sum(|c| c.blocks_free.value()) < u64::from(blocks) {
             if std::time::Instant::now() > until {
                 bail!(
                     "only {} of {} port blocks reached the workers within {} s; are there \
                      enough CPUs?",
                     self.sum(|c| c.blocks_free.value()),
-                    self.blocks,
+                    blocks,
                     START_LIMIT.as_secs()
                 );
             }
@@ -443,12 +446,17 @@ impl Running {
 
     /// What has happened so far.
     pub fn report(&self, config: &Config) -> Report {
-        Report::of(config, &self.counters, self.blocks)
+        Report::of(config, &self.counters)
+    }
+
+    /// The way to housekeeping.
+    pub fn front(&self) -> &Front {
+        &self.front
     }
 
     /// Stops receiving, lets packets under way come to their end, stops workers, then
     /// housekeeping; ports close when the last queue is gone.
-    pub fn stop(self, config: &Config, plan: &Plan) -> Result<(Report, Complete)> {
+    pub fn stop(self, config: &Config) -> Result<(Report, Complete)> {
         self.gate.store(false, Ordering::Release);
         self.let_drain(std::time::Instant::now() + STOP_LIMIT);
         self.stop.store(true, Ordering::Relaxed);
@@ -461,9 +469,11 @@ impl Running {
             bail!("the housekeeping thread has panicked; its message is above");
         };
         housekeeping.take_back();
-        let report = Report::of(config, &self.counters, plan.layout.blocks);
+        let report = Report::of(config, &self.counters);
         let now = self.counters.iter().map(|c| c.now()).max().unwrap_or_default().tick();
+        let names: Vec<String> = config.pools().iter().map(|pool| pool.name().to_owned()).collect();
         let complete: Complete = Box::new(move |report: Report| {
+            let report = report.with_space(&housekeeping, &names);
             report.with_shards(&shards, housekeeping.port_census(now), now)
         });
         Ok((report, complete))

@@ -33,6 +33,8 @@ pub const KEYS: &[&str] = &[
     "pools.<name>",
     "pools.<name>.addresses",
     "pools.<name>.exclude",
+    "pools.<name>.drain",
+    "pools.<name>.spare-addresses",
     "pools.<name>.ports",
     "pools.<name>.exclude-ports",
     "pools.<name>.allocation",

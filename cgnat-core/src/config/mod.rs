@@ -15,6 +15,7 @@
 //!
 //! It does not look at devices, files or memory: the program does that when it starts.
 
+mod difference;
 mod keys;
 mod limits;
 mod pool_rules;
@@ -32,6 +33,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+pub use difference::Source;
 pub use keys::{KEYS, NOT_YET};
 pub use limits::{Limits, NewSessions, Reserved};
 pub use pool_rules::{AddressSelection, PoolRules};
@@ -178,6 +180,8 @@ pub struct Route {
 pub struct Pool {
     pub(crate) name: String,
     pub(crate) addresses: Vec<Ipv4Addr>,
+    pub(crate) drain: Vec<Ipv4Addr>,
+    pub(crate) spare_addresses: u32,
     pub(crate) first_port: u16,
     pub(crate) last_port: u16,
     pub(crate) mode: Mode,
@@ -454,6 +458,16 @@ impl Pool {
     /// External addresses after exclusions, sorted and unique.
     pub fn addresses(&self) -> &[Ipv4Addr] {
         &self.addresses
+    }
+
+    /// Those of them that no subscriber is paired with and no block is lent of, sorted.
+    pub fn drain(&self) -> &[Ipv4Addr] {
+        &self.drain
+    }
+
+    /// Addresses that may be added while the box runs.
+    pub fn spare_addresses(&self) -> u32 {
+        self.spare_addresses
     }
 
     /// First port that is lent.

@@ -60,6 +60,7 @@ pools:
       ports-per-subscriber: 2016
       hold: 10s
       overflow: { ports: 4032, block-size: 128, max-blocks: 3, hold: 60s }
+  c: { addresses: [198.51.100.64/30], drain: [198.51.100.66], spare-addresses: 9 }
 subscribers:
   - name: own
     match: [100.64.1.16/28, 100.64.2.0/26]

@@ -5,6 +5,7 @@
 //! error was reported.
 
 mod bypass;
+mod change;
 mod cross;
 mod deterministic;
 mod device;

@@ -6,10 +6,13 @@
 pub mod counters;
 pub mod neighbours;
 
+use std::sync::Arc;
+
 use arrayvec::ArrayVec;
 
 use crate::packet::ethernet::Mac;
 use crate::shard::{BlockWish, SLICE};
+use crate::space::ExternalSpace;
 use crate::table::due::Kind;
 use crate::table::port_block::BlockLease;
 use crate::time::Instant;
@@ -53,6 +56,11 @@ pub enum Command {
         /// Broadcast, or the MAC known so far.
         to: Mac,
     },
+    /// This is external space from now on; to be answered with [`Event::Adopted`].
+    Adopt(Arc<ExternalSpace>),
+    /// Give back free blocks of addresses that are not open and answer with
+    /// [`Event::Withdrawn`].
+    Withdraw,
     /// Time has come to here although no packet says so (the end of a replay).
     Advance(Instant),
 }
@@ -66,6 +74,18 @@ pub enum Event {
     Returned {
         /// Ticket of the recall.
         ticket: u64,
+        /// The blocks.
+        leases: ArrayVec<BlockLease, SLICE>,
+    },
+    /// Answer to [`Command::Adopt`].
+    Adopted {
+        /// Version of external space that the worker has now.
+        version: u64,
+        /// The version before, or the one that was refused: not to be dropped by a worker.
+        old: Arc<ExternalSpace>,
+    },
+    /// Answer to [`Command::Withdraw`]; if it is full, there may be more.
+    Withdrawn {
         /// The blocks.
         leases: ArrayVec<BlockLease, SLICE>,
     },

@@ -6,6 +6,10 @@
 //! subscribers' workers and stay there. A worker that runs short wishes for more. What
 //! housekeeping holds is lent at once; else the other workers are asked in turn to give back
 //! free blocks, and what comes is lent on. Only when nobody has any is the wish denied.
+//!
+//! Blocks of addresses that are not open stay at home; a reload lends them or brings them there.
+
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
@@ -37,8 +41,12 @@ struct Search {
 
 pub(super) struct Lending {
     owners: OwnerMap,
-    /// Blocks at housekeeping.
+    space: Arc<ExternalSpace>,
+    steering: Steering,
+    /// Blocks at housekeeping that may be lent.
     held: Vec<BlockLease>,
+    /// Blocks at housekeeping that may not: nobody's, or of an address that is not open.
+    home: Vec<BlockLease>,
     searches: Vec<Search>,
     next_ticket: u64,
     /// Times that blocks were lent, by pool and external address.
@@ -48,35 +56,74 @@ pub(super) struct Lending {
 impl Lending {
     pub(super) fn new(
         links: &mut [Link],
-        space: &ExternalSpace,
+        space: Arc<ExternalSpace>,
         owners: OwnerMap,
         leases: Vec<BlockLease>,
     ) -> Self {
-        let steering = Steering::new(links.len() as u16);
+        let lends = space.pools().iter().map(|pool| vec![0; pool.places().len()]).collect();
         let mut lending = Self {
             owners,
+            steering: Steering::new(links.len() as u16),
             held: Vec::new(),
+            home: Vec::new(),
             searches: Vec::new(),
             next_ticket: 1,
-            lends: space.pools().iter().map(|pool| vec![0; pool.addresses.len()]).collect(),
+            lends,
+            space,
         };
+        lending.lend_first(links, leases);
+        lending
+    }
+
+    /// Lends blocks that no worker has had: each to where it belongs at first.
+    fn lend_first(&mut self, links: &mut [Link], leases: Vec<BlockLease>) {
+        let space = self.space.clone();
+        let workers = links.len() as u32;
         let mut slices: Vec<ArrayVec<BlockLease, SLICE>> =
             links.iter().map(|_| ArrayVec::new()).collect();
+        let whole_addresses = space.pools().iter().map(|pool| pool.open_addresses() >= workers);
+        let whole_addresses: Vec<bool> = whole_addresses.collect();
         for lease in leases {
-            let pool = &space.pools()[usize::from(lease.pool())];
-            let worker = first_home(pool, lease.id(), steering);
+            let number = usize::from(lease.pool());
+            let pool = &space.pools()[number];
+            if !pool.is_lendable(lease.id()) {
+                self.home.push(lease);
+                continue;
+            }
+            let worker = first_home(pool, whole_addresses[number], lease.id(), self.steering);
             let slice = &mut slices[usize::from(worker)];
             slice.push(lease);
             if slice.is_full() {
-                lending.lend(links, worker, std::mem::take(slice));
+                self.lend(links, worker, std::mem::take(slice));
             }
         }
         for (worker, slice) in slices.into_iter().enumerate() {
             if !slice.is_empty() {
-                lending.lend(links, worker as u16, slice);
+                self.lend(links, worker as u16, slice);
             }
         }
-        lending
+    }
+
+    /// From now on `space` says which blocks may be lent. Those that may no more stay at home;
+    /// those that may come there only with [`Lending::open`].
+    pub(super) fn set_space(&mut self, space: Arc<ExternalSpace>) {
+        let is_lendable = |lease: &BlockLease| is_lendable(&space, lease);
+        self.home.extend(self.held.extract_if(.., |lease| !is_lendable(lease)));
+        self.space = space;
+    }
+
+    /// Lends the blocks at home that may be lent. They are made ready for their address, which
+    /// may be another one than before.
+    pub(super) fn open(&mut self, links: &mut [Link]) {
+        let space = self.space.clone();
+        let mut opened: Vec<BlockLease> =
+            self.home.extract_if(.., |lease| is_lendable(&space, lease)).collect();
+        let reserved = if opened.is_empty() { Vec::new() } else { space.reserved_ports() };
+        for lease in &mut opened {
+            lease.wipe();
+            space.exclude_ports(lease, &reserved);
+        }
+        self.lend_first(links, opened);
     }
 
     pub(super) fn held(&self) -> usize {
@@ -85,7 +132,9 @@ impl Lending {
 
     pub(super) fn port_census(&self, now: Tick) -> PortCensus {
         let mut census = PortCensus::default();
-        for lease in &self.held {
+        let ours =
+            |lease: &&BlockLease| self.space.pools()[usize::from(lease.pool())].is_ours(lease.id());
+        for lease in self.held.iter().chain(&self.home).filter(ours) {
             census += lease.census(now);
         }
         census
@@ -190,7 +239,8 @@ impl Lending {
     pub(super) fn keep(&mut self, leases: ArrayVec<BlockLease, SLICE>) {
         for lease in leases {
             self.owners.set(lease.id(), None);
-            self.held.push(lease);
+            let is_lendable = is_lendable(&self.space, &lease);
+            if is_lendable { &mut self.held } else { &mut self.home }.push(lease);
         }
     }
 
@@ -210,15 +260,19 @@ impl Lending {
     }
 }
 
+fn is_lendable(space: &ExternalSpace, lease: &BlockLease) -> bool {
+    space.pools()[usize::from(lease.pool())].is_lendable(lease.id())
+}
+
 /// Who gets a block at the start. The range of a subscriber goes to the subscriber's worker,
 /// for good: it is never free for another. Overflow serves all subscribers of its address,
 /// and these are spread over all workers.
-fn first_home(pool: &PoolGeometry, block: u32, steering: Steering) -> u16 {
+fn first_home(pool: &PoolGeometry, whole_addresses: bool, block: u32, steering: Steering) -> u16 {
     if let Some(subscriber) = pool.subscriber_of(block) {
         return steering.owner_of(subscriber);
     }
     let workers = u32::from(steering.workers());
-    let home = if pool.addresses.len() as u32 >= workers && !pool.is_deterministic() {
+    let home = if whole_addresses && !pool.is_deterministic() {
         pool.address_of(block) % workers
     } else {
         // A range that is nobody's has no lease, so the block is one of these.

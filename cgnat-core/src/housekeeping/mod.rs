@@ -2,7 +2,8 @@
 //!
 //! One thread runs it. It never changes a shard: it reads deadline words and proposes; it
 //! owns the blocks that no worker holds, and lends and recalls them by message; it alone
-//! writes the owner map and the neighbour table. Files: `sweep`, `lending`, `resolve`.
+//! writes the owner map and the neighbour table, and makes versions of external space.
+//! Files: `sweep`, `lending`, `resolve`, `reload`.
 //!
 //! Always true:
 //! 1. a round is bounded in entries swept and messages handled;
@@ -10,6 +11,7 @@
 //! 3. each block is held by exactly one: a worker, a message, or housekeeping.
 
 mod lending;
+mod reload;
 mod resolve;
 mod sweep;
 
@@ -18,6 +20,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
+use crate::config::Config;
 use crate::control::neighbours::NeighbourTable;
 use crate::control::{Command, Event};
 use crate::shard::ShardDue;
@@ -28,6 +31,8 @@ use crate::time::{Instant, Tick};
 use crate::worker::forwarding::Forwarding;
 
 use lending::Lending;
+use reload::Reloading;
+pub use reload::{Draining, Notice, ReloadError, Reloaded};
 use resolve::Resolver;
 use sweep::Sweep;
 
@@ -84,6 +89,7 @@ pub struct Housekeeping {
     links: Vec<Link>,
     sweep: Sweep,
     lending: Lending,
+    reloading: Reloading,
     resolver: Resolver,
 }
 
@@ -99,6 +105,8 @@ pub struct HousekeepingParts {
     pub block_due: DueArray,
     /// All blocks, in order of their numbers.
     pub leases: Vec<BlockLease>,
+    /// How long fragments of a datagram may wait for each other, milliseconds.
+    pub fragments_ms: u64,
     /// Ports and next hops.
     pub forwarding: Arc<Forwarding>,
     /// MACs of neighbours; written by housekeeping alone.
@@ -112,8 +120,16 @@ impl Housekeeping {
     /// # Panics
     /// Without workers.
     pub fn new(parts: HousekeepingParts) -> Self {
-        let HousekeepingParts { links, space, owners, block_due, leases, forwarding, neighbours } =
-            parts;
+        let HousekeepingParts {
+            links,
+            space,
+            owners,
+            block_due,
+            leases,
+            fragments_ms,
+            forwarding,
+            neighbours,
+        } = parts;
         assert!(!links.is_empty(), "housekeeping needs a worker to keep house for");
         let mut links: Vec<Link> = links
             .into_iter()
@@ -126,9 +142,40 @@ impl Housekeeping {
             })
             .collect();
         let sweep = Sweep::new(links.len(), block_due, owners.clone());
-        let lending = Lending::new(&mut links, &space, owners, leases);
+        let lending = Lending::new(&mut links, space.clone(), owners.clone(), leases);
+        let reloading = Reloading::new(links.len(), space, owners, fragments_ms);
         let resolver = Resolver::new(&forwarding, neighbours);
-        Self { links, sweep, lending, resolver }
+        Self { links, sweep, lending, reloading, resolver }
+    }
+
+    /// Gives the box the addresses of `config`, which differs from the running configuration in
+    /// nothing else. It is done when [`Housekeeping::is_reloading`] says no more.
+    ///
+    /// # Errors
+    /// If that cannot be; nothing has changed then.
+    pub fn reload(&mut self, config: &Config) -> Result<Reloaded, ReloadError> {
+        let Self { links, lending, reloading, .. } = self;
+        reloading.reload(links, lending, config)
+    }
+
+    /// Whether some worker has not taken the last version of external space yet.
+    pub fn is_reloading(&self) -> bool {
+        self.reloading.is_under_way()
+    }
+
+    /// External space, its last version.
+    pub fn space(&self) -> &Arc<ExternalSpace> {
+        self.reloading.space()
+    }
+
+    /// Addresses that are not lent any more, and what still uses them.
+    pub fn draining(&self) -> Vec<Draining> {
+        self.reloading.draining()
+    }
+
+    /// What has become of such addresses since the last call.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        self.reloading.take_notices()
     }
 
     /// One round. `now` is NAT time, `clock` loop time. Returns whether there was work.
@@ -145,6 +192,7 @@ impl Housekeeping {
             }
         }
         self.lending.mind_searches(&mut self.links, clock);
+        self.reloading.run(&mut self.links, &mut self.lending, clock);
         self.resolver.run(&mut self.links, clock);
         worked | self.sweep.run(&mut self.links, now.tick())
     }
@@ -183,7 +231,7 @@ impl Housekeeping {
                 }
             }
             for event in link.events.try_iter() {
-                if let Event::Returned { leases, .. } = event {
+                if let Event::Returned { leases, .. } | Event::Withdrawn { leases } = event {
                     self.lending.keep(leases);
                 }
             }
@@ -195,6 +243,18 @@ impl Housekeeping {
             Event::Wish(wish) => self.lending.wish(&mut self.links, worker, wish, clock),
             Event::Returned { ticket, leases } => {
                 self.lending.returned(&mut self.links, ticket, leases, clock);
+            }
+            Event::Adopted { version, old } => {
+                let Self { links, lending, reloading, .. } = self;
+                reloading.adopted(links, lending, worker, version);
+                drop(old);
+            }
+            Event::Withdrawn { leases } => {
+                let more = leases.is_full();
+                self.lending.keep(leases);
+                if more {
+                    self.links[usize::from(worker)].send(Command::Withdraw);
+                }
             }
             Event::Resolve { port, address } => {
                 self.resolver.resolve(&mut self.links, worker, port, address, clock);

@@ -93,7 +93,7 @@ impl Shard {
     ) -> Result<u32, Verdict> {
         let space = self.space.clone();
         let (geometry, occupancy) = (&space.pools()[usize::from(pool)], space.occupancy());
-        let count = geometry.addresses.len() as u32;
+        let count = geometry.places().len() as u32;
         let start = match selection {
             AddressSelection::RoundRobin => occupancy.turn(pool),
             _ => below(&mut self.random, count as usize) as u32,
@@ -101,6 +101,9 @@ impl Shard {
         let most = rules.max_subscribers_per_address().unwrap_or(u32::MAX);
         let crowded = Cell::new(false);
         let candidate = |address: u32| {
+            if !self.free[usize::from(pool)].is_open(address) {
+                return None;
+            }
             let used = occupancy.of(pool, address);
             if used.blocks >= geometry.dynamic_per_address() {
                 return None;

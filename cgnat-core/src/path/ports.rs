@@ -164,6 +164,9 @@ impl Shard {
                 if limited { DropReason::LimitBlocks } else { DropReason::SubscriberPorts };
             return Err(Verdict::Drop(out_of_ports(reason)));
         }
+        if !self.free[usize::from(pool)].is_open(paired) {
+            return Err(Verdict::Drop(out_of_ports(DropReason::AddressDraining)));
+        }
         let Some(block) = self.free_block(pool, paired, key, fit) else {
             let wish = BlockWish { pool, address: Some(paired), fit };
             let reason = out_of_ports(DropReason::AddressExhausted);

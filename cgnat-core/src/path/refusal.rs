@@ -40,7 +40,7 @@ impl Shard {
             DropReason::ReservedPorts => limits.reserved(),
             DropReason::SubscriberPorts => u32::from(pool.max_blocks),
             DropReason::AddressExhausted => pool.dynamic_per_address(),
-            DropReason::PoolExhausted => pool.dynamic_per_address() * pool.addresses.len() as u32,
+            DropReason::PoolExhausted => pool.dynamic_per_address() * pool.open_addresses(),
             DropReason::MappingTableFull => self.mappings.capacity(),
             DropReason::SessionTableFull => self.sessions.capacity(),
             DropReason::SubscriberTableFull => self.subscribers.capacity(),

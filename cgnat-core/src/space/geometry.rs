@@ -13,11 +13,14 @@
 //! Range `i mod C` of address `i / C` belongs to subscriber number `i`: the sequential
 //! algorithm of RFC 7422 section 2. The packet path and `lookup` share this arithmetic.
 //!
-//! Always true: blocks do not overlap; a range without a subscriber and a block that is mapped
-//! statically as a whole do not exist: they have a number, but no memory, no lease and no owner.
+//! A pool has more places for addresses than addresses: those may be taken while it runs. An
+//! address has the same place, and so the same blocks, for as long as it is ours.
+//!
+//! Always true: blocks do not overlap; a range without a subscriber has a number and nothing else;
+//! a block of a vacant place, or one that is mapped statically as a whole, is lent to nobody.
 
 use super::numbering::Numbering;
-use crate::config::{Mode, Pool, PoolRules};
+use crate::config::{AddressSelection, Mode, Pool, PoolRules};
 use crate::endpoint::{ExternalAddress, Protocol};
 use crate::policy::filtering::Filtering;
 
@@ -54,11 +57,38 @@ impl Section {
     }
 }
 
+/// What an address may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressState {
+    /// Nothing; no address stands at this place.
+    Vacant,
+    /// Everything.
+    Open,
+    /// Mappings that exist, and new ones in blocks that subscribers hold; none is lent.
+    Draining,
+    /// As [`AddressState::Draining`]; afterwards the address is forgotten.
+    Leaving,
+}
+
+/// A place for an external address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The address; 0.0.0.0 at a vacant place.
+    pub address: ExternalAddress,
+    /// What it may be used for.
+    pub state: AddressState,
+}
+
+impl Place {
+    pub(super) const VACANT: Place =
+        Place { address: ExternalAddress(0), state: AddressState::Vacant };
+}
+
 /// One pool.
 #[derive(Debug, Clone)]
 pub struct PoolGeometry {
-    /// External addresses, sorted.
-    pub addresses: Vec<ExternalAddress>,
+    /// Places of external addresses; at the start the addresses are sorted, vacant ones last.
+    pub(super) places: Vec<Place>,
     /// First port that is lent.
     pub first_port: u16,
     /// Blocks and ranges that have a number, per address.
@@ -96,8 +126,17 @@ impl PoolGeometry {
             None => Section { count: 0, ports: 0, ..main.clone() },
         };
         let deterministic = pool.mode() == Mode::Deterministic;
+        let state = |address| match pool.drain().binary_search(address) {
+            Ok(_) => AddressState::Draining,
+            Err(_) => AddressState::Open,
+        };
+        let places = pool.addresses().iter().map(|address| Place {
+            address: ExternalAddress::from(*address),
+            state: state(address),
+        });
+        let spare = std::iter::repeat_n(Place::VACANT, pool.spare_addresses() as usize);
         Self {
-            addresses: pool.addresses().iter().map(|a| ExternalAddress::from(*a)).collect(),
+            places: places.chain(spare).collect(),
             first_port: pool.first_port(),
             blocks_per_address: main.count + overflow.count,
             first_block,
@@ -112,17 +151,55 @@ impl PoolGeometry {
         }
     }
 
-    /// Numbers of the pool's blocks, of those too that do not exist.
+    /// Places of external addresses, by index.
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// What the address with this index may be used for.
+    pub fn state(&self, address: u32) -> AddressState {
+        self.places[address as usize].state
+    }
+
+    /// Addresses that subscribers may be paired with.
+    pub fn open_addresses(&self) -> u32 {
+        self.places.iter().filter(|place| place.state == AddressState::Open).count() as u32
+    }
+
+    /// Whether addresses may come and go: the address of a subscriber does not follow from
+    /// the subscriber.
+    pub fn is_flexible(&self) -> bool {
+        let by_bits = self.rules.address_selection();
+        !self.is_deterministic() && !matches!(by_bits, AddressSelection::SubscriberBits(_))
+    }
+
+    /// Numbers of the pool's blocks, of those too that have no memory.
     pub fn numbers(&self) -> std::ops::Range<u32> {
-        let count = self.blocks_per_address * self.addresses.len() as u32;
+        let count = self.blocks_per_address * self.places.len() as u32;
         self.first_block..self.first_block + count
     }
 
-    /// Blocks and ranges that exist.
+    /// Numbers of the blocks of one address.
+    pub fn numbers_at(&self, address: u32) -> std::ops::Range<u32> {
+        let first = self.first_block + address * self.blocks_per_address;
+        first..first + self.blocks_per_address
+    }
+
+    /// Blocks and ranges that have memory: all but the ranges that are nobody's.
     pub fn blocks(&self) -> impl Iterator<Item = u32> {
         self.numbers()
             .filter(|block| !self.is_range(*block) || self.subscriber_of(*block).is_some())
-            .filter(|block| self.left_out.binary_search(block).is_err())
+    }
+
+    /// Whether a block of this pool is an address's of ours and has something to lend.
+    pub fn is_ours(&self, block: u32) -> bool {
+        self.state(self.address_of(block)) != AddressState::Vacant
+            && self.left_out.binary_search(&block).is_err()
+    }
+
+    /// Whether a block of this pool may be lent.
+    pub fn is_lendable(&self, block: u32) -> bool {
+        self.state(self.address_of(block)) == AddressState::Open && self.is_ours(block)
     }
 
     /// Leaves out the blocks that have nothing to lend: each port is in `reserved`, which is

@@ -126,7 +126,7 @@ impl ExternalSpace {
             pool,
             number: geometry.subscriber_number(block),
             internal,
-            external: geometry.addresses[geometry.address_of(block) as usize].into(),
+            external: geometry.places[geometry.address_of(block) as usize].address.into(),
             ports: geometry.ports_of(block),
             overflow: geometry.overflow_ports(),
         }

@@ -34,7 +34,7 @@ pub struct Occupancy {
 }
 
 impl Occupancy {
-    /// Nothing is used; `addresses` says how many each pool has.
+    /// Nothing is used; `addresses` says how many places for addresses each pool has.
     pub(super) fn new(addresses: impl Iterator<Item = usize>) -> Self {
         let pool = |count: usize| PoolUse {
             addresses: (0..count).map(|_| AtomicU64::new(0)).collect(),

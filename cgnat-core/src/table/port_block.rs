@@ -146,6 +146,18 @@ impl BlockLease {
         }
     }
 
+    /// Forgets everything but the generation: the block will be another address's.
+    ///
+    /// # Panics
+    /// If a subscriber holds the block.
+    pub fn wipe(&mut self) {
+        assert_eq!(self.record.subscriber, NO_SUBSCRIBER, "block {} is held", self.id());
+        self.record.resting = [0; Protocol::COUNT];
+        self.record.excluded = 0;
+        self.taken.fill(0);
+        self.slots.fill(0);
+    }
+
     /// Number of the block among all blocks.
     pub fn id(&self) -> u32 {
         self.record.id

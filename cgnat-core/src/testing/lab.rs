@@ -10,7 +10,7 @@ use super::memory;
 use crate::assembly::{Assembly, Memory, assemble};
 use crate::config::Config;
 use crate::control::counters::WorkerCounters;
-use crate::housekeeping::Housekeeping;
+use crate::housekeeping::{Housekeeping, ReloadError, Reloaded};
 use crate::layout::Layout;
 use crate::packet::ethernet::Mac;
 use crate::space::{AddressUse, ExternalSpace, OwnerMap};
@@ -33,8 +33,6 @@ pub struct Lab {
     pub counters: Vec<Arc<WorkerCounters>>,
     /// Owners of blocks.
     pub owners: OwnerMap,
-    /// External space.
-    pub space: Arc<ExternalSpace>,
     /// Time, moved by [`Lab::advance`].
     pub now: Instant,
     /// Looks at every frame that is sent, as (port, frame).
@@ -67,7 +65,7 @@ impl Lab {
         let assembly = assemble(&config, &layout, memory, &macs, TimeSource::Clock, |bytes| {
             random.fill_bytes(bytes);
         });
-        let Assembly { seats, housekeeping, counters, owners, space, .. } = match assembly {
+        let Assembly { seats, housekeeping, counters, owners, .. } = match assembly {
             Ok(assembly) => assembly,
             Err(error) => panic!("{error}"),
         };
@@ -76,11 +74,33 @@ impl Lab {
         let workers = seats.into_iter().zip(views).map(|(seat, io)| seat.worker(io)).collect();
         let now = Instant::from_millis(1_000);
         let watch = None;
-        let mut lab = Self { workers, housekeeping, counters, owners, space, now, watch, ports };
+        let mut lab = Self { workers, housekeeping, counters, owners, now, watch, ports };
         lab.settle();
         // Requests for the next hops.
         lab.take_sent();
         lab
+    }
+
+    /// External space, its last version.
+    pub fn space(&self) -> &Arc<ExternalSpace> {
+        self.housekeeping.space()
+    }
+
+    /// Gives the box the addresses of another configuration, and lets everybody take them.
+    ///
+    /// # Errors
+    /// If that cannot be.
+    ///
+    /// # Panics
+    /// If the configuration is not good.
+    pub fn reload(&mut self, yaml: &str) -> Result<Reloaded, ReloadError> {
+        let config = match Config::from_yaml("lab.yaml", yaml) {
+            Ok(config) => config,
+            Err(problems) => panic!("{problems}"),
+        };
+        let reloaded = self.housekeeping.reload(&config)?;
+        self.settle();
+        Ok(reloaded)
     }
 
     /// Moves time and lets housekeeping and workers catch up with it.
@@ -192,15 +212,16 @@ impl Lab {
             }
         }
         let all = self.workers.len() == self.counters.len();
-        for (number, pool) in (0u16..).zip(self.space.pools()).filter(|_| all) {
-            for address in 0..pool.addresses.len() as u32 {
+        let space = self.space();
+        for (number, pool) in (0u16..).zip(space.pools()).filter(|_| all) {
+            for address in 0..pool.places().len() as u32 {
                 let mut found = AddressUse::default();
                 for worker in &self.workers {
                     let here = worker.shard().address_use(number, address);
                     found.subscribers += here.subscribers;
                     found.blocks += here.blocks;
                 }
-                let counted = self.space.occupancy().of(number, address);
+                let counted = space.occupancy().of(number, address);
                 assert_eq!(counted, found, "pool {number}, address {address}");
             }
         }

@@ -16,13 +16,15 @@ impl<I: PacketIo> Worker<I> {
         self.counters.arp_received.add(1);
         let forwarding = self.forwarding.clone();
         let info = &forwarding.ports()[port];
-        if info.answers_for(arp.sender) && arp.sender_mac != info.mac {
+        let ours = |address| info.answers_for(address, &self.shard.space);
+        if ours(arp.sender) && arp.sender_mac != info.mac {
             // Somebody else uses our address. Learning nothing from it.
             self.counters.arp_conflicts.add(1);
             return;
         }
+        let is_for_us = ours(arp.target);
         self.note_neighbour(port, &arp);
-        if arp.operation != Operation::Request || !info.answers_for(arp.target) {
+        if arp.operation != Operation::Request || !is_for_us {
             return;
         }
         let reply = Arp {

@@ -157,6 +157,17 @@ impl<I: PacketIo> Worker<I> {
                 let sent = self.note_event(Event::Returned { ticket, leases });
                 debug_assert!(sent, "take_commands has made room");
             }
+            Command::Adopt(space) => {
+                let (Ok(old) | Err(old)) = self.shard.adopt_space(space);
+                let version = self.shard.space.version();
+                let sent = self.note_event(Event::Adopted { version, old });
+                debug_assert!(sent, "take_commands has made room");
+            }
+            Command::Withdraw => {
+                let leases = self.shard.give_back_closed();
+                let sent = self.note_event(Event::Withdrawn { leases });
+                debug_assert!(sent, "take_commands has made room");
+            }
             Command::SendArp { port, target, to } => {
                 self.ask_neighbour(usize::from(port), target, to);
             }

@@ -31,15 +31,15 @@ pub struct PortInfo {
     pub mtu: u16,
     /// Own addresses: (address, network mask).
     addresses: Vec<(u32, u32)>,
-    /// Sorted addresses of pools and static mappings that lie in a prefix of an external port.
-    on_link_pool: Vec<u32>,
 }
 
 impl PortInfo {
-    /// Whether ARP for `address` is answered here: own, or a pool's or a
-    /// static mapping's and on-link.
-    pub fn answers_for(&self, address: u32) -> bool {
-        self.is_own(address) || self.on_link_pool.binary_search(&address).is_ok()
+    /// Whether ARP for `address` is answered here: own, or a pool's or a static mapping's and
+    /// on-link at an external port.
+    pub fn answers_for(&self, address: u32, space: &ExternalSpace) -> bool {
+        let on_link = || self.addresses.iter().any(|(own, mask)| own & mask == address & mask);
+        let is_external = self.side == Side::External;
+        self.is_own(address) || is_external && on_link() && space.contains(address)
     }
 
     /// Whether `address` is an own address of this port.
@@ -84,7 +84,7 @@ impl Forwarding {
     ///
     /// # Panics
     /// If there are not as many MACs as ports.
-    pub fn new(config: &Config, space: &ExternalSpace, macs: &[Mac]) -> Arc<Self> {
+    pub fn new(config: &Config, macs: &[Mac]) -> Arc<Self> {
         assert_eq!(config.ports().len(), macs.len());
         let mut own = HashMap::new();
         let mut ports = Vec::new();
@@ -112,12 +112,6 @@ impl Forwarding {
             for (address, mac) in port.neighbours() {
                 static_neighbours.push((index, u32::from(*address), *mac));
             }
-            let is_external = port.side() == Side::External;
-            let mut on_link_pool: Vec<u32> = space
-                .addresses()
-                .filter(|a| is_external && addresses.iter().any(|(own, m)| own & m == a & m))
-                .collect();
-            on_link_pool.sort_unstable();
             ports.push(PortInfo {
                 name: port.name().to_owned(),
                 side: port.side(),
@@ -125,7 +119,6 @@ impl Forwarding {
                 vlan: port.vlan(),
                 mtu: port.mtu(),
                 addresses,
-                on_link_pool,
             });
         }
         for route in config.routes() {

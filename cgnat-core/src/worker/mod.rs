@@ -223,7 +223,7 @@ impl<I: PacketIo> Worker<I> {
         self.flush();
         self.send_events();
         for event in std::mem::take(&mut self.outbox) {
-            if let Event::Returned { leases, .. } = event {
+            if let Event::Returned { leases, .. } | Event::Withdrawn { leases } = event {
                 for lease in leases {
                     self.shard.adopt(lease);
                 }

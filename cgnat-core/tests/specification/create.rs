@@ -105,13 +105,20 @@ impl Nat {
                 Some(number.and_then(|n| pool.addresses.iter().nth(n)).is_some_and(full))
             }
             Some(AddressExhausted) => {
-                Some(held.is_some() && all_free == 0 && lent < most_blocks && seen.scarce)
+                let drains = held.is_some_and(|held| !pool.is_open(held.address));
+                let room = lent < most_blocks && !drains;
+                Some(held.is_some() && all_free == 0 && room && seen.scarce)
+            }
+            Some(AddressDraining) => {
+                let drains = held.is_some_and(|held| !pool.is_open(held.address));
+                Some(drains && all_free == 0 && lent < most_blocks)
             }
             Some(PoolExhausted) => Some(held.is_none() && own.is_none() && seen.scarce),
             Some(PoolSubscribers) => {
                 let room = |address: &&u32| self.free_blocks(pool, **address) > 0;
                 let full = |address: &u32| self.paired_with(*address) >= pool.max_subscribers;
-                let mut with_room = pool.addresses.iter().filter(room);
+                let mut with_room =
+                    pool.addresses.iter().filter(|a| pool.is_open(**a)).filter(room);
                 let number = match pool.selection {
                     Selection::Bits(mask) => Some((key.1 & mask) as usize),
                     _ => None,
@@ -168,6 +175,9 @@ impl Nat {
         if !blocks.contains(&block) && Some(block) != own {
             if self.blocks.contains_key(&block) {
                 return illegal("in a block of another subscriber");
+            }
+            if !pool.is_open(address) {
+                return illegal("a block of an address that drains");
             }
             if good_room || lent == most_blocks {
                 return illegal("a further block was not called for");
@@ -248,7 +258,7 @@ impl Nat {
             self.free_blocks(pool, *address) > 0
                 && self.paired_with(*address) < pool.max_subscribers
         };
-        let all = || pool.addresses.iter().copied();
+        let all = || pool.addresses.iter().copied().filter(|address| pool.is_open(*address));
         let last = self.turns.get(&pool_number).copied();
         let after = |other: &u32| last.is_some_and(|last| *other > last);
         let mut in_turn = all().filter(after).chain(all());

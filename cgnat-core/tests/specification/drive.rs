@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 
 use cgnat_core::config::Config;
+use cgnat_core::endpoint::ExternalEndpoint;
 use cgnat_core::layout::Layout;
+use cgnat_core::space::Location;
 use cgnat_core::testing::io::MemoryPacket;
 use cgnat_core::testing::lab::{Lab, port_mac};
 use cgnat_core::time::Instant;
@@ -43,7 +45,7 @@ pub struct World {
 }
 
 impl World {
-    fn yaml(&self) -> String {
+    pub(super) fn yaml(&self) -> String {
         let mut yaml = String::from("version: 1\nlab: { allow-short-timers: true }\n");
         let rules = &self.rules;
         let vlan = |id: Option<u16>| id.map_or(String::new(), |id| format!("    vlan: {id}\n"));
@@ -107,10 +109,15 @@ impl World {
                 pool.hold_closed_tcp
             );
             let mut exclude = String::new();
+            if !pool.draining.is_empty() {
+                let text = |a: &u32| std::net::Ipv4Addr::from(*a).to_string();
+                let drain: Vec<String> = pool.draining.iter().map(text).collect();
+                exclude = format!("    drain: [{}]\n", drain.join(", "));
+            }
             if pool.own.is_none() {
                 choice += &format!(", keep-range: {}", pool.choice.range);
                 let ports: Vec<_> = pool.exclude_ports.iter().collect();
-                exclude = format!("    exclude-ports: {ports:?}\n    {}", selection(pool));
+                exclude += &format!("    exclude-ports: {ports:?}\n    {}", selection(pool));
             }
             let _ = write!(
                 yaml,
@@ -175,6 +182,10 @@ pub enum Fault {
     FlippedBit(u64),
     /// The drop of this event is not reported.
     HiddenDrop(u64),
+    /// The specification hears of no drain.
+    NoDrain,
+    /// The specification does not hear that an address has gone.
+    NoDeparture,
 }
 
 pub struct Driver {
@@ -184,15 +195,17 @@ pub struct Driver {
     events: Events,
     steering: Steering,
     /// Last moment at which a worker (or housekeeping) had no free block of an address.
-    bare: BTreeMap<(u16, u32), Ticks>,
+    pub(super) bare: BTreeMap<(u16, u32), Ticks>,
+    /// When addresses were drained.
+    pub(super) drained: BTreeMap<u32, Instant>,
     /// NAT time of housekeeping's last sweep; the same time lends without sweeping.
-    swept: Instant,
+    pub(super) swept: Instant,
     last: VecDeque<String>,
     pub reasons: BTreeMap<&'static str, u64>,
     pub sent: u64,
     /// Datagrams in fragments that got through.
     pub datagrams: u64,
-    fault: Fault,
+    pub(super) fault: Fault,
     /// When each identification was used last: source, destination, protocol, number.
     pub(super) identifications: BTreeMap<(u32, u32, Protocol, u16), Ticks>,
 }
@@ -225,6 +238,7 @@ impl Driver {
             world,
             events,
             bare: BTreeMap::new(),
+            drained: BTreeMap::new(),
             last: VecDeque::new(),
             reasons: BTreeMap::new(),
             sent: 0,
@@ -253,6 +267,7 @@ impl Driver {
                 self.rounds(self.swept);
             }
             self.note_bare();
+            let result = result.and_then(|()| self.take_notices());
             let result = result
                 .and_then(|()| if number % AUDIT == AUDIT - 1 { self.audit() } else { Ok(()) });
             if let Err(difference) = result {
@@ -305,6 +320,7 @@ impl Driver {
                     Err(format!("ping: {sent:02x?} {dropped:?}, not {answer:02x?}"))
                 }
             }
+            Event::Reload(addresses, drain) => self.reload(addresses, drain),
             Event::Fragments(datagram) => self.fragments(datagram),
             Event::Arrive { worker, port, packet } => {
                 let now = self.ticks();
@@ -346,9 +362,9 @@ impl Driver {
                 Some((3, 4, if outward { rules.mtu_external } else { rules.mtu_internal }))
             }
             Outcome::Drop(
-                PoolExhausted | PoolSubscribers | AddressExhausted | SubscriberPorts
-                | MappingTableFull | SessionTableFull | LimitPorts | LimitSessions
-                | LimitSessionRate | LimitBlocks | ReservedPorts,
+                PoolExhausted | PoolSubscribers | AddressExhausted | AddressDraining
+                | SubscriberPorts | MappingTableFull | SessionTableFull | LimitPorts
+                | LimitSessions | LimitSessionRate | LimitBlocks | ReservedPorts,
             ) if port == INTERNAL => Some((3, 1, 0)),
             Outcome::Drop(DestinationInside | HairpinDisabled) => Some((3, 13, 0)),
             _ => None,
@@ -486,7 +502,7 @@ impl Driver {
             None => {
                 let group = rules.groups.iter().find(|g| (g.0..=g.1).contains(&subscriber));
                 let pool = group.map(|group| &rules.pools[group.2]);
-                pool.into_iter().flat_map(|pool| pool.addresses.iter().copied()).collect()
+                pool.into_iter().flat_map(Pool::open).collect()
             }
         };
         let workers = (0..self.world.workers).chain([u16::MAX]);
@@ -501,22 +517,23 @@ impl Driver {
 
     fn note_bare(&mut self) {
         let mut free: BTreeMap<(u16, u32), usize> = BTreeMap::new();
-        let mut number = 0;
-        // As the core numbers blocks, whatever the specification is made to believe.
+        // The core's own, whatever the specification is made to believe.
+        let space = self.lab.space().clone();
         for pool in &self.world.rules.pools {
             for address in &pool.addresses {
                 for who in (0..self.world.workers).chain([u16::MAX]) {
                     free.insert((who, *address), 0);
                 }
-                number += u32::from(pool.ranges());
                 for first in pool.blocks() {
                     let block: Block = (*address, first);
-                    if !self.nat.blocks.contains_key(&block) {
+                    let located = space.locate(ExternalEndpoint::new(*address, first));
+                    if let (Location::Block(number), false) =
+                        (located, self.nat.blocks.contains_key(&block))
+                    {
                         let owner = self.lab.owners.owner(number);
                         let who = owner.map_or(u16::MAX, |owner| owner.worker);
                         *free.entry((who, *address)).or_default() += 1;
                     }
-                    number += 1;
                 }
             }
         }
@@ -576,7 +593,7 @@ impl Driver {
         self.nat.housekeeping(now);
     }
 
-    fn rounds(&mut self, sweep: Instant) {
+    pub(super) fn rounds(&mut self, sweep: Instant) {
         for _ in 0..1000 {
             // Workers first: who has been asked answers before it counts as silent.
             let mut busy = false;
@@ -650,11 +667,13 @@ impl Driver {
     /// Everything expires: nothing may be left.
     fn finish(&mut self) -> Result<(), String> {
         self.audit()?;
-        for _ in 0..4 {
+        for _ in 0..6 {
             self.lab.advance_silently(8 * 24 * 3600 * 1000);
             self.housekeeping();
+            self.take_notices()?;
         }
         self.audit()?;
+        self.nobody_drains()?;
         let census = self.lab.port_census();
         let ports = |pool: &Pool| {
             let excluded = pool.exclude_ports.len() * pool.addresses.len();

@@ -1,6 +1,8 @@
 //! Random events: what arrives where, and how time goes on. Steered by the specification's
 //! state, so that live, expired and resting endpoints are met often.
 
+use std::collections::BTreeSet;
+
 use cgnat_core::verdict::DropReason::{self, *};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -40,6 +42,8 @@ pub enum Event {
     /// Milliseconds.
     Pass(u64),
     Housekeeping,
+    /// A reload: addresses of the first pool, and those of them that drain.
+    Reload(BTreeSet<u32>, BTreeSet<u32>),
 }
 
 /// What a world is like.
@@ -54,6 +58,8 @@ pub struct Habits {
     /// In a thousand: time steps and housekeeping.
     pub steps: u32,
     pub housekeeping: u32,
+    /// In a thousand.
+    pub reloads: u32,
     /// The usual time step, milliseconds.
     pub step_ms: u64,
 }
@@ -104,13 +110,14 @@ impl Events {
     }
 
     pub fn next(&mut self, nat: &Nat) -> Event {
-        let Habits { steps, housekeeping, .. } = self.habits;
+        let Habits { steps, housekeeping, reloads, .. } = self.habits;
         let worker = self.below(self.workers as u32) as usize;
         match self.below(1000) {
             n if n < steps => Event::Pass(self.step()),
             n if n < steps + housekeeping => Event::Housekeeping,
             n if n < steps + housekeeping + 60 => self.broken(worker),
             n if n < steps + housekeeping + 70 => self.ping(worker),
+            n if n >= 1000 - reloads => self.reload(),
             n if n % 4 == 0 && !nat.rules.statics.is_empty() => {
                 let port = self.below(2) as usize;
                 let packet = match self.one_in(5) {

@@ -31,7 +31,12 @@ pub type Block = (u32, u16);
 
 #[derive(Debug, Clone)]
 pub struct Pool {
+    /// All that are ours, those below among them.
     pub addresses: BTreeSet<u32>,
+    /// Nobody new is paired with them, and no block of them is given.
+    pub draining: BTreeSet<u32>,
+    /// As those, and they have left the file.
+    pub leaving: BTreeSet<u32>,
     pub ports: (u16, u16),
     pub block_size: u16,
     pub max_blocks: usize,

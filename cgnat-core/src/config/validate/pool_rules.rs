@@ -120,8 +120,14 @@ fn excluded(report: &mut Report<'_>, cursor: &Cursor<'_>) -> Vec<Ports> {
 
 /// What would make holes in the ranges of a deterministic pool, or cut across them.
 pub(super) fn refuse(report: &mut Report<'_>, fields: &Fields<'_>, allocation: &Fields<'_>) {
-    let of_pool =
-        ["exclude-ports", "address-selection", "subscriber-bits", "max-subscribers-per-address"];
+    let of_pool = [
+        "exclude-ports",
+        "drain",
+        "spare-addresses",
+        "address-selection",
+        "subscriber-bits",
+        "max-subscribers-per-address",
+    ];
     let cursors = of_pool.iter().filter_map(|key| fields.get(key));
     for cursor in cursors.chain(allocation.get("keep-range")) {
         report.error(&cursor.head(), "a deterministic pool has no such key");

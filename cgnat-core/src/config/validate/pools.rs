@@ -7,7 +7,7 @@ use super::super::problem::Report;
 use super::super::read::{Cursor, Fields, Located};
 use super::super::scalar::{self, shown};
 use super::super::{Mode, Overflow, Pool};
-use super::{Range, deterministic, filtering, own_errors, pool_rules, written};
+use super::{Range, change, deterministic, filtering, own_errors, pool_rules, written};
 
 const MAX_ADDRESSES: u64 = 65_536;
 const MAX_BLOCKS: u64 = 4_194_304;
@@ -31,6 +31,8 @@ pub(super) struct Draft {
     /// `None`: as `nat44` says.
     mss_clamp: Option<Option<u16>>,
     pub(super) rules: PoolRules,
+    pub(super) drain: Vec<Located<Range>>,
+    pub(super) spare_addresses: u32,
     /// Of a deterministic pool, if it is right.
     pub(super) ports_per_subscriber: Option<Located<u64>>,
 }
@@ -44,8 +46,22 @@ impl Draft {
             addresses.extend((u32::from(first)..=u32::from(last)).map(Ipv4Addr::from));
         }
         addresses.sort_unstable();
+        let mut drain: Vec<Range> = self.drain.iter().map(|range| range.value).collect();
+        drain.sort_unstable();
+        // Each reaches as far as any before it, so the last that begins before an address tells.
+        let mut reach = Ipv4Addr::UNSPECIFIED;
+        for range in &mut drain {
+            reach = reach.max(range.1);
+            range.1 = reach;
+        }
+        let drained = |address: &&Ipv4Addr| {
+            let after = drain.partition_point(|range| range.0 <= **address);
+            drain[..after].last().is_some_and(|range| **address <= range.1)
+        };
         Pool {
             name: self.name.value,
+            drain: addresses.iter().filter(drained).copied().collect(),
+            spare_addresses: self.spare_addresses,
             addresses,
             first_port: self.first_port,
             last_port: self.last_port,
@@ -138,7 +154,7 @@ fn pool(report: &mut Report<'_>, name: Located<String>, fields: &Fields<'_>) -> 
     let listed = fields.required(report, "addresses").map(|c| ranges(report, c));
     let excluded = fields.get("exclude").map(|c| ranges(report, c)).unwrap_or_default();
     let remaining = listed.map(|listed| {
-        check_excluded(report, &listed, &excluded);
+        check_inside(report, &listed, &excluded);
         let remaining = subtract(&listed, &excluded);
         if remaining.is_empty() && !listed.is_empty() {
             report
@@ -166,15 +182,19 @@ fn pool(report: &mut Report<'_>, name: Located<String>, fields: &Fields<'_>) -> 
         filtering: filtering::read(report, fields.get("filtering")),
         mss_clamp: own_errors::mss_clamp(report, fields.get("tcp-mss-clamp")),
         rules: PoolRules::default(),
+        drain: Vec::new(),
+        spare_addresses: 0,
         ports_per_subscriber: None,
     };
     let allocation = fields.get("allocation").and_then(|c| c.fields(report));
     draft.rules = pool_rules::read(report, fields, allocation.as_ref());
     pool_rules::check_addresses(report, fields, &draft.rules, draft.addresses());
+    change::read(report, fields, &mut draft);
     let mode = allocation.as_ref().and_then(|f| f.get("mode"));
     let mode = mode.map(|c| c.choice(report, &["port-block", "deterministic"], &["per-session"]));
     if let (Some(Some("deterministic")), Some(allocation)) = (mode, &allocation) {
         pool_rules::refuse(report, fields, allocation);
+        (draft.drain, draft.spare_addresses) = (Vec::new(), 0);
         deterministic::read(report, allocation, &mut draft, range.is_some());
         return draft;
     }
@@ -247,7 +267,7 @@ fn check_block_size(size: u16, (first, last): (u16, u16)) -> Result<(), (String,
     Err((message, hint))
 }
 
-fn ranges(report: &mut Report<'_>, cursor: &Cursor<'_>) -> Vec<Located<Range>> {
+pub(super) fn ranges(report: &mut Report<'_>, cursor: &Cursor<'_>) -> Vec<Located<Range>> {
     let Some(items) = cursor.items(report) else { return Vec::new() };
     if items.is_empty() {
         report.error(&cursor.head(), "the list is empty; expected at least one address");
@@ -256,7 +276,11 @@ fn ranges(report: &mut Report<'_>, cursor: &Cursor<'_>) -> Vec<Located<Range>> {
     items.iter().filter_map(|c| c.located(report, expected, scalar::address_range)).collect()
 }
 
-fn check_excluded(report: &mut Report<'_>, listed: &[Located<Range>], excluded: &[Located<Range>]) {
+pub(super) fn check_inside(
+    report: &mut Report<'_>,
+    listed: &[Located<Range>],
+    excluded: &[Located<Range>],
+) {
     if listed.is_empty() {
         return;
     }
