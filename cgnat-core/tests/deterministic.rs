@@ -42,7 +42,7 @@ ports:
   in: {{ side: internal, device: net_null0, addresses: [10.255.0.2/30], next-hop: 10.255.0.1 }}
   out: {{ side: external, device: net_null1, addresses: [192.0.2.2/30], next-hop: 192.0.2.1 }}
 pools:
-  blocks: {{ addresses: [198.51.100.7], ports: 1024-2047 }}
+  blocks: {{ addresses: [198.51.100.7], ports: 1024-2047, spare-addresses: 0 }}
   det:
     addresses: [{}-{}]
     ports: {}-{}
