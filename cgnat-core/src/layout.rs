@@ -10,6 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::config::{Config, Pool};
 use crate::refusals::Refusals;
 use crate::space::{AddressState, ExternalSpace};
+use crate::table::control_connection::ControlConnection;
 use crate::table::identification::Identifications;
 use crate::table::index::{Bucket, buckets_for};
 use crate::table::mapping::Mapping;
@@ -25,6 +26,11 @@ const UNEVEN_PERCENT: u64 = 25;
 /// Further TCP sessions per mapping for which there is room.
 const MAPPINGS_PER_SESSION: u32 = 4;
 
+/// Mappings per control connection of FTP for which there is room, if its ALG is on; of these
+/// at least some.
+const MAPPINGS_PER_CONTROL: u32 = 64;
+const MIN_CONTROLS: u32 = 64;
+
 /// Sizes of all tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
@@ -34,6 +40,8 @@ pub struct Layout {
     pub mappings_per_shard: u32,
     /// Further TCP sessions of one shard.
     pub sessions_per_shard: u32,
+    /// Control connections of FTP that one shard can follow.
+    pub controls_per_shard: u32,
     /// Subscribers of one shard.
     pub subscribers_per_shard: u32,
     /// Port blocks of all addresses that are ours at the start, ranges of deterministic pools
@@ -64,6 +72,8 @@ pub struct ShardMemory {
     pub(crate) mapping_index: &'static mut [Bucket],
     pub(crate) sessions: &'static mut [Session],
     pub(crate) session_index: &'static mut [Bucket],
+    pub(crate) controls: &'static mut [ControlConnection],
+    pub(crate) control_index: &'static mut [Bucket],
     pub(crate) subscribers: &'static mut [Subscriber],
     pub(crate) subscriber_index: &'static mut [Bucket],
 }
@@ -89,6 +99,10 @@ impl Layout {
         let uneven = if workers > 1 { UNEVEN_PERCENT } else { 0 };
         let mappings = (share + share * uneven / 100) as u32;
         let sessions = (mappings / MAPPINGS_PER_SESSION).max(64);
+        let controls = match config.algs().ftp {
+            true => (mappings / MAPPINGS_PER_CONTROL).max(MIN_CONTROLS),
+            false => 0,
+        };
         let space = ExternalSpace::new(config);
         // Each subscriber with state holds a block, so there are never more of them.
         let subscribers =
@@ -97,6 +111,8 @@ impl Layout {
             + bytes_of::<Bucket>(buckets_for(mappings))
             + bytes_of::<Session>(sessions as usize)
             + bytes_of::<Bucket>(buckets_for(sessions))
+            + bytes_of::<ControlConnection>(controls as usize)
+            + bytes_of::<Bucket>(buckets_for(controls))
             + bytes_of::<Subscriber>(subscribers as usize)
             + bytes_of::<Bucket>(buckets_for(subscribers));
         let (mut block_bytes, mut spare_bytes) = (0, 0);
@@ -124,6 +140,7 @@ impl Layout {
             workers,
             mappings_per_shard: mappings,
             sessions_per_shard: sessions,
+            controls_per_shard: controls,
             subscribers_per_shard: subscribers,
             blocks: space.our_blocks(),
             lent_blocks: space.lendable_blocks(),
@@ -161,6 +178,8 @@ impl Layout {
             mapping_index: cut.take(buckets_for(self.mappings_per_shard))?,
             sessions: cut.take(self.sessions_per_shard as usize)?,
             session_index: cut.take(buckets_for(self.sessions_per_shard))?,
+            controls: cut.take(self.controls_per_shard as usize)?,
+            control_index: cut.take(buckets_for(self.controls_per_shard))?,
             subscribers: cut.take(self.subscribers_per_shard as usize)?,
             subscriber_index: cut.take(buckets_for(self.subscribers_per_shard))?,
         })

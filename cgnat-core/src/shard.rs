@@ -21,14 +21,16 @@ use arrayvec::ArrayVec;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::config::Config;
-use crate::endpoint::{ExternalEndpoint, InternalEndpoint, Protocol};
+use crate::config::{Algs, Config};
+use crate::endpoint::{ExternalEndpoint, InternalEndpoint, Protocol, RemoteEndpoint};
 use crate::layout::ShardMemory;
 use crate::policy::admission::Limits;
+use crate::policy::alg::ftp::CONTROL_PORT;
 use crate::policy::port_choice::BlockFit;
 use crate::policy::timeouts::Timeouts;
 use crate::refusals::Refusals;
 use crate::space::{AddressState, AddressUse, ExternalSpace};
+use crate::table::control_connection::ControlConnection;
 use crate::table::due::DueArray;
 use crate::table::free_blocks::FreeBlocks;
 use crate::table::hash::HashKey;
@@ -100,6 +102,18 @@ pub struct ShardGauges {
     /// TCP packets that were translated and changed no session, because their sequence numbers
     /// do not belong to it.
     pub tcp_out_of_window: u64,
+    /// Control connections of FTP that are followed now.
+    pub ftp_followed: u64,
+    /// Control connections that found no room to be followed.
+    pub ftp_unfollowed: u64,
+    /// Control connections that were followed to where they are no FTP, or encrypted.
+    pub ftp_ended: u64,
+    /// Commands that were given an external endpoint.
+    pub ftp_replaced: u64,
+    /// Commands that were left as they are: another host's address, a low port, no mapping.
+    pub ftp_passed: u64,
+    /// Requests of TFTP whose answer is let in.
+    pub tftp_requests: u64,
 }
 
 /// State of a wish.
@@ -142,6 +156,7 @@ pub struct Shard {
     pub(crate) timeouts: Timeouts,
     pub(crate) hairpinning: bool,
     pub(crate) inbound_refresh: bool,
+    pub(crate) algs: Algs,
     /// Some pool clamps the segment sizes that SYNs offer.
     pub(crate) clamps_mss: bool,
     /// Of external addresses that are in no pool.
@@ -153,6 +168,9 @@ pub struct Shard {
     pub(crate) mapping_index: Index,
     pub(crate) sessions: Slab<Session>,
     pub(crate) session_index: Index,
+    /// Control connections of FTP that are followed; no room for any without its ALG.
+    pub(crate) controls: Slab<ControlConnection>,
+    pub(crate) control_index: Index,
     pub(crate) subscribers: Slab<Subscriber>,
     pub(crate) subscriber_index: Index,
     /// By block number; `None` for blocks that are not lent to this shard.
@@ -224,6 +242,7 @@ impl Shard {
             timeouts: Timeouts::new(config.timeouts()),
             hairpinning: config.hairpinning(),
             inbound_refresh: config.inbound_refresh(),
+            algs: config.algs(),
             key,
             clamps_mss: config.pools().iter().any(|pool| pool.mss_clamp().is_some())
                 || config.mss_clamp().is_some(),
@@ -238,6 +257,8 @@ impl Shard {
             mapping_index: Index::new(memory.mapping_index),
             sessions: Slab::new(memory.sessions),
             session_index: Index::new(memory.session_index),
+            controls: Slab::new(memory.controls),
+            control_index: Index::new(memory.control_index),
             subscribers: Slab::new(memory.subscribers),
             subscriber_index: Index::new(memory.subscriber_index),
             leases: (0..space.blocks()).map(|_| None).collect(),
@@ -515,6 +536,18 @@ impl Shard {
         if hanging != counted {
             return Err(format!("{hanging} sessions hang from mappings that count {counted}"));
         }
+        for (slot, control) in self.controls.iter() {
+            let remote = RemoteEndpoint::new(control.server, CONTROL_PORT);
+            let sessions = self.sessions.iter().filter(|(_, s)| s.mapping == control.mapping);
+            let mut peers = sessions.map(|(_, s)| s.peer);
+            let first = self.mappings[control.mapping].first;
+            if !first.is_with(remote) && !peers.any(|peer| peer.is_with(remote)) {
+                return Err(format!("control connection {slot} has no session"));
+            }
+        }
+        if u64::from(self.controls.in_use()) != self.gauges.ftp_followed {
+            return Err(format!("{} control connections", self.controls.in_use()));
+        }
         let mut blocks = 0;
         for (slot, subscriber) in self.subscribers.iter() {
             let (by_protocol, sessions) = self.usage_of(slot);
@@ -525,6 +558,10 @@ impl Shard {
                      of {counted:?}",
                     subscriber.by_protocol
                 ));
+            }
+            let controls = self.controls.iter().filter(|(_, c)| c.subscriber == slot).count();
+            if controls != usize::from(subscriber.controls) {
+                return Err(format!("subscriber {slot}: {controls} control connections"));
             }
             for block in subscriber.blocks() {
                 let holder = self.leases[*block as usize].as_ref().map(BlockLease::subscriber);

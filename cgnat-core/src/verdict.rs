@@ -79,6 +79,7 @@ drop_reasons! {
     TtlExpired, "ttl-expired", "The time to live ran out here.";
     ToUs, "to-us", "A packet for an own address that the box does not answer; only ARP and ping are.";
     // Outbound.
+    AlgFtpOrder, "alg-ftp-order", "A segment of an FTP control connection ahead of its turn; its sender sends it again, behind the one that is missing.";
     SourceNotSubscriber, "source-not-subscriber", "The source on an internal port is in no subscriber range; check `subscribers`, or somebody spoofs.";
     DestinationInside, "destination-inside", "A subscriber sent to an internal address: a subscriber range, an internal port's prefix, 100.64.0.0/10 or 169.254.0.0/16; such packets do not cross the box (RFC 6598 section 4).";
     TcpNotSyn, "tcp-not-syn", "A TCP packet without a mapping that is not a SYN; usual after a restart or an expired session (RFC 5382 section 5).";

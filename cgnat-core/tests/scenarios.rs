@@ -24,6 +24,8 @@ mod filtering;
 mod fragment_floods;
 #[path = "scenarios/fragments.rs"]
 mod fragments;
+#[path = "scenarios/ftp.rs"]
+mod ftp;
 #[path = "scenarios/hairpinning.rs"]
 mod hairpinning;
 #[path = "scenarios/held_syns.rs"]
@@ -66,6 +68,8 @@ mod statics;
 mod tcp;
 #[path = "scenarios/tcp_attacks.rs"]
 mod tcp_attacks;
+#[path = "scenarios/tftp.rs"]
+mod tftp;
 #[path = "scenarios/timers.rs"]
 mod timers;
 #[path = "specification/wire.rs"]

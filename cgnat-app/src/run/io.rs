@@ -56,6 +56,10 @@ impl PacketBuf for DpdkPacket {
         self.mbuf.prepend(n as u16)
     }
 
+    fn grow_back(&mut self, n: usize) -> bool {
+        self.mbuf.append(n as u16).is_some()
+    }
+
     fn truncate(&mut self, len: usize) {
         let cut = self.mbuf.trim_to(len);
         debug_assert!(cut, "a frame is cut to more than its length");

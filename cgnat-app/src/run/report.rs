@@ -67,6 +67,7 @@ pub struct Report {
     identification_repeats: u64,
     stale_requests: u64,
     tcp_out_of_window: u64,
+    algs: AlgReport,
     nat_time: Option<Tick>,
     census: Option<PortCensus>,
     mapping_list: Vec<(Protocol, InternalEndpoint, ExternalEndpoint)>,
@@ -76,6 +77,18 @@ pub struct Report {
     /// With the name of the pool.
     draining: Vec<(String, Draining)>,
     outputs: Vec<String>,
+}
+
+/// What the ALGs have done.
+#[derive(Debug)]
+struct AlgReport {
+    is_on: bool,
+    ftp_followed: u64,
+    ftp_unfollowed: u64,
+    ftp_ended: u64,
+    ftp_replaced: u64,
+    ftp_passed: u64,
+    tftp_requests: u64,
 }
 
 impl Report {
@@ -128,6 +141,15 @@ impl Report {
             identification_repeats: sum(&|c| c.identification_repeats.value()),
             stale_requests: sum(&|c| c.stale_requests.value()),
             tcp_out_of_window: sum(&|c| c.tcp_out_of_window.value()),
+            algs: AlgReport {
+                is_on: config.algs().any(),
+                ftp_followed: sum(&|c| c.ftp_followed.value()),
+                ftp_unfollowed: sum(&|c| c.ftp_unfollowed.value()),
+                ftp_ended: sum(&|c| c.ftp_ended.value()),
+                ftp_replaced: sum(&|c| c.ftp_replaced.value()),
+                ftp_passed: sum(&|c| c.ftp_passed.value()),
+                tftp_requests: sum(&|c| c.tftp_requests.value()),
+            },
             nat_time: None,
             census: None,
             mapping_list: Vec::new(),
@@ -329,6 +351,14 @@ impl Report {
                 self.tcp_out_of_window
             )?;
         }
+        if self.algs.is_on {
+            let AlgReport { ftp_followed, ftp_replaced, ftp_passed, tftp_requests, .. } = self.algs;
+            writeln!(
+                out,
+                "ALGs: {ftp_followed} FTP connections followed, {ftp_replaced} commands replaced, \
+                 {ftp_passed} left; {tftp_requests} TFTP requests"
+            )?;
+        }
         let (came, ended) = self.balance();
         let verdict = if came == ended { "every packet is accounted for" } else { "THEY DIFFER" };
         writeln!(
@@ -450,6 +480,16 @@ impl Report {
                 "allocated": self.blocks_allocated,
                 "released": self.blocks_released,
                 "list": blocks,
+            },
+            "alg": {
+                "ftp": {
+                    "followed": self.algs.ftp_followed,
+                    "unfollowed": self.algs.ftp_unfollowed,
+                    "ended": self.algs.ftp_ended,
+                    "replaced": self.algs.ftp_replaced,
+                    "passed": self.algs.ftp_passed,
+                },
+                "tftp": { "requests": self.algs.tftp_requests },
             },
             "port_choice": { "missed": self.choices_missed, "holds_cut": self.holds_cut },
             "ports_census": {

@@ -50,6 +50,7 @@ pub struct Config {
     pub(crate) groups: Vec<SubscriberGroup>,
     pub(crate) hairpinning: bool,
     pub(crate) inbound_refresh: bool,
+    pub(crate) algs: Algs,
     pub(crate) own_errors: OwnErrors,
     pub(crate) fragments: Fragments,
     /// `nat44.tcp-mss-clamp`, for external addresses that are in no pool.
@@ -243,6 +244,23 @@ pub struct OwnErrors {
     pub(crate) answers_unsolicited_syns: bool,
 }
 
+/// Application level gateways, each on or off by itself (RFC 4787 REQ-10a).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Algs {
+    /// FTP's control channel (RFC 959, RFC 2428).
+    pub ftp: bool,
+    /// TFTP (RFC 1350).
+    pub tftp: bool,
+}
+
+impl Algs {
+    /// Whether any is on.
+    #[inline]
+    pub fn any(self) -> bool {
+        self.ftp || self.tftp
+    }
+}
+
 /// Idle timeouts, all in seconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
@@ -304,6 +322,11 @@ impl Config {
     /// REQ-6a).
     pub fn inbound_refresh(&self) -> bool {
         self.inbound_refresh
+    }
+
+    /// Application level gateways that are on.
+    pub fn algs(&self) -> Algs {
+        self.algs
     }
 
     /// ICMP errors of the box.

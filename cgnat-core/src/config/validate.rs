@@ -28,7 +28,7 @@ use super::problem::{At, Problems, Report};
 use super::raw::Document;
 use super::read::{Cursor, Fields};
 use super::scalar::shown;
-use super::{Config, Fragments, keys};
+use super::{Algs, Config, Fragments, keys};
 
 /// Reads the whole document.
 ///
@@ -88,6 +88,7 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
         groups: groups.into_iter().map(subscribers::Draft::finish).collect::<Option<_>>()?,
         hairpinning: nat44.hairpinning,
         inbound_refresh: nat44.inbound_refresh,
+        algs: nat44.algs,
         own_errors,
         fragments: nat44.fragments,
         mss_clamp,
@@ -126,6 +127,7 @@ struct Nat44 {
     filtering: filtering::Given,
     hairpinning: bool,
     inbound_refresh: bool,
+    algs: Algs,
     fragments: Fragments,
     bypass: Vec<bypass::Draft>,
 }
@@ -137,6 +139,7 @@ fn nat44(report: &mut Report<'_>, fields: Option<&Fields<'_>>, allows_short: boo
             filtering: [None; 3],
             hairpinning: true,
             inbound_refresh: false,
+            algs: Algs::default(),
             fragments: Fragments::default(),
             bypass: Vec::new(),
         };
@@ -151,12 +154,20 @@ fn nat44(report: &mut Report<'_>, fields: Option<&Fields<'_>>, allows_short: boo
             .get("inbound-refresh")
             .and_then(|c| c.flag(report))
             .unwrap_or(false),
+        algs: fields.get("alg").map(|c| algs(report, c)).unwrap_or_default(),
         fragments: fields
             .get("fragments")
             .map(|c| fragments(report, c, allows_short))
             .unwrap_or_default(),
         bypass: fields.get("bypass").map(|c| bypass::read(report, c)).unwrap_or_default(),
     }
+}
+
+/// `nat44.alg`.
+fn algs(report: &mut Report<'_>, cursor: &Cursor<'_>) -> Algs {
+    let Some(fields) = cursor.fields(report) else { return Algs::default() };
+    let mut flag = |key| fields.get(key).and_then(|c| c.flag(report)).unwrap_or(false);
+    Algs { ftp: flag("ftp"), tftp: flag("tftp") }
 }
 
 /// `nat44.fragments`.

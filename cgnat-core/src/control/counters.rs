@@ -127,6 +127,18 @@ pub struct WorkerCounters {
     pub identification_repeats: Counter,
     /// TCP packets that changed no session because of their sequence numbers.
     pub tcp_out_of_window: Counter,
+    /// Control connections of FTP that are followed, now.
+    pub ftp_followed: Counter,
+    /// Control connections that found no room to be followed.
+    pub ftp_unfollowed: Counter,
+    /// Control connections that turned out no FTP, or encrypted.
+    pub ftp_ended: Counter,
+    /// Commands of FTP that were given an external endpoint.
+    pub ftp_replaced: Counter,
+    /// Commands of FTP with an address that were left as they are.
+    pub ftp_passed: Counter,
+    /// Requests of TFTP whose answer is let in.
+    pub tftp_requests: Counter,
     /// The worker's NAT time, nanoseconds; grows as long as it polls.
     pub now_ns: Counter,
     /// Polls so far: a worker that does not poll is stalled.
@@ -172,6 +184,12 @@ impl WorkerCounters {
             stale_requests: Counter::default(),
             identification_repeats: Counter::default(),
             tcp_out_of_window: Counter::default(),
+            ftp_followed: Counter::default(),
+            ftp_unfollowed: Counter::default(),
+            ftp_ended: Counter::default(),
+            ftp_replaced: Counter::default(),
+            ftp_passed: Counter::default(),
+            tftp_requests: Counter::default(),
             now_ns: Counter::default(),
             polls: Counter::default(),
         }
@@ -199,6 +217,12 @@ impl WorkerCounters {
             stale_requests,
             identification_repeats,
             tcp_out_of_window,
+            ftp_followed,
+            ftp_unfollowed,
+            ftp_ended,
+            ftp_replaced,
+            ftp_passed,
+            tftp_requests,
         } = gauges;
         for (counter, value) in self.mappings.iter().zip(mappings) {
             counter.set(*value);
@@ -215,6 +239,12 @@ impl WorkerCounters {
         self.stale_requests.set(*stale_requests);
         self.identification_repeats.set(*identification_repeats);
         self.tcp_out_of_window.set(*tcp_out_of_window);
+        self.ftp_followed.set(*ftp_followed);
+        self.ftp_unfollowed.set(*ftp_unfollowed);
+        self.ftp_ended.set(*ftp_ended);
+        self.ftp_replaced.set(*ftp_replaced);
+        self.ftp_passed.set(*ftp_passed);
+        self.tftp_requests.set(*tftp_requests);
     }
 
     /// The worker's NAT time.

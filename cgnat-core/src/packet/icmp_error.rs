@@ -155,6 +155,26 @@ pub fn parse(packet: &[u8], header: &Header) -> Result<Quote, DropReason> {
     })
 }
 
+/// Sequence number of the TCP packet that is quoted: it is in the eight bytes that are always
+/// there.
+pub fn quoted_sequence(packet: &[u8], header: &Header, quote: &Quote) -> u32 {
+    u32_at(packet, header.header_len + ICMP_HEADER + quote.header_len + 4)
+}
+
+/// Gives the TCP packet that is quoted another sequence number. The checksum of the error is
+/// for [`translate`] to put right, which follows.
+pub fn put_quoted_sequence(packet: &mut [u8], header: &Header, quote: &Quote, new: u32) {
+    let first = header.header_len + ICMP_HEADER + quote.header_len;
+    let end = header.header_len + ICMP_HEADER + quote.quoted_len;
+    let transport = &mut packet[first..end];
+    let delta = checksum::Delta::NONE.address(u32_at(transport, 4), new);
+    put_u32(transport, 4, new);
+    if transport.len() >= 18 && !(quote.padded && u16_at(transport, 16) == 0) {
+        let updated = delta.apply(u16_at(transport, 16));
+        put_u16(transport, 16, updated);
+    }
+}
+
 /// Rewrites `end` of the quoted packet to `new`, and the other end of the error itself to
 /// the same address: an error goes to the source of what it is about, and comes, as the
 /// outside sees it, from its destination (RFC 5508 REQ-4, REQ-5).

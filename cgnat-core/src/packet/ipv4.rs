@@ -184,6 +184,11 @@ pub fn reread(
     Ok((header, transport))
 }
 
+/// Length of a packet whose header was checked.
+pub fn total_len(packet: &[u8]) -> usize {
+    usize::from(u16_at(packet, 2))
+}
+
 /// The fields of a header whose version and lengths are possible.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ pub mod ipv4;
 pub mod mss;
 pub mod options;
 pub mod rewrite;
+pub mod sequence;
 pub mod tcp;
 
 /// Two bytes at `at`, big-endian.

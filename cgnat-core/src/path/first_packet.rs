@@ -26,11 +26,9 @@ impl Shard {
         remote: RemoteEndpoint,
         now: Tick,
     ) -> Result<u32, Verdict> {
-        let address = key.internal.address.0;
-        let Some(group) = self.group_of(address) else {
+        if self.group_of(key.internal.address.0).is_none() {
             return Err(Verdict::Drop(DropReason::SourceNotSubscriber));
-        };
-        let (pool, limits) = (group.pool, group.limits);
+        }
         match transport {
             Transport::Tcp { segment, .. } if !tcp_state::opens(segment.flags) => {
                 return Err(Verdict::Drop(DropReason::TcpNotSyn));
@@ -40,6 +38,42 @@ impl Shard {
             }
             _ => {}
         }
+        let slot = self.new_mapping(key, hash, remote.port, now)?;
+        if let Transport::Tcp { segment, .. } = transport {
+            let noted = self.note_tcp(slot, remote, &segment, Sender::Internal, now);
+            return self.keep_or_end(slot, noted, now);
+        }
+        let timeout_s = self.idle_timeout_s(transport, remote);
+        if self.mappings[slot].has_sessions() {
+            let noted = self.note_flow(slot, remote, Sender::Internal, timeout_s, now);
+            return self.keep_or_end(slot, noted, now);
+        }
+        let subscriber = self.mappings[slot].subscriber;
+        self.session_begins(subscriber, Sender::Internal, now);
+        let deadline = now.plus_seconds(timeout_s);
+        let mapping = &mut self.mappings[slot];
+        mapping.deadline = deadline.0;
+        self.due.mappings.arm(slot, mapping.generation, deadline);
+        Ok(slot)
+    }
+
+    /// A mapping for `key`, which has none, without session and deadline: the caller gives it
+    /// one or ends it. `destination_port` says whether it is a lifeline.
+    ///
+    /// # Errors
+    /// The verdict where there is none to be had.
+    pub(super) fn new_mapping(
+        &mut self,
+        key: FlowKey,
+        hash: u64,
+        destination_port: u16,
+        now: Tick,
+    ) -> Result<u32, Verdict> {
+        let address = key.internal.address.0;
+        let Some(group) = self.group_of(address) else {
+            return Err(Verdict::Drop(DropReason::SourceNotSubscriber));
+        };
+        let (pool, limits) = (group.pool, group.limits);
         if self.mappings.is_full() {
             return Err(Verdict::Drop(DropReason::MappingTableFull));
         }
@@ -48,7 +82,7 @@ impl Shard {
                 return Err(Verdict::Drop(DropReason::OwnershipViolation));
             }
             Some(slot) => {
-                self.admit_mapping(slot, key, remote.port, now).map_err(Verdict::Drop)?;
+                self.admit_mapping(slot, key, destination_port, now).map_err(Verdict::Drop)?;
                 self.regain_range(slot, now)?;
                 slot
             }
@@ -58,7 +92,7 @@ impl Shard {
         let Some(slot) = self.mappings.allocate() else {
             return Err(Verdict::Drop(DropReason::MappingTableFull));
         };
-        let (block, port) = match self.take_port(subscriber, key, remote.port, slot, now) {
+        let (block, port) = match self.take_port(subscriber, key, destination_port, slot, now) {
             Ok(taken) => taken,
             Err(verdict) => {
                 self.mappings.free(slot);
@@ -85,21 +119,6 @@ impl Shard {
         self.gauges.mappings[key.protocol as usize] += 1;
         self.gauges.mappings_created += 1;
         self.block_due.disarm(block);
-
-        if let Transport::Tcp { segment, .. } = transport {
-            let noted = self.note_tcp(slot, remote, &segment, Sender::Internal, now);
-            return self.keep_or_end(slot, noted, now);
-        }
-        let timeout_s = self.idle_timeout_s(transport, remote);
-        if self.mappings[slot].has_sessions() {
-            let noted = self.note_flow(slot, remote, Sender::Internal, timeout_s, now);
-            return self.keep_or_end(slot, noted, now);
-        }
-        self.session_begins(subscriber, Sender::Internal, now);
-        let deadline = now.plus_seconds(timeout_s);
-        let mapping = &mut self.mappings[slot];
-        mapping.deadline = deadline.0;
-        self.due.mappings.arm(slot, mapping.generation, deadline);
         Ok(slot)
     }
 

@@ -65,7 +65,7 @@ impl Shard {
             Filtering::EndpointIndependent => true,
             _ if protocol == Protocol::Tcp as u8 => {
                 self.find_session(mapping, remote, now).is_some()
-                    || self.is_permitted(mapping, remote)
+                    || self.is_permitted(mapping, remote, now)
             }
             Filtering::AddressAndPortDependent if protocol == Protocol::Udp as u8 => {
                 self.find_session(mapping, remote, now).is_some()

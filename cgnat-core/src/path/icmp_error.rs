@@ -9,6 +9,7 @@ use crate::packet::icmp_error::{self, Quote};
 use crate::packet::ipv4::{Header, protocol};
 use crate::packet::options;
 use crate::packet::rewrite::{self, End};
+use crate::policy::alg::ftp;
 use crate::shard::Shard;
 use crate::time::Tick;
 use crate::verdict::{DropReason, Verdict};
@@ -75,6 +76,14 @@ impl Shard {
             }
             Err(reason) => return Verdict::Drop(reason),
         };
+        if self.algs.ftp
+            && quote.protocol == protocol::TCP
+            && quote.destination.1 == ftp::CONTROL_PORT
+        {
+            let sequence = icmp_error::quoted_sequence(packet, header, quote);
+            let inner = self.ftp_quoted(slot, quote.destination.0, sequence);
+            icmp_error::put_quoted_sequence(packet, header, quote, inner);
+        }
         let new = self.mappings[slot].inbound_rewrite();
         icmp_error::translate(packet, header, quote, End::Source, new);
         if !hairpinned {

@@ -8,6 +8,7 @@ use crate::endpoint::{ExternalEndpoint, Protocol, RemoteEndpoint};
 use crate::packet::ipv4::{Header, Transport};
 use crate::packet::rewrite::{self, End};
 use crate::path::fragments::protocol_of;
+use crate::policy::alg::ftp;
 use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
 use crate::space::Location;
@@ -56,7 +57,13 @@ impl Shard {
         if self.mappings[slot].is_expired(now) {
             return Verdict::Drop(DropReason::NoMapping);
         }
-        if let Err(reason) = self.note_inbound(slot, transport, remote, now) {
+        let noted = match transport {
+            Transport::Tcp { segment, .. } if self.algs.ftp && source == ftp::CONTROL_PORT => {
+                self.ftp_inbound(slot, packet, header, segment, remote.address, now)
+            }
+            _ => self.note_inbound(slot, transport, remote, now),
+        };
+        if let Err(reason) = noted {
             return Verdict::Drop(reason);
         }
         rewrite::endpoint(packet, header, End::Destination, self.mappings[slot].inbound_rewrite());

@@ -11,6 +11,7 @@
 //! - `mss`: the segment size that a SYN offers;
 //! - `refusal`: remembering what a subscriber was refused;
 //! - `session`: finding, opening and ending the sessions of a mapping, and its filtering;
+//! - `ftp`, `tftp`: what their ALGs change and let in;
 //! - `limits`: what one subscriber may take, asked and counted;
 //! - `tcp`: what a TCP packet does to the session it belongs to;
 //! - `ending`: the owner's side of expiry; the only place that frees.
@@ -18,6 +19,7 @@
 mod ending;
 mod first_packet;
 mod fragments;
+mod ftp;
 mod icmp_error;
 mod inbound;
 mod limits;
@@ -29,5 +31,6 @@ mod refusal;
 mod session;
 mod static_mapping;
 mod tcp;
+mod tftp;
 
 pub use ending::Proposal;

@@ -5,6 +5,7 @@ use crate::packet::ipv4::{Header, Transport};
 use crate::packet::options;
 use crate::packet::rewrite::{self, End};
 use crate::packet::u32_at;
+use crate::policy::alg::{ftp, tftp};
 use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
 use crate::time::Tick;
@@ -74,6 +75,11 @@ impl Shard {
             }
         };
 
+        if self.algs.any()
+            && let Err(verdict) = self.alg_outbound(slot, packet, header, transport, remote, now)
+        {
+            return verdict;
+        }
         let new = self.mappings[slot].outbound_rewrite();
         rewrite::endpoint(packet, header, End::Source, new);
         rewrite::decrement_ttl(packet);
@@ -85,6 +91,34 @@ impl Shard {
         }
         self.clamp_mss(slot, packet, header, transport);
         if hairpin { Verdict::Hairpin } else { Verdict::ForwardExternal }
+    }
+
+    /// Whether an ALG may make a packet from a subscriber longer.
+    #[inline]
+    pub fn may_lengthen(&self, transport: Transport) -> bool {
+        self.algs.ftp && matches!(transport, Transport::Tcp { destination: ftp::CONTROL_PORT, .. })
+    }
+
+    /// What the ALG of a packet's destination port does with it before it is translated.
+    fn alg_outbound(
+        &mut self,
+        slot: u32,
+        packet: &mut [u8],
+        header: &Header,
+        transport: Transport,
+        remote: RemoteEndpoint,
+        now: Tick,
+    ) -> Result<(), Verdict> {
+        match (transport, remote.port) {
+            (Transport::Tcp { segment, .. }, ftp::CONTROL_PORT) if self.algs.ftp => {
+                self.ftp_outbound(slot, packet, header, &segment, now, remote.address)
+            }
+            (Transport::Udp { .. }, tftp::REQUEST_PORT) if self.algs.tftp => {
+                self.tftp_outbound(slot, packet, header, remote.address, now);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A translated packet that is, or may be, fragmented gets an identification that is unique

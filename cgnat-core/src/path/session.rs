@@ -5,8 +5,9 @@
 //! SYNs of strangers, may outlast it; then they belong to nothing, are found by nobody and
 //! end at their own deadline.
 
-use crate::endpoint::{Protocol, RemoteEndpoint};
+use crate::endpoint::{Protocol, RemoteAddress, RemoteEndpoint};
 use crate::packet::ipv4::Transport;
+use crate::policy::alg::ftp;
 use crate::policy::filtering::Filtering;
 use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
@@ -183,8 +184,16 @@ impl Shard {
         record.note_end(peer.state());
         self.gauges.sessions -= 1;
         self.session_ends(subscriber, peer.opener());
+        self.mind_control(mapping, peer);
         if peer.permits() {
             self.withdraw(mapping, peer.remote());
+        }
+    }
+
+    /// With its session a control connection of FTP ends.
+    fn mind_control(&mut self, mapping: u32, peer: Peer) {
+        if self.algs.ftp && peer.remote().port == ftp::CONTROL_PORT {
+            self.forget_control(mapping, peer.remote().address);
         }
     }
 
@@ -207,18 +216,101 @@ impl Shard {
         }
         let subscriber = record.subscriber;
         self.session_ends(subscriber, peer.opener());
+        self.mind_control(mapping, peer);
         if peer.permits() {
             self.withdraw(mapping, peer.remote());
         }
     }
 
     /// Whether a subscriber's own TCP session lets this remote end open one (RFC 5382 REQ-3).
-    pub(super) fn is_permitted(&self, mapping: u32, remote: RemoteEndpoint) -> bool {
-        match self.mappings[mapping].filtering() {
+    pub(super) fn is_permitted(&self, mapping: u32, remote: RemoteEndpoint, now: Tick) -> bool {
+        let permitted = match self.mappings[mapping].filtering() {
             Filtering::EndpointIndependent => true,
             Filtering::AddressDependent => self.session_with(mapping, any_port(remote)).is_some(),
             Filtering::AddressAndPortDependent => false,
+        };
+        permitted || self.expectation(mapping, remote.address, now).is_some()
+    }
+
+    /// Lets an address open sessions of a mapping from any port for so many seconds. Until
+    /// then it is a session that the subscriber has opened, and keeps the mapping alive.
+    ///
+    /// # Errors
+    /// The limit of the subscriber that was met, or [`DropReason::SessionTableFull`].
+    pub(super) fn expect(
+        &mut self,
+        mapping: u32,
+        address: RemoteAddress,
+        seconds: u32,
+        now: Tick,
+    ) -> Result<(), DropReason> {
+        let deadline = now.plus_seconds(seconds);
+        match self.expectation(mapping, address, now) {
+            Some(slot) => self.set_deadline(mapping, Place::Table(slot), deadline),
+            None => {
+                if let Some(slot) = self.expecting(mapping, address) {
+                    self.end_session(slot);
+                }
+                let record = &self.mappings[mapping];
+                let subscriber = record.subscriber;
+                let further = u32::from(record.holders) + u32::from(record.strangers);
+                self.admit_session(subscriber, Sender::Internal, now)?;
+                let slot = match further < MAX_FURTHER_SESSIONS {
+                    true => self.new_session(mapping, Peer::expected(address)),
+                    false => None,
+                };
+                let slot = slot.ok_or(DropReason::SessionTableFull)?;
+                let session = &mut self.sessions[slot];
+                session.deadline = deadline.0;
+                self.due.sessions.arm(slot, session.generation, deadline);
+                self.mappings[mapping].holders += 1;
+                self.gauges.sessions += 1;
+                self.session_begins(subscriber, Sender::Internal, now);
+            }
         }
+        Ok(())
+    }
+
+    /// Slot of what [`Shard::expect`] has made for an address, in time or over.
+    fn expecting(&self, mapping: u32, address: RemoteAddress) -> Option<u32> {
+        if !self.algs.any() {
+            return None;
+        }
+        let generation = self.mappings[mapping].generation;
+        let (first, second) = hash_words(mapping, RemoteEndpoint { address, port: 0 });
+        self.session_index.find(self.key.hash_pair(first, second), |slot| {
+            let session = &self.sessions[slot];
+            session.mapping == mapping
+                && session.mapping_generation == generation
+                && session.peer.expects(address)
+        })
+    }
+
+    /// The same, in time.
+    fn expectation(&self, mapping: u32, address: RemoteAddress, now: Tick) -> Option<u32> {
+        let slot = self.expecting(mapping, address)?;
+        (!now.reached(Tick(self.sessions[slot].deadline))).then_some(slot)
+    }
+
+    /// A packet to a mapping from an address that is expected: it opens the session that the
+    /// subscriber has asked for, and the next one is not expected.
+    ///
+    /// # Errors
+    /// [`DropReason::Filtered`] if it is not, or what [`Shard::open_session`] says.
+    #[cold]
+    fn meet_expected(
+        &mut self,
+        mapping: u32,
+        remote: RemoteEndpoint,
+        timeout_s: u32,
+        now: Tick,
+    ) -> Result<(), DropReason> {
+        let expected = self.expectation(mapping, remote.address, now);
+        let slot = expected.ok_or(DropReason::Filtered)?;
+        let session = (Peer::flow(remote), Numbers::NONE);
+        self.open_session(mapping, session, Sender::Internal, timeout_s, now)?;
+        self.end_session(slot);
+        Ok(())
     }
 
     /// Lets an address open sessions for as long as one more session of the subscriber's own
@@ -273,7 +365,7 @@ impl Shard {
         let remote = if by_address { any_port(remote) } else { remote };
         let Some(place) = self.find_session(mapping, remote, now) else {
             if from == Sender::External {
-                return Err(DropReason::Filtered);
+                return self.meet_expected(mapping, remote, timeout_s, now);
             }
             let session = (Peer::flow(remote), Numbers::NONE);
             return self.open_session(mapping, session, from, timeout_s, now);
@@ -286,6 +378,14 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// The session at a place.
+    pub(super) fn peer_at(&self, mapping: u32, place: Place) -> &Peer {
+        match place {
+            Place::Inside => &self.mappings[mapping].first,
+            Place::Table(slot) => &self.sessions[slot].peer,
+        }
     }
 
     fn deadline_of(&self, mapping: u32, place: Place) -> Tick {

@@ -33,7 +33,7 @@ impl Shard {
             self.move_session(mapping, place, segment, from, now);
             return Ok(());
         }
-        if from == Sender::External && !self.is_permitted(mapping, remote) {
+        if from == Sender::External && !self.is_permitted(mapping, remote, now) {
             return Err(DropReason::Filtered);
         }
         if !tcp_state::opens(segment.flags) {

@@ -2,6 +2,7 @@
 
 pub mod address_choice;
 pub mod admission;
+pub mod alg;
 pub mod bypass;
 pub mod error_rate;
 pub mod filtering;

@@ -7,7 +7,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::endpoint::RemoteEndpoint;
+use crate::endpoint::{RemoteAddress, RemoteEndpoint};
 use crate::policy::tcp_state::{Connection, State};
 use crate::policy::tcp_window::{MAX_SCALE, Sender, Window};
 use crate::table::slab::impl_record;
@@ -16,6 +16,7 @@ const STATE: u8 = 0b0111;
 const EXTERNAL_OPENED: u8 = 1 << 3;
 const HOLDS: u8 = 1 << 4;
 const PERMITS: u8 = 1 << 5;
+const EXPECTED: u8 = 1 << 6;
 
 /// Remote endpoint and state, 8 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -50,6 +51,17 @@ impl Peer {
     pub fn flow(remote: RemoteEndpoint) -> Self {
         let bits = State::Established as u8 | HOLDS;
         Self { address: remote.address.0, port: remote.port, bits, scales: 0 }
+    }
+
+    /// The permission for an address to send from any port, which an ALG has given for a
+    /// while: a session with nobody yet, which keeps its mapping alive.
+    pub fn expected(address: RemoteAddress) -> Self {
+        Self { address: address.0, port: 0, bits: State::None as u8 | HOLDS | EXPECTED, scales: 0 }
+    }
+
+    /// Whether it is the permission of [`Peer::expected`].
+    pub fn expects(&self, address: RemoteAddress) -> bool {
+        self.bits & EXPECTED != 0 && self.address == address.0
     }
 
     /// The record form of a TCP session with `remote`.

@@ -37,7 +37,9 @@ pub struct Subscriber {
     /// Units in its bucket of new sessions, and when they were counted.
     pub(crate) bucket: u32,
     pub(crate) bucket_at: u32,
-    unused: [u8; 44],
+    /// Control connections of FTP that are followed.
+    pub(crate) controls: u16,
+    unused: [u8; 42],
 }
 
 const _: () = assert!(size_of::<Subscriber>() == 128);
@@ -55,6 +57,7 @@ impl Subscriber {
         self.by_protocol = [0; Protocol::COUNT];
         self.sessions = 0;
         self.inbound_sessions = 0;
+        self.controls = 0;
     }
 
     /// Gives it its limits and a bucket of `full` units at `now`.

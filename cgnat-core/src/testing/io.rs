@@ -71,6 +71,11 @@ impl PacketBuf for MemoryPacket {
         true
     }
 
+    fn grow_back(&mut self, n: usize) -> bool {
+        self.buffer.resize(self.buffer.len() + n, 0xee);
+        true
+    }
+
     fn truncate(&mut self, len: usize) {
         self.buffer.truncate(self.start + len);
     }

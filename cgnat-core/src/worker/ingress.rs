@@ -11,6 +11,7 @@ use crate::endpoint::ExternalEndpoint;
 use crate::packet::icmp_error::fragmentation_needed;
 use crate::packet::ipv4::{self, Header, Query, Transport};
 use crate::packet::{ethernet, rewrite};
+use crate::policy::alg;
 use crate::space::Location;
 use crate::time::Instant;
 use crate::verdict::{DropReason, Verdict};
@@ -125,9 +126,17 @@ impl<I: PacketIo> Worker<I> {
             return;
         }
         let now = self.now.tick();
+        let may_grow = self.shard.may_lengthen(transport);
+        if may_grow {
+            self.make_room(&mut packet, header);
+        }
         let bytes = &mut packet.bytes_mut()[offset..];
         let verdict = self.shard.outbound(bytes, header, transport, now);
         let identification = identification_of(bytes);
+        if may_grow {
+            let total_len = ipv4::total_len(bytes);
+            packet.truncate(offset + total_len);
+        }
         match verdict {
             Verdict::ForwardExternal => {
                 self.let_out(&packet, offset, header, transport);
@@ -154,6 +163,14 @@ impl<I: PacketIo> Worker<I> {
         if header.is_fragment() {
             self.first_ended(header, transport, verdict, identification);
         }
+    }
+
+    /// Room behind a packet that an ALG may make longer, within the MTU of every port.
+    #[cold]
+    fn make_room(&self, packet: &mut I::Packet, header: &Header) {
+        let fits = self.forwarding.smallest_mtu().saturating_sub(header.total_len);
+        // Without room the end is cut off, and comes again.
+        packet.grow_back(fits.min(alg::stream::ROOM));
     }
 
     /// A packet whose source was translated goes to the owner of its destination. It does

@@ -32,6 +32,10 @@ pub trait PacketBuf {
     /// none, and then nothing changed.
     fn grow_front(&mut self, n: usize) -> bool;
 
+    /// Makes room for `n` more bytes at the end, contents undefined; false if there is none,
+    /// and then nothing changed.
+    fn grow_back(&mut self, n: usize) -> bool;
+
     /// Cuts the frame to `len` bytes; `len` is at most the length.
     fn truncate(&mut self, len: usize);
 

@@ -200,6 +200,9 @@ impl PacketBuf for Tight {
     fn grow_front(&mut self, _: usize) -> bool {
         false
     }
+    fn grow_back(&mut self, _: usize) -> bool {
+        false
+    }
     fn truncate(&mut self, len: usize) {
         self.0.truncate(len);
     }

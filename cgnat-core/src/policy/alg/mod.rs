@@ -1,0 +1,6 @@
+//! What application level gateways read and write: pure decisions about bytes of a dialog, no
+//! packets and no tables.
+
+pub mod ftp;
+pub mod stream;
+pub mod tftp;
