@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::config::{Config, Pool};
+use crate::config::{Config, Overloading, Pool};
 use crate::refusals::Refusals;
 use crate::space::{AddressState, ExternalSpace};
 use crate::table::control_connection::ControlConnection;
@@ -38,6 +38,8 @@ pub struct Layout {
     pub workers: u16,
     /// Mappings of one shard.
     pub mappings_per_shard: u32,
+    /// Buckets of the index of flows with overloaded ports; as good as none without them.
+    pub flow_buckets: usize,
     /// Further TCP sessions of one shard.
     pub sessions_per_shard: u32,
     /// Control connections of FTP that one shard can follow.
@@ -70,6 +72,7 @@ pub struct Layout {
 pub struct ShardMemory {
     pub(crate) mappings: &'static mut [Mapping],
     pub(crate) mapping_index: &'static mut [Bucket],
+    pub(crate) flow_index: &'static mut [Bucket],
     pub(crate) sessions: &'static mut [Session],
     pub(crate) session_index: &'static mut [Bucket],
     pub(crate) controls: &'static mut [ControlConnection],
@@ -107,8 +110,12 @@ impl Layout {
         // Each subscriber with state holds a block, so there are never more of them.
         let subscribers =
             space.pools().iter().map(|pool| pool.blocks().count() as u32).sum::<u32>();
+        // Each flow is in the index under three keys.
+        let flows = if Overloading::of_all(config).is_some() { mappings } else { 0 };
+        let flow_buckets = buckets_for(flows.saturating_mul(3));
         let shard_bytes = bytes_of::<Mapping>(mappings as usize)
             + bytes_of::<Bucket>(buckets_for(mappings))
+            + bytes_of::<Bucket>(flow_buckets)
             + bytes_of::<Session>(sessions as usize)
             + bytes_of::<Bucket>(buckets_for(sessions))
             + bytes_of::<ControlConnection>(controls as usize)
@@ -120,9 +127,9 @@ impl Layout {
         for pool in space.pools() {
             for block in pool.blocks() {
                 let size = pool.size_of(block);
-                block_bytes += block_bytes_of(size);
+                block_bytes += block_bytes_of(size, !pool.overloading.is_empty());
                 if pool.state(pool.address_of(block)) == AddressState::Vacant {
-                    spare_bytes += block_bytes_of(size);
+                    spare_bytes += block_bytes_of(size, !pool.overloading.is_empty());
                 }
                 port_slots += slots_for(size) as u64;
             }
@@ -139,6 +146,7 @@ impl Layout {
         Self {
             workers,
             mappings_per_shard: mappings,
+            flow_buckets,
             sessions_per_shard: sessions,
             controls_per_shard: controls,
             subscribers_per_shard: subscribers,
@@ -176,6 +184,7 @@ impl Layout {
         Ok(ShardMemory {
             mappings: cut.take(self.mappings_per_shard as usize)?,
             mapping_index: cut.take(buckets_for(self.mappings_per_shard))?,
+            flow_index: cut.take(self.flow_buckets)?,
             sessions: cut.take(self.sessions_per_shard as usize)?,
             session_index: cut.take(buckets_for(self.sessions_per_shard))?,
             controls: cut.take(self.controls_per_shard as usize)?,
@@ -203,10 +212,12 @@ impl Layout {
                 let size = pool.size_of(block);
                 let record: &'static mut [BlockRecord] = cut.take(1)?;
                 let taken = cut.take(words_for(size))?;
+                let overloads = !pool.overloading.is_empty();
+                let overloaded = cut.take(if overloads { words_for(size) } else { 0 })?;
                 let slots = cut.take(slots_for(size))?;
                 let mut lease = BlockLease::new(
                     &mut record[0],
-                    taken,
+                    (taken, overloaded),
                     slots,
                     (block, pool_number as u16, pool.address_of(block)),
                     (pool.first_port_of(block), size),
@@ -224,8 +235,11 @@ fn bytes_of<R>(count: usize) -> usize {
     (count * size_of::<R>()).next_multiple_of(64)
 }
 
-fn block_bytes_of(size: u16) -> usize {
-    bytes_of::<BlockRecord>(1) + bytes_of::<u64>(words_for(size)) + bytes_of::<u32>(slots_for(size))
+fn block_bytes_of(size: u16, overloads: bool) -> usize {
+    let bitmaps = if overloads { 2 } else { 1 };
+    bytes_of::<BlockRecord>(1)
+        + bytes_of::<u64>(words_for(size)) * bitmaps
+        + bytes_of::<u32>(slots_for(size))
 }
 
 /// Cuts pieces off the front of memory.

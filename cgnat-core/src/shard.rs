@@ -9,7 +9,7 @@
 //! 2. every record carries the shard's number; it is checked on each use, and a mismatch
 //!    refuses the packet or the request, counts it and changes nothing;
 //! 3. nothing existing is ever taken to make room (RFC 6888 REQ-11);
-//! 4. a port is in at most one of: free, used by one mapping, resting;
+//! 4. a port is in at most one of: free, used by one mapping, overloaded, resting;
 //! 5. no method allocates.
 
 use std::cell::Cell;
@@ -21,7 +21,7 @@ use arrayvec::ArrayVec;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::config::{Algs, Config};
+use crate::config::{Algs, Config, Overloading};
 use crate::endpoint::{ExternalEndpoint, InternalEndpoint, Protocol, RemoteEndpoint};
 use crate::layout::ShardMemory;
 use crate::policy::admission::Limits;
@@ -37,7 +37,7 @@ use crate::table::hash::HashKey;
 use crate::table::identification::Identifications;
 use crate::table::index::Index;
 use crate::table::mapping::Mapping;
-use crate::table::port_block::{BlockLease, HOUSEKEEPING, PortCensus};
+use crate::table::port_block::{BlockLease, HOUSEKEEPING, PortCensus, PortUse};
 use crate::table::session::Session;
 use crate::table::slab::Slab;
 use crate::table::subscriber::Subscriber;
@@ -116,6 +116,19 @@ pub struct ShardGauges {
     pub tftp_requests: u64,
 }
 
+/// A mapping as reports show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListedMapping {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Internal endpoint.
+    pub internal: InternalEndpoint,
+    /// External endpoint.
+    pub external: ExternalEndpoint,
+    /// Of a flow whose external port is overloaded, its remote endpoint.
+    pub only_with: Option<RemoteEndpoint>,
+}
+
 /// State of a wish.
 #[derive(Clone, Copy, Default)]
 struct Wish {
@@ -161,11 +174,15 @@ pub struct Shard {
     pub(crate) clamps_mss: bool,
     /// Of external addresses that are in no pool.
     pub(crate) mss_clamp: Option<u16>,
+    /// Destination ports of some pool towards which ports are overloaded, if there are any.
+    pub(crate) overloading: Option<Overloading>,
     pub(crate) key: HashKey,
     pub(crate) random: ChaCha12Rng,
     pub(crate) identifications: Identifications,
     pub(crate) mappings: Slab<Mapping>,
     pub(crate) mapping_index: Index,
+    /// Flows with overloaded ports, each under three keys; unused without any.
+    pub(crate) flow_index: Index,
     pub(crate) sessions: Slab<Session>,
     pub(crate) session_index: Index,
     /// Control connections of FTP that are followed; no room for any without its ALG.
@@ -247,6 +264,7 @@ impl Shard {
             clamps_mss: config.pools().iter().any(|pool| pool.mss_clamp().is_some())
                 || config.mss_clamp().is_some(),
             mss_clamp: config.mss_clamp(),
+            overloading: Overloading::of_all(config),
             random: ChaCha12Rng::from_seed(seed),
             identifications: Identifications::new(id, shards, |place| key.hash(place) as u32),
             due: ShardDue {
@@ -255,6 +273,7 @@ impl Shard {
             },
             mappings: Slab::new(memory.mappings),
             mapping_index: Index::new(memory.mapping_index),
+            flow_index: Index::new(memory.flow_index),
             sessions: Slab::new(memory.sessions),
             session_index: Index::new(memory.session_index),
             controls: Slab::new(memory.controls),
@@ -442,13 +461,16 @@ impl Shard {
         census
     }
 
-    /// Every mapping as (protocol, internal, external), for reports. Not for the packet path.
-    pub fn mapping_list(
-        &self,
-    ) -> impl Iterator<Item = (Protocol, InternalEndpoint, ExternalEndpoint)> {
+    /// Every mapping, for reports. Not for the packet path.
+    pub fn mapping_list(&self) -> impl Iterator<Item = ListedMapping> {
         self.mappings.iter().map(|(_, mapping)| {
             let key = mapping.key();
-            (key.protocol, key.internal, mapping.external())
+            ListedMapping {
+                protocol: key.protocol,
+                internal: key.internal,
+                external: mapping.external(),
+                only_with: mapping.is_overloaded().then(|| mapping.first.remote()),
+            }
         })
     }
 
@@ -487,7 +509,7 @@ impl Shard {
     /// # Errors
     /// A sentence that names the first violation.
     pub fn audit(&self, now: Tick) -> Result<(), String> {
-        let mut used = 0;
+        let (mut used, mut ports) = (0, 0);
         for (slot, mapping) in self.mappings.iter() {
             let name = format!("mapping {slot} ({})", mapping.external());
             if mapping.shard != self.id {
@@ -498,25 +520,37 @@ impl Shard {
             };
             let key = mapping.key();
             let found = lease.port_use(key.protocol, mapping.external_port);
-            if found != crate::table::port_block::PortUse::Mapping(slot) {
-                return Err(format!("{name}: its port slot says {found:?}"));
+            let due = match mapping.is_overloaded() {
+                true => PortUse::Overloaded(self.flows_beside(slot).len() as u32),
+                false => PortUse::Mapping(slot),
+            };
+            if found != due {
+                return Err(format!("{name}: its port slot says {found:?}, not {due:?}"));
             }
             if lease.subscriber() != Some(mapping.subscriber) {
                 return Err(format!("{name}: its block is held by {:?}", lease.subscriber()));
             }
             let hash = self.key.hash(key.packed());
-            if self.mapping_index.find(hash, |found| found == slot) != Some(slot) {
+            let known = match mapping.is_overloaded() {
+                true => self.knows_flow(slot),
+                false => self.mapping_index.find(hash, |found| found == slot) == Some(slot),
+            };
+            if !known {
                 return Err(format!("{name} is not in the index"));
             }
             if !self.due.mappings.is_armed(slot as usize) && mapping.holders == 0 {
                 return Err(format!("{name} would never expire"));
             }
             used += 1;
+            ports += u64::from(self.has_first_use(slot));
         }
         let counted: u64 = self.gauges.mappings.iter().sum();
         let census = self.port_census(now);
-        if used != counted || used != census.used {
-            return Err(format!("{used} mappings, {counted} counted, {} ports used", census.used));
+        if used != counted || ports != census.used {
+            let census = census.used;
+            return Err(format!(
+                "{used} mappings, {counted} counted, {ports}, {census} ports used"
+            ));
         }
         let mut hanging = 0;
         for (slot, session) in self.sessions.iter() {

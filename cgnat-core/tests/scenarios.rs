@@ -54,6 +54,8 @@ mod neighbours;
 mod options;
 #[path = "scenarios/overload.rs"]
 mod overload;
+#[path = "scenarios/overloading.rs"]
+mod overloading;
 #[path = "scenarios/pools.rs"]
 mod pools;
 #[path = "scenarios/ports.rs"]

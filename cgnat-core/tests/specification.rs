@@ -23,6 +23,8 @@ mod limits;
 mod nat;
 #[path = "specification/options.rs"]
 mod options;
+#[path = "specification/overloading.rs"]
+mod overloading;
 #[path = "specification/ranges.rs"]
 mod ranges;
 #[path = "specification/reload.rs"]
@@ -77,6 +79,7 @@ fn rested() -> Pool {
         selection: Selection::Random,
         max_subscribers: 65_535,
         filtering: [Filtering::Anybody; 3],
+        overloading: BTreeSet::new(),
         own: None,
     }
 }
@@ -254,6 +257,14 @@ fn exceptional(mut world: World) -> World {
     world
 }
 
+/// Ports are shared towards these; the second pool names fewer.
+fn overloaded(mut world: World) -> World {
+    world.rules.pools[0].overloading = [(TCP, 443), (TCP, 53), (UDP, 443), (UDP, 53)].into();
+    world.rules.pools[1].overloading = [(TCP, 443)].into();
+    world.habits.remotes = 12;
+    world
+}
+
 fn agree(name: &str, world: &World, seed: u64) {
     let seed = variable("CGNAT_SEED", seed);
     let events = variable("CGNAT_EVENTS", EVENTS);
@@ -267,6 +278,8 @@ fn agree(name: &str, world: &World, seed: u64) {
     println!("  drops: {:?}", driver.reasons);
     assert!(driver.sent > events / 5, "too few packets got through to prove anything");
     assert!(driver.datagrams > events / 500, "{} datagrams in fragments", driver.datagrams);
+    let shares = world.rules.pools.iter().any(|pool| !pool.overloading.is_empty());
+    assert_eq!(driver.nat.shared > events / 200, shares, "{} shared", driver.nat.shared);
 }
 
 #[test]
@@ -429,6 +442,36 @@ fn four_workers_with_choosy_pools_and_ranges_agree() {
     agree("choosy pools of four workers", &world, 13);
 }
 
+#[test]
+fn one_worker_that_overloads_ports_agrees() {
+    agree("overloading", &overloaded(world(1)), 15);
+}
+
+#[test]
+fn four_workers_that_overload_ports_of_full_blocks_agree() {
+    let mut world = overloaded(greedy(4));
+    world.rules.pools[0].hold_closed_tcp = false;
+    world.rules.hairpinning = true;
+    agree("overloading, full", &world, 16);
+}
+
+#[test]
+fn two_workers_that_overload_ports_within_limits_across_the_wrap_agree() {
+    let mut world = short_timers(overloaded(limited(2)), 1);
+    world.start = Instant::from_millis(TICK_WRAP_MS - 600_000);
+    world.settles = false;
+    agree("overloading, limits", &world, 17);
+}
+
+#[test]
+fn two_workers_that_overload_ports_of_ranges_and_choosy_pools_agree() {
+    let mut world = overloaded(deterministic(choosy(short_timers(greedy(2), 3)), 20));
+    world.rules.pools[0].exclude_ports.clear();
+    world.habits.hosts = 5;
+    world.habits.source_ports = 300;
+    agree("overloading, ranges", &world, 18);
+}
+
 /// Four addresses in the big pool, chosen by a rule.
 fn selecting(workers: u16, selection: Selection, max_subscribers: usize) -> World {
     let mut world = short_timers(world(workers), 5);
@@ -578,6 +621,19 @@ fn each_wrong_rule_about_exceptions_is_found() {
     ];
     for (name, wrong) in wrongs {
         let found = difference(&exceptional(world(1)), wrong, Fault::None);
+        assert!(!found.is_empty(), "a wrong {name} was not noticed");
+    }
+}
+
+#[test]
+fn each_wrong_rule_about_overloading_is_found() {
+    let wrongs: [(&str, Wrong); 3] = [
+        ("port too many", |rules| _ = rules.pools[0].overloading.insert((TCP, 123))),
+        ("port too few", |rules| _ = rules.pools[0].overloading.remove(&(UDP, 53))),
+        ("pool", |rules| _ = rules.pools[1].overloading.insert((UDP, 443))),
+    ];
+    for (name, wrong) in wrongs {
+        let found = difference(&overloaded(world(1)), wrong, Fault::None);
         assert!(!found.is_empty(), "a wrong {name} was not noticed");
     }
 }

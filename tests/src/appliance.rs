@@ -60,6 +60,8 @@ pub struct Settings {
     /// Who may send to a mapping from outside, as the configuration writes it; the default if
     /// `None`.
     pub filtering: Option<String>,
+    /// Destination ports towards which external ports are shared, as in `udp/53`; none is none.
+    pub port_overloading: Vec<String>,
     /// Largest IPv4 packet of the external port; the default if `None`.
     pub external_mtu: Option<u16>,
     /// Tap interfaces instead of packet sockets: for them the kernel does not reassemble, so that
@@ -82,6 +84,7 @@ impl Default for Settings {
             short_timers: false,
             max_mappings: 200_000,
             filtering: None,
+            port_overloading: Vec::new(),
             external_mtu: None,
             taps: false,
         }
@@ -151,6 +154,7 @@ impl Settings {
             short_timers,
             max_mappings,
             filtering,
+            port_overloading,
             external_mtu,
             taps: _,
         } = self;
@@ -191,8 +195,14 @@ impl Settings {
                 "  tcp: {{ established: {t}, opening: {t}, closing: {t}, reset: {t} }}"
             );
         }
+        if filtering.is_some() || !port_overloading.is_empty() {
+            text.push_str("nat44:\n");
+        }
         if let Some(filtering) = filtering {
-            let _ = writeln!(text, "nat44:\n  filtering: {filtering}");
+            let _ = writeln!(text, "  filtering: {filtering}");
+        }
+        if !port_overloading.is_empty() {
+            let _ = writeln!(text, "  port-overloading: [{}]", port_overloading.join(", "));
         }
         if *short_timers {
             text.push_str("lab:\n  allow-short-timers: true\n");

@@ -13,6 +13,7 @@ use cgnat_tests::traffic::{self, Capture, Direction, NAME_ADDRESS, Server};
 const NARROW: u16 = 1400;
 
 const EIM: &str = "NAT with Endpoint Independent Mapping!";
+const APDM: &str = "NAT with Address and Port Dependent Mapping!";
 const EIF: &str = "NAT with Endpoint Independent Filtering!";
 const ADF: &str = "NAT with Address Dependent Filtering!";
 const APDF: &str = "NAT with Address and Port Dependent Filtering!";
@@ -65,6 +66,28 @@ fn root_netns_natdiscovery_says_what_is_configured_4787_req_8() -> Result<()> {
         let (said, outcome) = with_appliance(&lab, &settings, || discover(&lab, 20_000))?;
         ensure!(said == [EIM, verdict], "{filtering}: natdiscovery says {said:?}");
         expect_drops(&outcome, drops).context(filtering)?;
+    }
+    Ok(())
+}
+
+/// RFC 7857 section 3: named ports are mapped and filtered by address and port, others not.
+#[test]
+fn root_netns_natdiscovery_says_that_named_ports_are_overloaded_7857_s3() -> Result<()> {
+    let lab = Lab::new(1)?;
+    // Two answers of the second run are not let in, or one: the other comes from the very endpoint
+    // that a flow of the first run has on the same port.
+    for (named, verdicts, filtered) in [
+        (["udp/3478", "udp/3479"], [APDM, APDF], 1..=2),
+        (["tcp/3478", "udp/53"], [EIM, EIF], 0..=0),
+    ] {
+        let settings =
+            Settings { port_overloading: named.map(str::to_owned).to_vec(), ..Settings::default() };
+        let (said, outcome) = with_appliance(&lab, &settings, || discover(&lab, 20_000))?;
+        ensure!(said == verdicts, "{named:?}: natdiscovery says {said:?}");
+        let drops = outcome.stats.drops()?;
+        let only = drops.keys().all(|reason| reason == "filtered");
+        let count: u64 = drops.values().sum();
+        ensure!(only && filtered.contains(&count), "{named:?}: drops {drops:?}");
     }
     Ok(())
 }

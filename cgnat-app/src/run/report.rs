@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use cgnat_core::config::Config;
 use cgnat_core::control::counters::WorkerCounters;
-use cgnat_core::endpoint::{ExternalEndpoint, InternalEndpoint, Protocol};
+use cgnat_core::endpoint::Protocol;
 use cgnat_core::housekeeping::{Draining, Housekeeping};
-use cgnat_core::shard::Shard;
+use cgnat_core::shard::{ListedMapping, Shard};
 use cgnat_core::table::port_block::PortCensus;
 use cgnat_core::time::Tick;
 use cgnat_core::verdict::DropReason;
@@ -70,7 +70,7 @@ pub struct Report {
     algs: AlgReport,
     nat_time: Option<Tick>,
     census: Option<PortCensus>,
-    mapping_list: Vec<(Protocol, InternalEndpoint, ExternalEndpoint)>,
+    mapping_list: Vec<ListedMapping>,
     block_list: Vec<(Ipv4Addr, Ipv4Addr, u16, u16)>,
     refused: Refused,
     reloads: Tally,
@@ -170,7 +170,7 @@ impl Report {
             self.block_list.extend(shard.block_list().take(LISTED_JSON));
             self.refused.add(shard, now);
         }
-        self.mapping_list.sort_unstable_by_key(|(protocol, internal, _)| (*internal, *protocol));
+        self.mapping_list.sort_unstable_by_key(|m| (m.internal, m.protocol, m.only_with));
         self.block_list.sort_unstable();
         self.census = Some(census);
         self.nat_time = Some(now);
@@ -254,8 +254,13 @@ impl Report {
             self.mappings_created,
             self.sessions
         )?;
-        for (protocol, internal, external) in self.mapping_list.iter().take(LISTED) {
-            writeln!(out, "  {protocol:<5} {:<22} -> {external}", internal.to_string())?;
+        for mapping in self.mapping_list.iter().take(LISTED) {
+            let ListedMapping { protocol, internal, external, only_with } = mapping;
+            write!(out, "  {protocol:<5} {:<22} -> {external}", internal.to_string())?;
+            match only_with {
+                Some(remote) => writeln!(out, " with {remote} only")?,
+                None => writeln!(out)?,
+            }
         }
         more(out, self.mapping_list.len())?;
         writeln!(
@@ -393,12 +398,16 @@ impl Report {
             .mapping_list
             .iter()
             .take(LISTED_JSON)
-            .map(|(protocol, internal, external)| {
-                json!({
-                    "protocol": protocol.to_string(),
-                    "internal": internal.to_string(),
-                    "external": external.to_string(),
-                })
+            .map(|mapping| {
+                let mut value = json!({
+                    "protocol": mapping.protocol.to_string(),
+                    "internal": mapping.internal.to_string(),
+                    "external": mapping.external.to_string(),
+                });
+                if let Some(remote) = mapping.only_with {
+                    value["only_with"] = json!(remote.to_string());
+                }
+                value
             })
             .collect();
         let blocks: Vec<Value> = self

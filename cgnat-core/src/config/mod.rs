@@ -18,6 +18,7 @@
 mod difference;
 mod keys;
 mod limits;
+mod overloading;
 mod pool_rules;
 mod problem;
 mod ranges;
@@ -36,6 +37,7 @@ use ipnet::Ipv4Net;
 pub use difference::Source;
 pub use keys::{KEYS, NOT_YET};
 pub use limits::{Limits, NewSessions, Reserved};
+pub use overloading::Overloading;
 pub use pool_rules::{AddressSelection, PoolRules};
 pub use problem::{Problem, Problems, Severity};
 pub use statics::{BypassRule, StaticMapping};
@@ -192,6 +194,7 @@ pub struct Pool {
     pub(crate) mss_clamp: Option<u16>,
     pub(crate) overflow: Option<Overflow>,
     pub(crate) filtering: [Filtering; 3],
+    pub(crate) overloading: Overloading,
     pub(crate) rules: PoolRules,
 }
 
@@ -552,6 +555,11 @@ impl Pool {
     /// Overflow of a deterministic pool.
     pub fn overflow(&self) -> Option<Overflow> {
         self.overflow
+    }
+
+    /// Destination ports towards which its external ports are overloaded (RFC 7857 section 3).
+    pub fn overloading(&self) -> &Overloading {
+        &self.overloading
     }
 
     /// Who may use a mapping from outside: of TCP, UDP, ICMP (RFC 4787 REQ-8).

@@ -52,6 +52,7 @@ pools:
     max-subscribers-per-address: 50
     pooling: paired
     filtering: { tcp: address-dependent, udp: endpoint-independent, icmp: address-dependent }
+    port-overloading: [tcp/443, udp/443]
     tcp-mss-clamp: off
   b:
     addresses: [198.51.100.0/30]
@@ -80,6 +81,7 @@ subscribers:
     pool: a
 nat44:
   mapping: endpoint-independent
+  port-overloading: [udp/53]
   filtering:
     tcp: address-and-port-dependent
     udp: address-and-port-dependent

@@ -11,6 +11,7 @@ mod deterministic;
 mod device;
 mod filtering;
 mod limits;
+mod overloading;
 mod own_errors;
 mod pool_rules;
 mod pools;
@@ -28,7 +29,7 @@ use super::problem::{At, Problems, Report};
 use super::raw::Document;
 use super::read::{Cursor, Fields};
 use super::scalar::shown;
-use super::{Algs, Config, Fragments, keys};
+use super::{Algs, Config, Fragments, Overloading, keys};
 
 /// Reads the whole document.
 ///
@@ -84,7 +85,7 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
         system,
         ports: ports.into_iter().map(ports::Draft::finish).collect::<Option<_>>()?,
         routes: routes.into_iter().map(|route| route.value).collect(),
-        pools: pools.into_iter().map(|pool| pool.finish(nat44.filtering, mss_clamp)).collect(),
+        pools: pools.into_iter().map(|pool| pool.finish(&nat44, mss_clamp)).collect(),
         groups: groups.into_iter().map(subscribers::Draft::finish).collect::<Option<_>>()?,
         hairpinning: nat44.hairpinning,
         inbound_refresh: nat44.inbound_refresh,
@@ -125,6 +126,7 @@ fn lab(report: &mut Report<'_>, top: &Fields<'_>) -> bool {
 /// What `nat44` says.
 struct Nat44 {
     filtering: filtering::Given,
+    overloading: Overloading,
     hairpinning: bool,
     inbound_refresh: bool,
     algs: Algs,
@@ -137,6 +139,7 @@ fn nat44(report: &mut Report<'_>, fields: Option<&Fields<'_>>, allows_short: boo
     let Some(fields) = fields else {
         return Nat44 {
             filtering: [None; 3],
+            overloading: Overloading::default(),
             hairpinning: true,
             inbound_refresh: false,
             algs: Algs::default(),
@@ -149,6 +152,7 @@ fn nat44(report: &mut Report<'_>, fields: Option<&Fields<'_>>, allows_short: boo
     }
     Nat44 {
         filtering: filtering::read(report, fields.get("filtering")),
+        overloading: overloading::read(report, fields.get("port-overloading")).unwrap_or_default(),
         hairpinning: fields.get("hairpinning").and_then(|c| c.flag(report)).unwrap_or(true),
         inbound_refresh: fields
             .get("inbound-refresh")

@@ -134,20 +134,29 @@ impl Shard {
         let (key, block, all_closed) = (mapping.key(), mapping.block, mapping.all_closed());
         let (port, subscriber) = (mapping.external_port, mapping.subscriber);
         let (strangers, has_sessions) = (u32::from(mapping.strangers), mapping.has_sessions());
-        let removed = self.mapping_index.remove(self.key.hash(key.packed()), slot);
-        debug_assert!(removed, "mapping {slot} was not in the index");
+        // What becomes of the port; an overloaded one may have other flows.
+        let port_ends = if mapping.is_overloaded() {
+            self.leave_flow(slot);
+            self.end_flow(slot)
+        } else {
+            let removed = self.mapping_index.remove(self.key.hash(key.packed()), slot);
+            debug_assert!(removed, "mapping {slot} was not in the index");
+            Some(all_closed)
+        };
         self.due.mappings.disarm(slot);
         self.mappings.free(slot);
         self.gauges.mappings[key.protocol as usize] -= 1;
         let record = &mut self.subscribers[subscriber];
-        record.by_protocol[key.protocol as usize] -= 1;
+        record.by_protocol[key.protocol as usize] -= u32::from(port_ends.is_some());
         // Strangers' SYNs that outlast the mapping are nobody's.
         record.inbound_sessions -= strangers;
         if !has_sessions {
             self.session_ends(subscriber, Sender::Internal);
         }
 
-        self.rest_port(subscriber, block, (key.protocol, port), all_closed, now);
+        if let Some(all_closed) = port_ends {
+            self.rest_port(subscriber, block, (key.protocol, port), all_closed, now);
+        }
     }
 
     /// Arms a block that no mapping uses, so that housekeeping proposes its release.

@@ -1,7 +1,10 @@
 //! The first packet of a flow: subscriber, port block, port, mapping.
 //!
 //! Whatever is missing, the packet is refused under its own reason and nothing existing is
-//! touched (RFC 6888 REQ-11). What was allocated before the refusal is given back.
+//! touched (RFC 6888 REQ-11). What was allocated before the refusal is given back. A flow to a
+//! port named in `port-overloading` shares a port that its subscriber has, if one will do.
+
+use rand_chacha::rand_core::RngCore;
 
 use crate::endpoint::{ExternalEndpoint, FlowKey, RemoteEndpoint};
 use crate::packet::ipv4::Transport;
@@ -9,6 +12,7 @@ use crate::policy::admission::Rate;
 use crate::policy::tcp_state;
 use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
+use crate::table::mapping::Behaviour;
 use crate::time::Tick;
 use crate::verdict::{DropReason, Verdict};
 
@@ -38,7 +42,7 @@ impl Shard {
             }
             _ => {}
         }
-        let slot = self.new_mapping(key, hash, remote.port, now)?;
+        let slot = self.new_mapping(key, hash, remote, now)?;
         if let Transport::Tcp { segment, .. } = transport {
             let noted = self.note_tcp(slot, remote, &segment, Sender::Internal, now);
             return self.keep_or_end(slot, noted, now);
@@ -58,7 +62,8 @@ impl Shard {
     }
 
     /// A mapping for `key`, which has none, without session and deadline: the caller gives it
-    /// one or ends it. `destination_port` says whether it is a lifeline.
+    /// one or ends it. `remote` is what its first packet goes to: that says whether it is a lifeline,
+    /// and whether its port is overloaded.
     ///
     /// # Errors
     /// The verdict where there is none to be had.
@@ -66,7 +71,7 @@ impl Shard {
         &mut self,
         key: FlowKey,
         hash: u64,
-        destination_port: u16,
+        remote: RemoteEndpoint,
         now: Tick,
     ) -> Result<u32, Verdict> {
         let address = key.internal.address.0;
@@ -77,13 +82,28 @@ impl Shard {
         if self.mappings.is_full() {
             return Err(Verdict::Drop(DropReason::MappingTableFull));
         }
+        let overloaded = {
+            let ports = &self.space.pools()[usize::from(pool)].overloading;
+            ports.has(key.protocol as usize, remote.port)
+        };
+        let mut shared = None;
         let subscriber = match self.find_subscriber(address) {
             Some(slot) if self.subscribers[slot].shard != self.id => {
                 return Err(Verdict::Drop(DropReason::OwnershipViolation));
             }
             Some(slot) => {
-                self.admit_mapping(slot, key, destination_port, now).map_err(Verdict::Drop)?;
-                self.regain_range(slot, now)?;
+                if overloaded {
+                    let random = self.random.next_u32();
+                    shared = self.shared_port(slot, key, remote, random)?;
+                }
+                let admitted = match shared {
+                    Some(_) => self.admit_session(slot, Sender::Internal, now),
+                    None => self.admit_mapping(slot, key, remote.port, now),
+                };
+                admitted.map_err(Verdict::Drop)?;
+                if shared.is_none() {
+                    self.regain_range(slot, now)?;
+                }
                 slot
             }
             // The first flow of a subscriber is within any limit.
@@ -92,7 +112,11 @@ impl Shard {
         let Some(slot) = self.mappings.allocate() else {
             return Err(Verdict::Drop(DropReason::MappingTableFull));
         };
-        let (block, port) = match self.take_port(subscriber, key, destination_port, slot, now) {
+        let taken = match shared {
+            Some(shared) => Ok(shared),
+            None => self.take_port(subscriber, key, (remote.port, overloaded), slot, now),
+        };
+        let (block, port) = match taken {
             Ok(taken) => taken,
             Err(verdict) => {
                 self.mappings.free(slot);
@@ -100,22 +124,39 @@ impl Shard {
             }
         };
         let held = &self.subscribers[subscriber];
-        let held_pool = held.pool;
         let external =
             ExternalEndpoint { address: self.space.address(held.pool, held.paired), port };
-        let (mappings, secret) = (&self.mappings, self.key);
-        let hash_of = |slot: u32| secret.hash(mappings[slot].key().packed());
-        if self.mapping_index.insert(hash, slot, hash_of).is_err() {
-            // Never given to a packet, so it need not rest.
-            self.lease_mut(block).end_port(key.protocol, port, None);
+        let behaviour = match overloaded {
+            true => Behaviour::EndpointDependent,
+            false => Behaviour::EndpointIndependent(
+                self.space.pools()[usize::from(held.pool)].filtering[key.protocol as usize],
+            ),
+        };
+        let owners = (block, subscriber);
+        self.mappings[slot].establish(self.id, key, external, owners, (behaviour, remote));
+        let entered = if overloaded {
+            self.enter_flow(slot)
+        } else {
+            let (mappings, secret) = (&self.mappings, self.key);
+            let hash_of = |slot: u32| secret.hash(mappings[slot].key().packed());
+            self.mapping_index.insert(hash, slot, hash_of)
+        };
+        if entered.is_err() {
+            if shared.is_none() {
+                // Never given to a packet, so it need not rest.
+                self.lease_mut(block).end_port(key.protocol, port, None);
+                self.mind_idle_block(block, now);
+            }
             self.mappings.free(slot);
-            self.mind_idle_block(block, now);
             return Err(Verdict::Drop(DropReason::MappingTableFull));
         }
-        let filtering = self.space.pools()[usize::from(held_pool)].filtering[key.protocol as usize];
-        self.mappings[slot].establish(self.id, key, external, block, subscriber, filtering);
+        match shared {
+            Some(_) => self.lease_mut(block).share(key.protocol, port),
+            None if overloaded => self.lease_mut(block).overload(key.protocol, port),
+            None => {}
+        }
         let record = &mut self.subscribers[subscriber];
-        record.by_protocol[key.protocol as usize] += 1;
+        record.by_protocol[key.protocol as usize] += u32::from(shared.is_none());
         self.gauges.mappings[key.protocol as usize] += 1;
         self.gauges.mappings_created += 1;
         self.block_due.disarm(block);

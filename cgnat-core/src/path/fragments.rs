@@ -14,8 +14,8 @@ use crate::time::Tick;
 use crate::verdict::DropReason;
 
 impl Shard {
-    /// Translates a later fragment from a subscriber of this shard, whose datagram has the
-    /// source `port` and leaves with `identification`; returns the external port.
+    /// Translates a later fragment from a subscriber of this shard, whose datagram has these
+    /// source and destination ports and leaves with `identification`; returns the external port.
     ///
     /// # Errors
     /// Why it is dropped.
@@ -23,7 +23,7 @@ impl Shard {
         &self,
         packet: &mut [u8],
         header: &Header,
-        (port, identification): (u16, u16),
+        ((port, destination), identification): ((u16, u16), u16),
         now: Tick,
     ) -> Result<u16, DropReason> {
         if header.ttl <= 1 {
@@ -31,10 +31,9 @@ impl Shard {
         }
         let protocol = protocol_of(header)?;
         let key = FlowKey { internal: InternalEndpoint::new(header.source, port), protocol };
-        let hash = self.key.hash(key.packed());
-        let found = self.mapping_index.find(hash, |slot| self.mappings[slot].is_for(key));
+        let remote = RemoteEndpoint::new(header.destination, destination);
         // The first fragment had a mapping; it may have ended meanwhile.
-        let slot = found.filter(|slot| !self.mappings[*slot].is_expired(now));
+        let slot = self.find_internal(key, remote, now);
         let mapping = &self.mappings[slot.ok_or(DropReason::FragmentRefused)?];
         if mapping.shard != self.id {
             return Err(DropReason::OwnershipViolation);

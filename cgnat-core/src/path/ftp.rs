@@ -163,7 +163,15 @@ impl Shard {
                 if let Some(slot) = expired {
                     self.end_mapping(slot, now);
                 }
-                (self.new_mapping(key, hash, DATA_PORT, now)?, true)
+                (
+                    self.new_mapping(
+                        key,
+                        hash,
+                        RemoteEndpoint { address: server, port: DATA_PORT },
+                        now,
+                    )?,
+                    true,
+                )
             }
         };
         let opening_s = self.timeouts.tcp_s(State::Opening);

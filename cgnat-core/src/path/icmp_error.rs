@@ -4,7 +4,9 @@
 //! never creates, refreshes or ends anything (RFC 4787 REQ-12, RFC 5382 REQ-10, RFC 5508
 //! REQ-6): what it says is for the host to judge.
 
-use crate::endpoint::{ExternalEndpoint, FlowKey, InternalEndpoint, Protocol};
+use crate::endpoint::{
+    ExternalEndpoint, FlowKey, InternalEndpoint, Protocol, RemoteAddress, RemoteEndpoint,
+};
 use crate::packet::icmp_error::{self, Quote};
 use crate::packet::ipv4::{Header, protocol};
 use crate::packet::options;
@@ -26,9 +28,8 @@ impl Shard {
     ) -> Verdict {
         let internal = InternalEndpoint::new(quote.destination.0, quote.destination.1);
         let key = FlowKey { internal, protocol: protocol_of(quote) };
-        let hash = self.key.hash(key.packed());
-        let found = self.mapping_index.find(hash, |slot| self.mappings[slot].is_for(key));
-        let Some(slot) = found.filter(|slot| !self.mappings[*slot].is_expired(now)) else {
+        let remote = RemoteEndpoint::new(quote.source.0, quote.source.1);
+        let Some(slot) = self.find_internal(key, remote, now) else {
             return Verdict::Drop(DropReason::IcmpNoMapping);
         };
         if self.mappings[slot].shard != self.id {
@@ -69,9 +70,11 @@ impl Shard {
         now: Tick,
     ) -> Verdict {
         let external = ExternalEndpoint::new(quote.source.0, quote.source.1);
-        let slot = match self.find_external(external, protocol_of(quote)) {
+        let about = RemoteAddress(quote.destination.0);
+        let slot = match self.find_external(external, protocol_of(quote), about) {
             Ok(slot) if !self.mappings[slot].is_expired(now) => slot,
-            Ok(_) | Err(DropReason::NoMapping) => {
+            // An overloaded port, and a flow with somebody else.
+            Ok(_) | Err(DropReason::NoMapping | DropReason::Filtered) => {
                 return Verdict::Drop(DropReason::IcmpNoMapping);
             }
             Err(reason) => return Verdict::Drop(reason),

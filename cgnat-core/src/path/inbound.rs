@@ -4,7 +4,7 @@
 //! external endpoint reaches the subscriber; and inbound packets do not refresh UDP and ICMP
 //! mappings (RFC 4787 REQ-6a leaves that open; an outsider must not keep a mapping alive).
 
-use crate::endpoint::{ExternalEndpoint, Protocol, RemoteEndpoint};
+use crate::endpoint::{ExternalEndpoint, Protocol, RemoteAddress, RemoteEndpoint};
 use crate::packet::ipv4::{Header, Transport};
 use crate::packet::rewrite::{self, End};
 use crate::path::fragments::protocol_of;
@@ -50,7 +50,7 @@ impl Shard {
         };
         let external = ExternalEndpoint::new(header.destination, destination);
         let remote = RemoteEndpoint::new(header.source, source);
-        let slot = match self.find_external(external, protocol) {
+        let slot = match self.find_external(external, protocol, remote.address) {
             Ok(slot) => slot,
             Err(reason) => return Verdict::Drop(reason),
         };
@@ -90,7 +90,8 @@ impl Shard {
             Transport::Query { .. } | Transport::Error(_) => return None,
         };
         let external = ExternalEndpoint::new(header.destination, transport.destination_port());
-        let mapping = &self.mappings[self.find_external(external, protocol).ok()?];
+        let mapping = &self.mappings
+            [self.find_external(external, protocol, RemoteAddress(header.source)).ok()?];
         (!mapping.is_expired(now)).then(|| mapping.key().internal.address.0)
     }
 
@@ -121,11 +122,13 @@ impl Shard {
         Ok(())
     }
 
-    /// Slot of the mapping of an external endpoint: by arithmetic, without hashing.
+    /// Slot of the mapping of an external endpoint: by arithmetic, without hashing; of an
+    /// overloaded one, that of the flow with the remote address.
     pub(super) fn find_external(
         &self,
         external: ExternalEndpoint,
         protocol: Protocol,
+        remote: RemoteAddress,
     ) -> Result<u32, DropReason> {
         let block = match self.space.locate(external) {
             Location::Block(block) => block,
@@ -138,8 +141,13 @@ impl Shard {
         if lease.shard() != self.id {
             return Err(DropReason::OwnershipViolation);
         }
-        let PortUse::Mapping(slot) = lease.port_use(protocol, external.port) else {
-            return Err(DropReason::NoMapping);
+        let slot = match lease.port_use(protocol, external.port) {
+            PortUse::Mapping(slot) => slot,
+            PortUse::Overloaded(_) => {
+                let flow = self.find_flow_from(external, protocol, remote);
+                flow.ok_or(DropReason::Filtered)?
+            }
+            _ => return Err(DropReason::NoMapping),
         };
         let mapping = &self.mappings[slot];
         let is_it = mapping.external() == external

@@ -107,8 +107,8 @@ impl Shard {
     /// audit.
     pub(crate) fn usage_of(&self, subscriber: u32) -> ([u32; Protocol::COUNT], [u32; 2]) {
         let (mut mappings, mut sessions) = ([0; Protocol::COUNT], [0; 2]);
-        for (_, mapping) in self.mappings.iter().filter(|(_, m)| m.subscriber == subscriber) {
-            mappings[usize::from(mapping.protocol)] += 1;
+        for (slot, mapping) in self.mappings.iter().filter(|(_, m)| m.subscriber == subscriber) {
+            mappings[usize::from(mapping.protocol)] += u32::from(self.has_first_use(slot));
             if !mapping.has_sessions() {
                 sessions[Sender::Internal as usize] += 1;
             } else if !mapping.first.is_none() {

@@ -3,6 +3,7 @@
 //! - `outbound`: from a subscriber; a hit is translated, a miss goes to `first_packet`;
 //! - `first_packet`: subscriber, port block, port, mapping; the only place that creates;
 //! - `pairing`: which external address a new subscriber gets;
+//! - `overloading`: flows that share external ports, where the configuration says so;
 //! - `ports`: which port and which block a new mapping gets, and how a port comes to rest;
 //! - `inbound`: from the Internet or, hairpinned, from another subscriber;
 //! - `fragments`: those behind the first, which bring no ports of their own;
@@ -25,6 +26,7 @@ mod inbound;
 mod limits;
 mod mss;
 mod outbound;
+mod overloading;
 mod pairing;
 mod ports;
 mod refusal;
@@ -34,3 +36,4 @@ mod tcp;
 mod tftp;
 
 pub use ending::Proposal;
+pub use overloading::TRIES as SHARING_TRIES;

@@ -50,7 +50,7 @@ impl Shard {
         let key = FlowKey { internal, protocol };
         let hash = self.key.hash(key.packed());
 
-        let found = self.mapping_index.find(hash, |slot| self.mappings[slot].is_for(key));
+        let found = self.meet_internal(key, hash, remote, now);
         let slot = match found {
             Some(slot) if self.mappings[slot].shard != self.id => {
                 return Verdict::Drop(DropReason::OwnershipViolation);

@@ -21,6 +21,8 @@ struct Taking {
     key: FlowKey,
     /// Slot of the new mapping.
     mapping: u32,
+    /// What the pool asks of the port.
+    choice: PortChoice,
     /// The free ports that it has are kept for its lifelines, and this is none.
     kept: bool,
     random: u32,
@@ -36,7 +38,7 @@ impl Shard {
         &mut self,
         subscriber: u32,
         key: FlowKey,
-        destination_port: u16,
+        (destination_port, overloaded): (u16, bool),
         mapping: u32,
         now: Tick,
     ) -> Result<(u32, u16), Verdict> {
@@ -48,8 +50,12 @@ impl Shard {
             let free = self.free_ports(subscriber, key.protocol, now)?;
             kept = (1..=reserve).contains(&free);
         }
-        let taking = Taking { subscriber, key, mapping, kept, random, now };
-        let choice = self.choice(self.subscribers[subscriber].pool, key);
+        // A port for several flows is nobody's own: there is nothing to keep.
+        let choice = match overloaded {
+            true => PortChoice::default(),
+            false => self.choice(self.subscribers[subscriber].pool, key),
+        };
+        let taking = Taking { subscriber, key, mapping, choice, kept, random, now };
         let internal = key.internal.port;
         if choice.preserves()
             && let Some(taken) =
@@ -63,7 +69,7 @@ impl Shard {
         }
         let refusal = match self.further_block(taking, fit) {
             Ok(block) => {
-                let port = self.take_first(taking, choice, block);
+                let port = self.take_first(taking, block);
                 if fit != BlockFit::Any {
                     self.release_unused(subscriber, now);
                 }
@@ -82,13 +88,13 @@ impl Shard {
             return Err(refusal);
         }
         let block = self.further_block(taking, BlockFit::Any)?;
-        Ok((block, self.take_first(taking, choice, block)))
+        Ok((block, self.take_first(taking, block)))
     }
 
     /// A free block of an address for a new subscriber, one that will do if there is any.
     pub(super) fn first_block(&mut self, key: FlowKey, pool: u16, address: u32) -> Option<u32> {
         let fit = self.choice(pool, key).fit(key.internal.port);
-        let block = self.free_block(pool, address, key, fit);
+        let block = self.free_block((pool, address), self.choice(pool, key), key, fit);
         block.or_else(|| self.free[usize::from(pool)].take_at(address, &mut self.random))
     }
 
@@ -117,7 +123,7 @@ impl Shard {
         fit: BlockFit,
         wish: PortWish,
     ) -> Result<Option<(u32, u16)>, Verdict> {
-        let Taking { subscriber, key, mapping, kept, random, now } = taking;
+        let Taking { subscriber, key, mapping, kept, random, now, .. } = taking;
         for block in self.subscribers[subscriber].blocks() {
             let lease = self.leases[*block as usize].as_mut();
             // A subscriber's blocks are lent to its shard for as long as it holds them.
@@ -135,8 +141,8 @@ impl Shard {
     }
 
     /// A port of a block that the subscriber has just got.
-    fn take_first(&mut self, taking: Taking, choice: PortChoice, block: u32) -> u16 {
-        let Taking { key, mapping, random, now, .. } = taking;
+    fn take_first(&mut self, taking: Taking, block: u32) -> u16 {
+        let Taking { key, mapping, choice, random, now, .. } = taking;
         let internal = key.internal.port;
         let exactly = choice.preserves().then_some(PortWish::Exactly(internal));
         let wishes = exactly.into_iter().chain([choice.wish(internal), PortWish::Any]);
@@ -152,7 +158,7 @@ impl Shard {
 
     /// One more block of the paired address, if the subscriber may have it.
     fn further_block(&mut self, taking: Taking, fit: BlockFit) -> Result<u32, Verdict> {
-        let Taking { subscriber, key, kept, now, .. } = taking;
+        let Taking { subscriber, key, choice, kept, now, .. } = taking;
         let held = &self.subscribers[subscriber];
         let (pool, paired) = (held.pool, held.paired);
         let max_blocks = self.space.pools()[usize::from(pool)].max_blocks;
@@ -167,7 +173,7 @@ impl Shard {
         if !self.free[usize::from(pool)].is_open(paired) {
             return Err(Verdict::Drop(out_of_ports(DropReason::AddressDraining)));
         }
-        let Some(block) = self.free_block(pool, paired, key, fit) else {
+        let Some(block) = self.free_block((pool, paired), choice, key, fit) else {
             let wish = BlockWish { pool, address: Some(paired), fit };
             let reason = out_of_ports(DropReason::AddressExhausted);
             return Err(self.wait_or_refuse(wish, reason, now));
@@ -196,8 +202,13 @@ impl Shard {
 
     /// A free block of an address: the one that holds the internal port where ports are
     /// preserved and it is here, else a random one that will do.
-    fn free_block(&mut self, pool: u16, address: u32, key: FlowKey, fit: BlockFit) -> Option<u32> {
-        let choice = self.choice(pool, key);
+    fn free_block(
+        &mut self,
+        (pool, address): (u16, u32),
+        choice: PortChoice,
+        key: FlowKey,
+        fit: BlockFit,
+    ) -> Option<u32> {
         let geometry = &self.space.pools()[usize::from(pool)];
         let free = &mut self.free[usize::from(pool)];
         if choice.preserves()

@@ -179,8 +179,8 @@ impl Shard {
     /// ended.
     pub(super) fn end_first(&mut self, mapping: u32) {
         let record = &mut self.mappings[mapping];
-        let (peer, subscriber) =
-            (std::mem::replace(&mut record.first, Peer::NONE), record.subscriber);
+        let (peer, subscriber) = (record.first, record.subscriber);
+        record.first = Peer::none_with(peer.remote());
         record.note_end(peer.state());
         self.gauges.sessions -= 1;
         self.session_ends(subscriber, peer.opener());

@@ -20,7 +20,7 @@
 //! a block of a vacant place, or one that is mapped statically as a whole, is lent to nobody.
 
 use super::numbering::Numbering;
-use crate::config::{AddressSelection, Mode, Pool, PoolRules};
+use crate::config::{AddressSelection, Mode, Overloading, Pool, PoolRules};
 use crate::endpoint::{ExternalAddress, Protocol};
 use crate::policy::filtering::Filtering;
 
@@ -99,6 +99,8 @@ pub struct PoolGeometry {
     pub max_blocks: u8,
     /// Who may use a mapping from outside, by [`Protocol`].
     pub filtering: [Filtering; Protocol::COUNT],
+    /// Destination ports towards which external ports are overloaded.
+    pub overloading: Overloading,
     /// Segment size above which SYNs are clamped, if any.
     pub mss_clamp: Option<u16>,
     /// How ports are chosen and rest.
@@ -142,6 +144,7 @@ impl PoolGeometry {
             first_block,
             max_blocks: pool.max_blocks(),
             filtering: pool.filtering(),
+            overloading: pool.overloading().clone(),
             mss_clamp: pool.mss_clamp(),
             rules: pool.rules().clone(),
             main,

@@ -8,6 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::endpoint::{
     ExternalAddress, ExternalEndpoint, FlowKey, InternalAddress, InternalEndpoint, Protocol,
+    RemoteEndpoint,
 };
 use crate::packet::checksum::Delta;
 use crate::packet::rewrite::NewEndpoint;
@@ -20,6 +21,18 @@ use crate::time::Tick;
 
 /// A session that held the mapping has ended other than by FIN from both sides.
 const UNCLOSED: u8 = 1 << 7;
+
+/// The mapping is that of one flow; others may have its external port.
+const OVERLOADED: u8 = 1 << 6;
+
+/// How an internal endpoint is mapped (RFC 4787 section 4.1) and who may answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behaviour {
+    /// The same for every destination.
+    EndpointIndependent(Filtering),
+    /// Address and port dependent, mapping and filtering: an overloaded port.
+    EndpointDependent,
+}
 
 /// One mapping, 64 bytes.
 #[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -34,7 +47,7 @@ pub struct Mapping {
     pub(crate) shard: u16,
     /// [`Protocol`] as a number.
     pub(crate) protocol: u8,
-    /// [`Filtering`] as a number, and [`UNCLOSED`].
+    /// [`Filtering`] as a number, [`OVERLOADED`] and [`UNCLOSED`].
     filtering: u8,
     /// Sequence numbers of the session inside.
     pub(crate) first_numbers: Numbers,
@@ -47,7 +60,8 @@ pub struct Mapping {
     port_delta: u16,
     /// Idle deadline of the session inside, or of the mapping if it has no sessions.
     pub(crate) deadline: u32,
-    /// The session inside, which always holds the mapping; or none.
+    /// The session inside, which always holds the mapping; or none. Until there was one, and
+    /// always if the port is overloaded, its remote end is that of the first packet.
     pub(crate) first: Peer,
     /// Sessions in the session table that hold the mapping, and those that do not.
     pub(crate) holders: u16,
@@ -66,9 +80,8 @@ impl Mapping {
         shard: u16,
         key: FlowKey,
         external: ExternalEndpoint,
-        block: u32,
-        subscriber: u32,
-        filtering: Filtering,
+        (block, subscriber): (u32, u32),
+        (behaviour, remote): (Behaviour, RemoteEndpoint),
     ) {
         let change = NewEndpoint::between(
             (key.internal.address.0, key.internal.port),
@@ -85,8 +98,13 @@ impl Mapping {
         self.address_delta = change.address_delta.stored();
         self.port_delta = change.port_delta.stored();
         self.deadline = 0;
-        self.filtering = filtering::stored(filtering);
-        self.first = Peer::NONE;
+        self.filtering = match behaviour {
+            Behaviour::EndpointIndependent(filtering) => filtering::stored(filtering),
+            Behaviour::EndpointDependent => {
+                filtering::stored(Filtering::AddressAndPortDependent) | OVERLOADED
+            }
+        };
+        self.first = Peer::none_with(remote);
         self.first_numbers = Numbers::NONE;
         self.holders = 0;
         self.strangers = 0;
@@ -125,6 +143,17 @@ impl Mapping {
         self.internal_address == key.internal.address.0
             && self.internal_port == key.internal.port
             && self.protocol == key.protocol as u8
+    }
+
+    /// Whether it is the mapping of one flow, whose external port others may have.
+    #[inline]
+    pub fn is_overloaded(&self) -> bool {
+        self.filtering & OVERLOADED != 0
+    }
+
+    /// Whether this is the flow of `key` with `remote`.
+    pub fn is_flow(&self, key: FlowKey, remote: RemoteEndpoint) -> bool {
+        self.is_for(key) && self.first.remote() == remote
     }
 
     /// External endpoint.
@@ -170,7 +199,7 @@ impl Mapping {
     /// Who may use it from outside.
     #[inline]
     pub fn filtering(&self) -> Filtering {
-        filtering::from_stored(self.filtering & !UNCLOSED)
+        filtering::from_stored(self.filtering & !(UNCLOSED | OVERLOADED))
     }
 
     /// Whether its life is that of its sessions.

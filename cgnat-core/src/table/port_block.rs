@@ -6,11 +6,13 @@
 //! port space per protocol (RFC 7857 section 5).
 //!
 //! A port slot is one 32-bit word: 0 is free; with the top bit clear it is mapping slot + 1;
-//! with the top bit set the port rests (RFC 6888 REQ-8) until the tick in the other bits;
-//! `EXCLUDED` is a port that is never given.
+//! with the top bit set the port rests (RFC 6888 REQ-8) until the tick in the other bits; with
+//! `OVERLOADED` set it is shared by as many flows as the lower bits say, which the flow index
+//! knows; `EXCLUDED` is a port that is never given.
 //! Invariants, per protocol: (1) a bit of `taken` is set exactly if the slot is not 0;
 //! (2) `used + resting + excluded` = bits set; (3) no resting port is due before `next_due`;
-//! (4) all resting ports are due by `last_due`, and one of some protocol at it.
+//! (4) all resting ports are due by `last_due`, and one of some protocol at it; (5) a bit of
+//! `overloaded` is set exactly if the port is shared by a flow.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -26,7 +28,13 @@ pub const NO_SUBSCRIBER: u32 = u32::MAX;
 
 const RESTING: u32 = 1 << 31;
 
-/// Slots of mappings end long before this.
+/// Slots of mappings end before this.
+const OVERLOADED: u32 = 1 << 30;
+
+/// A flow of an overloaded port has ended other than by FIN from both sides.
+const UNCLOSED: u32 = 1 << 29;
+
+/// More flows share no port.
 const EXCLUDED: u32 = RESTING - 1;
 
 /// The fixed part of a block, one cache line.
@@ -56,7 +64,8 @@ pub struct BlockRecord {
     next_reclaim: u32,
     /// Ports that are never given, the same of each protocol.
     excluded: u16,
-    reserved: [u8; 6],
+    /// Overloaded ports.
+    overloaded: [u16; Protocol::COUNT],
 }
 
 const _: () = assert!(size_of::<BlockRecord>() == 64);
@@ -95,6 +104,8 @@ pub enum PortUse {
     Free,
     /// The mapping in this slot.
     Mapping(u32),
+    /// So many flows to different remote addresses.
+    Overloaded(u32),
     /// It rests.
     Resting,
     /// It is never given.
@@ -105,22 +116,26 @@ pub enum PortUse {
 pub struct BlockLease {
     record: &'static mut BlockRecord,
     taken: &'static mut [u64],
+    /// As `taken`; empty where no port is ever overloaded.
+    overloaded: &'static mut [u64],
     slots: &'static mut [u32],
 }
 
 impl BlockLease {
-    /// A lease over zeroed memory of the right sizes, see [`words_for`] and [`slots_for`].
+    /// A lease over zeroed memory of the right sizes, see [`words_for`] and [`slots_for`]. The
+    /// bitmap of overloaded ports may be empty.
     ///
     /// # Panics
     /// If the sizes do not belong to `size`.
     pub fn new(
         record: &'static mut BlockRecord,
-        taken: &'static mut [u64],
+        (taken, overloaded): (&'static mut [u64], &'static mut [u64]),
         slots: &'static mut [u32],
         (id, pool, address_index): (u32, u16, u32),
         (first_port, size): (u16, u16),
     ) -> Self {
         assert_eq!(taken.len(), words_for(size));
+        assert!(overloaded.is_empty() || overloaded.len() == words_for(size));
         assert_eq!(slots.len(), slots_for(size));
         record.id = id;
         record.pool = pool;
@@ -129,7 +144,7 @@ impl BlockLease {
         record.size = size;
         record.subscriber = NO_SUBSCRIBER;
         record.shard = HOUSEKEEPING;
-        Self { record, taken, slots }
+        Self { record, taken, overloaded, slots }
     }
 
     /// Never gives `port` of any protocol; for a block that was never held.
@@ -265,6 +280,8 @@ impl BlockLease {
             PortUse::Resting
         } else if word == EXCLUDED {
             PortUse::Excluded
+        } else if word & OVERLOADED != 0 {
+            PortUse::Overloaded(word & (UNCLOSED - 1))
         } else {
             PortUse::Mapping(word - 1)
         }
@@ -309,6 +326,70 @@ impl BlockLease {
         let slot = self.slot_of(protocol, port);
         self.slots[slot] = mapping + 1;
         Some(port)
+    }
+
+    /// Makes a port that was just taken an overloaded one, with its first flow.
+    ///
+    /// # Panics
+    /// If no mapping uses it, or the block has no overloaded ports.
+    pub fn overload(&mut self, protocol: Protocol, port: u16) {
+        let used = self.port_use(protocol, port);
+        assert!(matches!(used, PortUse::Mapping(_)), "port {port} is {used:?}");
+        let slot = self.slot_of(protocol, port);
+        self.slots[slot] = OVERLOADED | 1;
+        self.record.overloaded[protocol as usize] += 1;
+        let (word, bit) = self.bit_of(protocol, port);
+        self.overloaded[word] |= bit;
+    }
+
+    /// One more flow of an overloaded port.
+    ///
+    /// # Panics
+    /// If it is none.
+    pub fn share(&mut self, protocol: Protocol, port: u16) {
+        let used = self.port_use(protocol, port);
+        assert!(matches!(used, PortUse::Overloaded(_)), "port {port} is {used:?}");
+        let slot = self.slot_of(protocol, port);
+        self.slots[slot] += 1;
+    }
+
+    /// A flow of an overloaded port has ended, `closed` by both sides or not. After the last
+    /// one says whether all were closed; then the caller ends the use of the port.
+    ///
+    /// # Panics
+    /// If it is no overloaded port.
+    pub fn end_flow(&mut self, protocol: Protocol, port: u16, closed: bool) -> Option<bool> {
+        let PortUse::Overloaded(flows @ 1..) = self.port_use(protocol, port) else {
+            panic!("port {port} has no flow to end");
+        };
+        let slot = self.slot_of(protocol, port);
+        if !closed {
+            self.slots[slot] |= UNCLOSED;
+        }
+        self.slots[slot] -= 1;
+        if flows > 1 {
+            return None;
+        }
+        self.record.overloaded[protocol as usize] -= 1;
+        let (word, bit) = self.bit_of(protocol, port);
+        self.overloaded[word] &= !bit;
+        Some(self.slots[slot] & UNCLOSED == 0)
+    }
+
+    /// Overloaded ports of `protocol`, each once, from a random one on; `random` is 32 random
+    /// bits.
+    pub fn overloaded(&self, protocol: Protocol, random: u32) -> impl Iterator<Item = u16> {
+        let count = u32::from(self.record.overloaded[protocol as usize]);
+        let words = match count {
+            0 => &[][..],
+            _ => {
+                let words = words_of_one(self.record.size);
+                &self.overloaded[protocol as usize * words..][..words]
+            }
+        };
+        let first = ((u64::from(random) * u64::from(count)) >> 32) as usize;
+        let ports = ones(words).map(|offset| self.record.first_port + offset as u16);
+        ports.clone().skip(first).chain(ports.take(first))
     }
 
     /// Ports of `protocol` that could be given at `now`. Reads the slots only if the rest of
@@ -479,21 +560,38 @@ impl BlockLease {
     }
 
     fn set_taken(&mut self, protocol: Protocol, port: u16) {
-        let offset = usize::from(port - self.record.first_port);
-        let words = words_of_one(self.record.size);
-        self.taken[protocol as usize * words + offset / 64] |= 1 << (offset % 64);
+        let (word, bit) = self.bit_of(protocol, port);
+        self.taken[word] |= bit;
     }
 
     fn clear_taken(&mut self, protocol: Protocol, port: u16) {
+        let (word, bit) = self.bit_of(protocol, port);
+        self.taken[word] &= !bit;
+    }
+
+    /// Word and bit of a port in a bitmap.
+    fn bit_of(&self, protocol: Protocol, port: u16) -> (usize, u64) {
         let offset = usize::from(port - self.record.first_port);
         let words = words_of_one(self.record.size);
-        self.taken[protocol as usize * words + offset / 64] &= !(1 << (offset % 64));
+        (protocol as usize * words + offset / 64, 1 << (offset % 64))
     }
 
     fn slot_of(&self, protocol: Protocol, port: u16) -> usize {
         protocol as usize * usize::from(self.record.size)
             + usize::from(port - self.record.first_port)
     }
+}
+
+/// Places of the bits that are set.
+fn ones(words: &[u64]) -> impl Iterator<Item = usize> + Clone {
+    words.iter().enumerate().filter(|(_, word)| **word != 0).flat_map(|(n, word)| {
+        let mut left = *word;
+        std::iter::from_fn(move || {
+            let bit = left.trailing_zeros() as usize;
+            left &= left.checked_sub(1)?;
+            Some(n * 64 + bit)
+        })
+    })
 }
 
 /// Whether the tick in a resting word has come.
@@ -525,7 +623,7 @@ mod tests {
     fn lease(size: u16) -> BlockLease {
         BlockLease::new(
             &mut records::<BlockRecord>(1)[0],
-            records(words_for(size)),
+            (records(words_for(size)), records(words_for(size))),
             records(slots_for(size)),
             (0, 0, 0),
             (1024, size),
@@ -556,7 +654,7 @@ mod tests {
         for size in [1, 16, 63, 65, 100, 2016, 65_535] {
             let mut lease = BlockLease::new(
                 &mut records::<BlockRecord>(1)[0],
-                records(words_for(size)),
+                (records(words_for(size)), Default::default()),
                 records(slots_for(size)),
                 (0, 0, 0),
                 (1, size),
@@ -639,6 +737,46 @@ mod tests {
         }
         assert_eq!(seen.len(), 4);
         assert!(seen.values().all(|count| (800..1200).contains(count)), "{seen:?}");
+    }
+
+    #[test]
+    fn an_overloaded_port_is_used_until_its_last_flow_ends_and_remembers_how_they_ended() {
+        let mut lease = lease(128);
+        lease.hold(1);
+        let now = Tick(7);
+        let take = |lease: &mut BlockLease| {
+            let port = lease.take_port(Protocol::Tcp, 9, PortWish::Any, 1 << 30, now);
+            lease.overload(Protocol::Tcp, port.expect("free"));
+            port.expect("free")
+        };
+        let ports: Vec<u16> = (0..70).map(|_| take(&mut lease)).collect();
+        for random in [0, 1 << 31, u32::MAX] {
+            let mut listed: Vec<u16> = lease.overloaded(Protocol::Tcp, random).collect();
+            assert_eq!(listed.len(), 70);
+            listed.sort_unstable();
+            let mut all = ports.clone();
+            all.sort_unstable();
+            assert_eq!(listed, all);
+        }
+        assert_eq!(lease.overloaded(Protocol::Udp, 5).count(), 0);
+        assert_eq!(lease.census(now).used, 70);
+        // One is closed well, one is not; what ends first is not forgotten.
+        for (port, closed) in [(ports[0], true), (ports[1], false)] {
+            lease.share(Protocol::Tcp, port);
+            assert_eq!(lease.port_use(Protocol::Tcp, port), PortUse::Overloaded(2));
+            assert_eq!(lease.end_flow(Protocol::Tcp, port, closed), None);
+            assert_eq!(lease.port_use(Protocol::Tcp, port), PortUse::Overloaded(1));
+            assert_eq!(lease.end_flow(Protocol::Tcp, port, true), Some(closed));
+            lease.end_port(Protocol::Tcp, port, Some(Tick(50)));
+            assert_eq!(lease.port_use(Protocol::Tcp, port), PortUse::Resting);
+        }
+        assert_eq!(lease.overloaded(Protocol::Tcp, 9).count(), 68);
+        for port in &ports[2..] {
+            assert_eq!(lease.end_flow(Protocol::Tcp, *port, true), Some(true));
+            lease.end_port(Protocol::Tcp, *port, None);
+        }
+        assert_eq!(lease.census(now), PortCensus { free: 382, used: 0, resting: 2 });
+        assert!(lease.overloaded.iter().all(|word| *word == 0));
     }
 
     #[test]

@@ -47,6 +47,11 @@ impl Peer {
     /// No session.
     pub const NONE: Peer = Peer { address: 0, port: 0, bits: State::None as u8, scales: 0 };
 
+    /// No session, and the remote endpoint of the mapping's first packet.
+    pub fn none_with(remote: RemoteEndpoint) -> Self {
+        Self { address: remote.address.0, port: remote.port, ..Self::NONE }
+    }
+
     /// A flow without connection that a subscriber sends to `remote`: UDP or ICMP.
     pub fn flow(remote: RemoteEndpoint) -> Self {
         let bits = State::Established as u8 | HOLDS;

@@ -348,7 +348,12 @@ impl<I: PacketIo> Worker<I> {
         }
         let bytes = &mut packet.bytes_mut()[offset..];
         let now = self.now.tick();
-        match self.shard.outbound_fragment(bytes, header, (source, identification), now) {
+        match self.shard.outbound_fragment(
+            bytes,
+            header,
+            ((source, destination), identification),
+            now,
+        ) {
             Err(reason) => self.refuse(port, packet, reason),
             Ok(external) if self.shard.space.contains(header.destination) => {
                 self.counters.hairpinned.add(1);

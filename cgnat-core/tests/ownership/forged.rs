@@ -84,7 +84,9 @@ impl Scene {
         let mappings = shards().flat_map(|shard| shard.mapping_list());
         let owners = (0..48).map(|b| self.lab.owners.owner(b).map(|o| (o.worker, o.generation)));
         State {
-            mappings: mappings.map(|(p, i, e)| (p, i.to_string(), e.to_string())).collect(),
+            mappings: mappings
+                .map(|m| (m.protocol, m.internal.to_string(), m.external.to_string()))
+                .collect(),
             blocks: shards()
                 .flat_map(|shard| shard.block_list())
                 .map(|b| format!("{b:?}"))

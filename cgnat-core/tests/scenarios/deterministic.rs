@@ -317,8 +317,8 @@ fn identifiers_of_queries_are_of_the_range_too_7422_s2e() {
 /// The internal identifier behind an external one.
 fn internal_of(desk: &Desk, external: u16) -> u16 {
     let shards = desk.lab.workers.iter().flat_map(|worker| worker.shard().mapping_list());
-    let mut found = shards.filter(|(_, _, outside)| outside.port == external);
-    found.next().unwrap().1.port
+    let mut found = shards.filter(|mapping| mapping.external.port == external);
+    found.next().unwrap().internal.port
 }
 
 #[test]
@@ -366,7 +366,8 @@ fn every_mapping_of_a_range_is_answered_without_a_log_6888_req_14() {
         }
     }
     let mut count = 0;
-    for (_, internal, external) in desk.lab.workers.iter().flat_map(|w| w.shard().mapping_list()) {
+    for mapping in desk.lab.workers.iter().flat_map(|w| w.shard().mapping_list()) {
+        let (internal, external) = (mapping.internal, mapping.external);
         let found = space.reverse(external.address.into(), external.port);
         let Reverse::Range(range) = found else { panic!("{external}: {found:?}") };
         assert_eq!(range.internal, Ipv4Addr::from(internal.address));

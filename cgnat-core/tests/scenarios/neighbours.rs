@@ -78,8 +78,8 @@ fn packets_wait_for_the_next_hop_in_order_and_in_a_bounded_number() {
     let identifications: Vec<&[u8]> = sent.iter().map(|(_, frame)| &frame[34..36]).collect();
     let list: Vec<_> = desk.lab.workers[0].shard().mapping_list().collect();
     for (n, external) in identifications.iter().enumerate() {
-        let mapping = list.iter().find(|(_, internal, _)| internal.port == n as u16 + 1);
-        assert_eq!(mapping.unwrap().2.port.to_be_bytes(), **external, "out of order");
+        let mapping = list.iter().find(|mapping| mapping.internal.port == n as u16 + 1);
+        assert_eq!(mapping.unwrap().external.port.to_be_bytes(), **external, "out of order");
     }
     assert_eq!(desk.lab.counters[0].parked.value(), 0);
 }

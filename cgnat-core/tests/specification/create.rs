@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use cgnat_core::verdict::DropReason::{self, *};
 
 use super::limits::Bucket;
-use super::nat::{Block, Endpoint, Mapping, Nat, Pool, Seen, Subscriber, Ticks};
+use super::nat::{Block, Endpoint, Key, Mapping, Nat, Pool, Seen, Subscriber, Ticks};
+use super::sessions::Filtering;
 use super::wire::{Body, ICMP, Packet, Protocol, TCP, UDP};
 
 /// Which address a new subscriber gets.
@@ -40,7 +41,7 @@ impl Nat {
     /// A new mapping, as the core chose it; or the core's refusal, if it is justified.
     pub fn create(
         &mut self,
-        key: Endpoint,
+        key: Key,
         packet: &Packet,
         now: Ticks,
         seen: &Seen,
@@ -63,14 +64,29 @@ impl Nat {
         }
         let pool = &self.rules.pools[pool_number];
         let held = self.subscribers.get(&key.1);
+        let blocks = held.map(|held| held.blocks.clone()).unwrap_or_default();
+        let shared = self.shared(key, &blocks);
+        let chosen = seen.choice.map(|(address, port)| (key.0, address, port));
+        let shares = chosen.is_some_and(|chosen| shared.good.contains(&chosen));
+        if shared.must || shares {
+            if let Err(reason) = self.admit_session(key.1, true, now) {
+                return Ok(Err(reason));
+            }
+            let external = chosen.ok_or("a mapping was due and none was made")?;
+            if !shares {
+                return Err(format!("{key:?} -> {external:?}: not shared, of {:?}", shared.good));
+            }
+            self.shared += 1;
+            self.establish(key, external, seen.worker);
+            return Ok(Ok(()));
+        }
         if held.is_some() {
-            let mappings = self.mappings_of(key.1);
-            let port = limits.admit_port(&mappings, key.0, port);
+            let ports = self.ports_of(key.1);
+            let port = limits.admit_port(&ports, key.0, port);
             if let Err(reason) = port.and_then(|()| self.admit_session(key.1, true, now)) {
                 return Ok(Err(reason));
             }
         }
-        let blocks = held.map(|held| held.blocks.clone()).unwrap_or_default();
         let free = |block: &Block, wanted: &dyn Fn(u16) -> bool| {
             let size = pool.piece(block.1).map_or(0, |(_, size)| size);
             let ports = (0..size).map(|n| block.1 + n);
@@ -84,8 +100,10 @@ impl Nat {
         let lent = blocks.iter().filter(|block| Some(**block) != own).count();
         // The last free ports are for lifelines.
         let kept = all_free > 0 && all_free <= limits.reserve(key.0, port).1;
-        let will_do = |port: u16| pool.choice.is_met(key.0, key.2, port);
-        let is_same = |port: u16| pool.choice.port && port == key.2;
+        // There is nothing to keep where ports are shared.
+        let choice = if key.3.is_some() { Choice::default() } else { pool.choice };
+        let will_do = |port: u16| choice.is_met(key.0, key.2, port);
+        let is_same = |port: u16| choice.port && port == key.2;
         let has = |wanted: &dyn Fn(u16) -> bool| !kept && all.iter().any(|b| free(b, wanted) > 0);
         let (good_room, same) = (has(&will_do), has(&is_same));
         let allowed = limits.blocks.map(|most| most - usize::from(own.is_some()));
@@ -196,7 +214,7 @@ impl Nat {
         if !will_do(port) && lent < most_blocks {
             // Better than none, and only if there is no better block.
             let all = pool.blocks().into_iter();
-            let range_only = Choice { port: false, parity: false, ..pool.choice };
+            let range_only = Choice { port: false, parity: false, ..choice };
             let mut better = all.filter(|first| {
                 let is_first_wrong = !range_only.is_met(key.0, key.2, *first);
                 !self.blocks.contains_key(&(address, *first)) && !is_first_wrong
@@ -206,7 +224,7 @@ impl Nat {
             if better && wrong_block && seen.sole {
                 return illegal("there is a better block");
             }
-            if blocks.contains(&block) && !seen.scarce && !pool.choice.range {
+            if blocks.contains(&block) && !seen.scarce && !choice.range {
                 return illegal("of the wrong parity");
             }
         }
@@ -218,22 +236,27 @@ impl Nat {
         self.subscribers.entry(key.1).or_insert(fresh).blocks.insert(block);
         self.blocks.insert(block, key.1);
         self.resting.remove(&external);
-        self.external.insert(external, key);
+        self.establish(key, external, seen.worker);
+        Ok(Ok(()))
+    }
+
+    fn establish(&mut self, key: Key, external: Endpoint, worker: u16) {
+        self.external.entry(external).or_default().insert(key);
+        let Some(pool) = self.pool_with(external.1) else { unreachable!("it was checked") };
+        let number = [TCP, UDP, ICMP].iter().position(|protocol| *protocol == key.0);
         let mapping = Mapping {
             external,
-            worker: seen.worker,
-            filtering: pool.filtering[match key.0 {
-                TCP => 0,
-                UDP => 1,
-                _ => 2,
-            }],
+            worker,
+            filtering: match (key.3, number) {
+                (Some(_), _) => Filtering::AddressAndPort,
+                (None, number) => pool.filtering[number.unwrap_or(2)],
+            },
             deadline: 0,
             first: None,
             further: BTreeMap::new(),
             unclosed: false,
         };
         self.mappings.insert(key, mapping);
-        Ok(Ok(()))
     }
 
     /// Blocks of an address that nobody holds.

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use cgnat_core::config::Config;
 use cgnat_core::endpoint::ExternalEndpoint;
 use cgnat_core::layout::Layout;
+use cgnat_core::shard::ListedMapping;
 use cgnat_core::space::Location;
 use cgnat_core::testing::io::MemoryPacket;
 use cgnat_core::testing::lab::{Lab, port_mac};
@@ -16,7 +17,7 @@ use cgnat_core::worker::steering::Steering;
 use super::create::Selection;
 use super::events::{EXTERNAL, Event, Events, Habits, INTERNAL};
 use super::limits::Limits;
-use super::nat::{Block, Endpoint, Nat, Outcome, Pool, Rules, Seen, Ticks};
+use super::nat::{Block, Endpoint, Key, Nat, Outcome, Pool, Rules, Seen, Ticks};
 use super::sessions::word;
 use super::wire::{Body, ICMP, Link, Packet, Protocol, TCP, UDP, ip};
 
@@ -130,6 +131,12 @@ impl World {
                 word(pool.filtering[1]),
                 word(pool.filtering[2]),
             );
+            if !pool.overloading.is_empty() {
+                let name = |protocol: u8| if protocol == TCP { "tcp" } else { "udp" };
+                let named = pool.overloading.iter();
+                let named: Vec<_> = named.map(|(p, port)| format!("{}/{port}", name(*p))).collect();
+                let _ = writeln!(yaml, "    port-overloading: [{}]", named.join(", "));
+            }
         }
         yaml.push_str("subscribers:\n");
         for (number, (first, last, pool)) in rules.groups.iter().enumerate() {
@@ -157,6 +164,13 @@ impl World {
         );
         yaml
     }
+}
+
+/// What the specification finds a mapping of the core by.
+fn key_of(mapping: &ListedMapping) -> Key {
+    let protocol = [TCP, UDP, ICMP][mapping.protocol as usize];
+    let with = mapping.only_with.map(|remote| (remote.address.0, remote.port));
+    (protocol, mapping.internal.address.0, mapping.internal.port, with)
 }
 
 fn selection(pool: &Pool) -> String {
@@ -329,7 +343,8 @@ impl Driver {
                 let mut outcome = if port == EXTERNAL {
                     self.nat.inbound(&packet, now)
                 } else {
-                    let key = (packet.protocol(), packet.source, packet.from().1);
+                    let internal = (packet.protocol(), packet.source, packet.from().1);
+                    let key = self.nat.key_of(internal, packet.to(), now);
                     let seen = self.seen(key, &output.1, now);
                     self.nat.outbound(&packet, now, &seen)?
                 };
@@ -376,7 +391,8 @@ impl Driver {
         // Behind a hairpin the box quotes what it made of the packet; its mapping turns that
         // back, but for the identification and for what was recorded (RFC 5508 REQ-7).
         let mut translated = packet.clone();
-        let key = (packet.protocol(), packet.source, packet.from().1);
+        let internal = (packet.protocol(), packet.source, packet.from().1);
+        let key = self.nat.key_of(internal, packet.to(), self.ticks());
         if let (Some(mapping), Some((_, frame))) = (self.nat.mappings.get(&key), sent.first())
             && matches!(outcome, Outcome::Drop(SessionTableFull | TooBig))
         {
@@ -473,16 +489,13 @@ impl Driver {
     }
 
     /// What the specification must learn of the core's choices.
-    pub(super) fn seen(&self, key: Endpoint, dropped: &[DropReason], now: Ticks) -> Seen {
+    pub(super) fn seen(&self, key: Key, dropped: &[DropReason], now: Ticks) -> Seen {
         let worker = self.steering.owner_of(key.1);
         let known = self.nat.mappings.get(&key).is_some_and(|mapping| !mapping.is_expired(now));
         let shard = self.lab.workers[usize::from(worker)].shard();
         let choice = (!known).then(|| {
-            shard.mapping_list().find_map(|(protocol, internal, external)| {
-                let number = [TCP, UDP, ICMP][protocol as usize];
-                ((number, internal.address.0, internal.port) == key)
-                    .then_some((external.address.0, external.port))
-            })
+            let mut made = shard.mapping_list().filter(|mapping| key_of(mapping) == key);
+            made.next().map(|mapping| (mapping.external.address.0, mapping.external.port))
         });
         let scarce = self.is_scarce(key.1, worker, now);
         let sole = self.world.workers == 1;
@@ -618,16 +631,15 @@ impl Driver {
         let mut mappings = BTreeMap::new();
         let mut blocks = BTreeMap::new();
         for worker in &self.lab.workers {
-            for (protocol, internal, external) in worker.shard().mapping_list() {
-                let number = [TCP, UDP, ICMP][protocol as usize];
-                let external = (number, external.address.0, external.port);
-                mappings.insert((number, internal.address.0, internal.port), external);
+            for mapping in worker.shard().mapping_list() {
+                let (key, external) = (key_of(&mapping), mapping.external);
+                mappings.insert(key, (key.0, external.address.0, external.port));
             }
             for (internal, external, first, _) in worker.shard().block_list() {
                 blocks.insert((u32::from(external), first), u32::from(internal));
             }
         }
-        let known: BTreeMap<Endpoint, Endpoint> =
+        let known: BTreeMap<Key, Endpoint> =
             self.nat.mappings.iter().map(|(key, mapping)| (*key, mapping.external)).collect();
         if mappings != known {
             return Err(format!("mappings differ: {mappings:?}\n{known:?}"));
@@ -638,8 +650,9 @@ impl Driver {
         let now = self.ticks();
         let census = self.lab.port_census();
         let resting = self.nat.resting.values().filter(|due| now < **due).count() as u64;
-        if (census.used, census.resting) != (known.len() as u64, resting) {
-            return Err(format!("{census:?}, {} used, {resting} resting", known.len()));
+        let used = self.nat.external.len();
+        if (census.used, census.resting) != (used as u64, resting) {
+            return Err(format!("{census:?}, {used} used, {resting} resting"));
         }
         let outside = self.lab.sum(|c| c.tcp_out_of_window.value());
         if outside != self.nat.out_of_window {

@@ -276,7 +276,7 @@ impl Events {
     pub fn again(&mut self, nat: &Nat) -> Packet {
         let protocol = self.protocol();
         let host = ip("100.64.0.0") + self.below(1 << 17);
-        let found = nat.mappings.range((protocol, host, 0)..).next();
+        let found = nat.mappings.range((protocol, host, 0, None)..).next();
         let Some((key, mapping)) = found else { return self.outbound() };
         let to = self.known_remote(mapping);
         self.packet(key.0, (key.1, key.2), to)
@@ -312,6 +312,10 @@ impl Events {
     pub fn inbound(&mut self, nat: &Nat) -> Packet {
         let (protocol, address, port) = self.target(nat);
         let owner = nat.external.get(&(protocol, address, port));
+        let owner = owner.and_then(|keys| {
+            let place = self.below(keys.len() as u32) as usize;
+            keys.iter().nth(place)
+        });
         let mut from = match owner.and_then(|key| nat.mappings.get(key)) {
             Some(mapping) => self.known_remote(mapping),
             None => self.remote(),
@@ -343,7 +347,8 @@ impl Events {
             packet.set_destination((address, port));
         }
         // To itself.
-        if let Some(mapping) = nat.mappings.get(&(protocol, packet.source, packet.from().1))
+        let own = (protocol, packet.source, packet.from().1, None);
+        if let Some(mapping) = nat.mappings.get(&own)
             && self.one_in(6)
         {
             packet.set_destination((mapping.external.1, mapping.external.2));
@@ -355,15 +360,23 @@ impl Events {
     fn error(&mut self, nat: &Nat, port: usize) -> Packet {
         let (protocol, from, to) = if port == EXTERNAL {
             let (protocol, address, port) = self.target(nat);
-            (protocol, (address, port), self.remote())
+            let keys = nat.external.get(&(protocol, address, port));
+            let with = keys.and_then(|keys| keys.first()).and_then(|key| key.3);
+            let to = with.filter(|_| !self.one_in(4)).unwrap_or_else(|| self.remote());
+            (protocol, (address, port), to)
         } else {
             let protocol = self.protocol();
             let host = ip("100.64.0.0") + self.below(1 << 17);
-            let mapped = nat.mappings.range((protocol, host, 0)..).next();
-            let (protocol, host, id) = mapped.map_or((protocol, host, 7), |(key, _)| *key);
+            let mapped = nat.mappings.range((protocol, host, 0, None)..).next();
+            let (protocol, host, id, with) =
+                mapped.map_or((protocol, host, 7, None), |(key, _)| *key);
             // The packet came from the Internet, or from another subscriber by a hairpin.
             let other = self.target(nat);
-            let from = if self.one_in(4) { (other.1, other.2) } else { self.remote() };
+            let from = match with.filter(|_| !self.one_in(4)) {
+                Some(with) => with,
+                None if self.one_in(4) => (other.1, other.2),
+                None => self.remote(),
+            };
             (protocol, if protocol == ICMP { (from.0, id) } else { from }, (host, id))
         };
         let about = self.packet(protocol, from, to);

@@ -121,7 +121,8 @@ impl Driver {
         let mut outcome = if port == EXTERNAL {
             self.nat.inbound(&short, now)
         } else {
-            let key = (packet.protocol(), packet.source, packet.from().1);
+            let internal = (packet.protocol(), packet.source, packet.from().1);
+            let key = self.nat.key_of(internal, packet.to(), now);
             let own = |reason: &&DropReason| !reason.name().starts_with("fragment");
             let reason: Vec<DropReason> = dropped.iter().find(own).copied().into_iter().collect();
             let seen = self.seen(key, &reason, now);
@@ -171,9 +172,11 @@ impl Driver {
     fn has_expired(&self, packet: &Packet, now: Ticks) -> bool {
         let to = packet.to();
         let inside = (packet.protocol(), packet.source, packet.from().1);
+        let inside = [Some(to), None].map(|with| (inside.0, inside.1, inside.2, with));
         let outside = self.nat.external.get(&(packet.protocol(), to.0, to.1));
-        let mappings = [Some(&inside), outside].map(|key| self.nat.mappings.get(key?));
-        mappings.into_iter().flatten().any(|mapping| mapping.is_expired(now))
+        let keys = inside.iter().chain(outside.into_iter().flatten());
+        let mut mappings = keys.filter_map(|key| self.nat.mappings.get(key));
+        mappings.any(|mapping| mapping.is_expired(now))
     }
 
     /// A packet that may be fragmented leaves with an identification of the core's choice: it

@@ -18,6 +18,7 @@ use super::create::{Choice, Selection};
 use super::events::{EXTERNAL, INTERNAL};
 use super::exceptions::{Bypass, Static};
 use super::limits::{Bucket, Limits};
+use super::overloading::Named;
 use super::ranges::Own;
 use super::sessions::{Filtering, Session, State};
 use super::wire::{Body, ICMP, Packet, Protocol, TCP, UDP, ip};
@@ -26,6 +27,8 @@ use super::wire::{Body, ICMP, Packet, Protocol, TCP, UDP, ip};
 pub type Ticks = u64;
 /// X:x or X':x' of a protocol.
 pub type Endpoint = (Protocol, u32, u16);
+/// What a mapping is found by: X:x of a protocol, and where a port is shared Y:y too.
+pub type Key = (Protocol, u32, u16, Option<(u32, u16)>);
 /// External address and first port.
 pub type Block = (u32, u16);
 
@@ -43,6 +46,8 @@ pub struct Pool {
     pub hold_s: u64,
     /// Of TCP, UDP and ICMP.
     pub filtering: [Filtering; 3],
+    /// Destination ports towards which ports are shared.
+    pub overloading: Named,
     /// Subscribers have ranges of their own; the blocks above are overflow.
     pub own: Option<Own>,
     pub choice: Choice,
@@ -137,14 +142,18 @@ pub enum Outcome {
 
 pub struct Nat {
     pub rules: Rules,
-    pub mappings: BTreeMap<Endpoint, Mapping>,
-    pub external: BTreeMap<Endpoint, Endpoint>,
+    pub mappings: BTreeMap<Key, Mapping>,
+    pub external: BTreeMap<Endpoint, BTreeSet<Key>>,
+    /// Ports that a flow has left other than by FIN from both sides, while others share them.
+    unclosed: BTreeSet<Endpoint>,
     pub resting: BTreeMap<Endpoint, Ticks>,
     pub subscribers: BTreeMap<u32, Subscriber>,
     pub blocks: BTreeMap<Block, u32>,
     /// Sessions of strangers whose mapping has ended: worker and deadline.
     orphans: Vec<(u16, Ticks)>,
     pub out_of_window: u64,
+    /// Flows that shared a port.
+    pub shared: u64,
     /// Ranges of subscribers of deterministic pools.
     pub own: BTreeMap<u32, Block>,
     /// The address of each pool that had the last turn.
@@ -219,11 +228,13 @@ impl Nat {
             own: BTreeMap::new(),
             mappings: BTreeMap::new(),
             external: BTreeMap::new(),
+            unclosed: BTreeSet::new(),
             resting: BTreeMap::new(),
             subscribers: BTreeMap::new(),
             blocks: BTreeMap::new(),
             orphans: Vec::new(),
             out_of_window: 0,
+            shared: 0,
             turns: BTreeMap::new(),
         };
         nat.assign();
@@ -249,11 +260,12 @@ impl Nat {
         Some((number, self.rules.limits.get(number).cloned().unwrap_or_default()))
     }
 
-    /// Mappings of a subscriber by protocol.
-    pub fn mappings_of(&self, address: u32) -> BTreeMap<Protocol, usize> {
+    /// Ports of a subscriber by protocol; a shared one counts once.
+    pub fn ports_of(&self, address: u32) -> BTreeMap<Protocol, usize> {
         let mut count = BTreeMap::new();
-        for (protocol, _, _) in self.mappings.keys().filter(|key| key.1 == address) {
-            *count.entry(*protocol).or_default() += 1;
+        let is_its = |keys: &&BTreeSet<Key>| keys.iter().any(|key| key.1 == address);
+        for key in self.external.values().filter(is_its).filter_map(|keys| keys.first()) {
+            *count.entry(key.0).or_default() += 1;
         }
         count
     }
@@ -332,7 +344,8 @@ impl Nat {
             return Ok(Outcome::Drop(HairpinDisabled));
         }
         if let Body::Error { about, .. } = &packet.body {
-            let key = (about.protocol(), about.destination, about.to().1);
+            let internal = (about.protocol(), about.destination, about.to().1);
+            let key = self.key_of(internal, about.from(), now);
             let mapping = self.mappings.get(&key).filter(|mapping| !mapping.is_expired(now));
             let Some((_, address, port)) = mapping.map(|mapping| mapping.external) else {
                 return Ok(Outcome::Drop(IcmpNoMapping));
@@ -355,15 +368,21 @@ impl Nat {
         if hairpin && packet.protocol() == ICMP && self.static_internal(pinged).is_none() {
             return Ok(Outcome::Drop(IcmpNoQuery));
         }
-        let key = (packet.protocol(), packet.source, packet.from().1);
         let remote = packet.to();
+        let internal = (packet.protocol(), packet.source, packet.from().1);
+        let key = self.key_of(internal, remote, now);
         let groups = &self.rules.groups;
         let is_subscriber = groups.iter().any(|(first, last, _)| (*first..=*last).contains(&key.1));
         if !hairpin && is_subscriber && packet.df && packet.len() > self.rules.mtu_external {
             return Ok(Outcome::Drop(TooBig));
         }
-        if self.mappings.get(&key).is_some_and(|mapping| mapping.is_expired(now)) {
-            self.end(key, now);
+        // What it meets and finds ended, it ends; behind a live flow it meets nothing.
+        for met in [Some(remote), None].map(|with| (key.0, key.1, key.2, with)) {
+            let is_met = met == key || !self.mappings.contains_key(&key);
+            let mapping = self.mappings.get(&met);
+            if is_met && mapping.is_some_and(|mapping| mapping.is_expired(now)) {
+                self.end(met, now);
+            }
         }
         let is_new = !self.mappings.contains_key(&key);
         if is_new && let Err(reason) = self.create(key, packet, now, seen)? {
@@ -408,11 +427,15 @@ impl Nat {
         if let Some(outcome) = self.statically_inward(packet, hairpinned) {
             return outcome;
         }
-        let (external, no_mapping) = match &packet.body {
+        let (external, remote, no_mapping, filtered) = match &packet.body {
             Body::Error { about, .. } => {
-                ((about.protocol(), about.source, about.from().1), IcmpNoMapping)
+                let external = (about.protocol(), about.source, about.from().1);
+                (external, about.destination, IcmpNoMapping, IcmpNoMapping)
             }
-            _ => ((packet.protocol(), packet.destination, packet.to().1), NoMapping),
+            _ => {
+                let external = (packet.protocol(), packet.destination, packet.to().1);
+                (external, packet.source, NoMapping, Filtered)
+            }
         };
         let Some(block) = self.block_of(external.1, external.2) else {
             let known = self.is_external(external.1);
@@ -430,11 +453,11 @@ impl Nat {
                 false => Outcome::DropEither(reason, NoMapping),
             };
         }
-        let Some(key) = self.external.get(&external).copied() else {
-            return match self.blocks.contains_key(&block) {
-                true => Outcome::Drop(no_mapping),
-                false => Outcome::DropEither(no_mapping, NoMapping),
-            };
+        let key = match self.reached(external, remote) {
+            Ok(key) => key,
+            Err(true) => return Outcome::Drop(filtered),
+            Err(false) if self.blocks.contains_key(&block) => return Outcome::Drop(no_mapping),
+            Err(false) => return Outcome::DropEither(no_mapping, NoMapping),
         };
         if self.mappings[&key].is_expired(now) {
             return Outcome::Drop(no_mapping);
@@ -467,7 +490,7 @@ impl Nat {
     /// What a packet does to its mapping and to the session that it belongs to.
     fn note(
         &mut self,
-        key: Endpoint,
+        key: Key,
         remote: (u32, u16),
         packet: &Packet,
         inside: bool,
@@ -549,7 +572,7 @@ impl Nat {
     }
 
     /// The owner ends what it meets and finds over: the first session, and that with `remote`.
-    fn meet(&mut self, key: Endpoint, remote: (u32, u16), now: Ticks) {
+    fn meet(&mut self, key: Key, remote: (u32, u16), now: Ticks) {
         let Some(mapping) = self.mappings.get_mut(&key) else { return };
         mapping.forget(true, |_, session| now >= session.deadline);
         mapping.forget(false, |with, session| *with == remote && now >= session.deadline);
@@ -564,7 +587,7 @@ impl Nat {
 
     /// Whether one more session outside the mapping's record is refused, and whether there is
     /// no record at all.
-    fn refuses_session(&self, key: Endpoint, worker: u16, inside: bool) -> (bool, bool) {
+    fn refuses_session(&self, key: Key, worker: u16, inside: bool) -> (bool, bool) {
         let records = self.rules.further_sessions;
         let in_use = self.in_use(worker);
         // Strangers open a few, and never in the last quarter of the records.
@@ -573,14 +596,23 @@ impl Nat {
     }
 
     /// The owner notices that a mapping has ended: its port rests.
-    fn end(&mut self, key: Endpoint, now: Ticks) {
+    fn end(&mut self, key: Key, now: Ticks) {
         let Some(mut mapping) = self.mappings.remove(&key) else { return };
         let orphans = mapping.further.values().map(|session| (mapping.worker, session.deadline));
         self.orphans.extend(orphans);
-        self.external.remove(&mapping.external);
         mapping.forget(true, |_, _| true);
+        if mapping.unclosed {
+            self.unclosed.insert(mapping.external);
+        }
+        let Some(keys) = self.external.get_mut(&mapping.external) else { return };
+        keys.remove(&key);
+        if !keys.is_empty() {
+            return;
+        }
+        self.external.remove(&mapping.external);
+        let unclosed = self.unclosed.remove(&mapping.external);
         let Some(pool) = self.pool_with(mapping.external.1) else { return };
-        let closed = key.0 == TCP && !mapping.unclosed && !pool.hold_closed_tcp;
+        let closed = key.0 == TCP && !unclosed && !pool.hold_closed_tcp;
         let hold_s = match &pool.own {
             Some(own) if pool.is_range(mapping.external.2) => own.hold_s,
             _ => pool.hold_s,
@@ -613,7 +645,7 @@ impl Nat {
             mapping.forget(false, |_, session| now >= session.deadline);
         }
         self.orphans.retain(|(_, deadline)| now < *deadline);
-        let ended: Vec<Endpoint> =
+        let ended: Vec<Key> =
             self.mappings.iter().filter(|(_, m)| m.is_expired(now)).map(|(key, _)| *key).collect();
         for key in ended {
             self.end(key, now);

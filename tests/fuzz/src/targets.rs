@@ -15,6 +15,7 @@ use cgnat_core::packet::icmp_error;
 use cgnat_core::packet::ipv4::{self, Transport};
 use cgnat_core::packet::rewrite::{self, End, NewEndpoint};
 use cgnat_core::packet::tcp;
+use cgnat_core::shard::ListedMapping;
 use cgnat_core::testing::lab::{Lab, port_mac};
 
 /// Takes any bytes.
@@ -183,6 +184,7 @@ pools:
     filtering: { tcp: address-dependent, udp: address-and-port-dependent }
     allocation: { block-size: 64 }
     tcp-mss-clamp: 1000
+    port-overloading: [tcp/443, udp/53, udp/443, tcp/80]
 subscribers:
   - { name: strict, match: [100.64.0.0/30], pool: strict }
   - name: main
@@ -284,7 +286,7 @@ fn aim(lab: &Lab, tag: u8, port: usize, packet: &mut [u8]) {
         _ => {}
     }
     if tag >> 3 & 2 != 0
-        && let Some((_, _, external)) = mapped(usize::from(packet[15]))
+        && let Some(ListedMapping { external, .. }) = mapped(usize::from(packet[15]))
     {
         packet[16..20].copy_from_slice(&external.address.0.to_be_bytes());
         if let Some(port) = packet.get_mut(header_len + 2..header_len + 4) {

@@ -15,6 +15,7 @@ use super::{at, register, remote, same, subscriber};
 register! {
     a_reset_is_passed_on_7857_s2_2a: "7857-S2.2a";
     a_reset_session_ends_after_four_minutes_of_silence_7857_s2_2b: "7857-S2.2b" "7857-S2";
+    ports_may_be_shared_towards_other_addresses_7857_s3: "7857-S3" "7857-S13";
     a_subscriber_whose_address_is_full_stays_there_7857_s4a: "7857-S4a" "7857-S4c";
     a_mapping_is_of_one_protocol_7857_s5a: "7857-S5a" "7857-S5b";
     filtering_is_of_one_protocol_7857_s6a: "7857-S6a" "7857-S6b";
@@ -49,6 +50,50 @@ fn a_reset_session_ends_after_four_minutes_of_silence_7857_s2_2b() -> Result<()>
     alive.pass(&mut talk, 310.0, Side::External, RST | ACK)?;
     alive.pass_data(&mut talk, 510.0, Side::Internal, PSH | ACK, b"still here")?;
     alive.pass(&mut talk, 7900.0, Side::External, ACK)
+}
+
+fn ports_may_be_shared_towards_other_addresses_7857_s3() -> Result<()> {
+    let named = "nat44: { port-overloading: [tcp/443, udp/443] }";
+    for (section, shares) in [(named, true), ("", false)] {
+        for workers in [1, 4] {
+            let system = format!("workers: {workers}");
+            let mut talk = Talk::new(Settings::default().section(section).system(&system));
+            let host = |n: u8| at(subscriber(1), 40_000 + u16::from(n));
+            let mut ends = BTreeSet::new();
+            let mut shown = Vec::new();
+            for n in 1..=20 {
+                let packet = talk.outbound(0.0, &udp(host(n), at(remote(n), 443)))?;
+                ends.insert(packet.sender());
+                shown.push(packet);
+            }
+            ensure!(ends.len() == if shares { 1 } else { 20 }, "{shares}: {ends:?}");
+            // No cross-talk: each answer reaches the endpoint that asked.
+            for (n, packet) in (1..=20).zip(&shown) {
+                let answer = udp(at(remote(n), 443), packet.sender());
+                let arrived = talk.inbound(1.0, &answer)?;
+                ensure!(arrived.receiver() == host(n), "{arrived:?}");
+            }
+            if !shares {
+                continue;
+            }
+            let end = shown[0].sender();
+            talk.dropped(Side::External, 2.0, &udp(at(remote(3), 444), end), "filtered")?;
+            // The same address, also by another port: no port is shared.
+            for n in 21..=30 {
+                let packet = talk.outbound(3.0, &udp(host(n), at(remote(7), 443)))?;
+                ensure!(ends.insert(packet.sender()), "{packet:?} shares a port");
+            }
+            // TCP by itself, opened and closed.
+            let mut first = None;
+            for n in 1..=5 {
+                let mut open = Connection::open(&mut talk, 4.0, host(n), at(remote(n), 443))?;
+                let shown = open.packet(Side::External, ACK, b"").receiver();
+                ensure!(*first.get_or_insert(shown) == shown, "{shown} is not shared");
+                open.close(&mut talk, 5.0)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn a_subscriber_whose_address_is_full_stays_there_7857_s4a() -> Result<()> {

@@ -6,8 +6,10 @@ use super::super::pool_rules::PoolRules;
 use super::super::problem::Report;
 use super::super::read::{Cursor, Fields, Located};
 use super::super::scalar::{self, shown};
-use super::super::{Mode, Overflow, Pool};
-use super::{Range, change, deterministic, filtering, own_errors, pool_rules, written};
+use super::super::{Mode, Overflow, Overloading, Pool};
+use super::{
+    Nat44, Range, change, deterministic, filtering, overloading, own_errors, pool_rules, written,
+};
 
 const MAX_ADDRESSES: u64 = 65_536;
 const MAX_BLOCKS: u64 = 4_194_304;
@@ -29,6 +31,8 @@ pub(super) struct Draft {
     pub(super) overflow: Option<Overflow>,
     filtering: filtering::Given,
     /// `None`: as `nat44` says.
+    overloading: Option<Overloading>,
+    /// `None`: as `nat44` says.
     mss_clamp: Option<Option<u16>>,
     pub(super) rules: PoolRules,
     pub(super) drain: Vec<Located<Range>>,
@@ -38,8 +42,8 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// The validated pool; `default` is what `nat44` says of filtering, `mss_clamp` its clamp.
-    pub(super) fn finish(self, default: filtering::Given, mss_clamp: Option<u16>) -> Pool {
+    /// The validated pool; `default` is what `nat44` says, `mss_clamp` its clamp.
+    pub(super) fn finish(self, default: &Nat44, mss_clamp: Option<u16>) -> Pool {
         let mut addresses: Vec<Ipv4Addr> = Vec::with_capacity(self.addresses() as usize);
         for range in &self.ranges {
             let (first, last) = range.value;
@@ -71,8 +75,9 @@ impl Draft {
             hold_s: self.hold_s,
             overflow: self.overflow,
             filtering: std::array::from_fn(|protocol| {
-                self.filtering[protocol].or(default[protocol]).unwrap_or_default()
+                self.filtering[protocol].or(default.filtering[protocol]).unwrap_or_default()
             }),
+            overloading: self.overloading.unwrap_or_else(|| default.overloading.clone()),
             mss_clamp: self.mss_clamp.unwrap_or(mss_clamp),
             rules: self.rules,
         }
@@ -180,6 +185,7 @@ fn pool(report: &mut Report<'_>, name: Located<String>, fields: &Fields<'_>) -> 
         hold_s: 120,
         overflow: None,
         filtering: filtering::read(report, fields.get("filtering")),
+        overloading: overloading::read(report, fields.get("port-overloading")),
         mss_clamp: own_errors::mss_clamp(report, fields.get("tcp-mss-clamp")),
         rules: PoolRules::default(),
         drain: Vec::new(),
