@@ -6,7 +6,6 @@ use std::fmt::Write;
 use cgnat_core::config::Config;
 use cgnat_core::endpoint::ExternalEndpoint;
 use cgnat_core::layout::Layout;
-use cgnat_core::shard::ListedMapping;
 use cgnat_core::space::Location;
 use cgnat_core::testing::io::MemoryPacket;
 use cgnat_core::testing::lab::{Lab, port_mac};
@@ -18,8 +17,9 @@ use super::create::Selection;
 use super::events::{EXTERNAL, Event, Events, Habits, INTERNAL};
 use super::limits::Limits;
 use super::nat::{Block, Endpoint, Key, Nat, Outcome, Pool, Rules, Seen, Ticks};
+use super::overloading::{self, key_of};
 use super::sessions::word;
-use super::wire::{Body, ICMP, Link, Packet, Protocol, TCP, UDP, ip};
+use super::wire::{Body, Link, Packet, Protocol, ip};
 
 pub const INTERNAL_OWN: &str = "10.255.0.2";
 pub const EXTERNAL_OWN: &str = "192.0.2.2";
@@ -131,12 +131,7 @@ impl World {
                 word(pool.filtering[1]),
                 word(pool.filtering[2]),
             );
-            if !pool.overloading.is_empty() {
-                let name = |protocol: u8| if protocol == TCP { "tcp" } else { "udp" };
-                let named = pool.overloading.iter();
-                let named: Vec<_> = named.map(|(p, port)| format!("{}/{port}", name(*p))).collect();
-                let _ = writeln!(yaml, "    port-overloading: [{}]", named.join(", "));
-            }
+            yaml += &overloading::yaml(&pool.overloading);
         }
         yaml.push_str("subscribers:\n");
         for (number, (first, last, pool)) in rules.groups.iter().enumerate() {
@@ -164,13 +159,6 @@ impl World {
         );
         yaml
     }
-}
-
-/// What the specification finds a mapping of the core by.
-fn key_of(mapping: &ListedMapping) -> Key {
-    let protocol = [TCP, UDP, ICMP][mapping.protocol as usize];
-    let with = mapping.only_with.map(|remote| (remote.address.0, remote.port));
-    (protocol, mapping.internal.address.0, mapping.internal.port, with)
 }
 
 fn selection(pool: &Pool) -> String {

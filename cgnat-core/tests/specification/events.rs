@@ -311,11 +311,7 @@ impl Events {
 
     pub fn inbound(&mut self, nat: &Nat) -> Packet {
         let (protocol, address, port) = self.target(nat);
-        let owner = nat.external.get(&(protocol, address, port));
-        let owner = owner.and_then(|keys| {
-            let place = self.below(keys.len() as u32) as usize;
-            keys.iter().nth(place)
-        });
+        let owner = nat.one_of(&(protocol, address, port), self.below(1000));
         let mut from = match owner.and_then(|key| nat.mappings.get(key)) {
             Some(mapping) => self.known_remote(mapping),
             None => self.remote(),
@@ -360,8 +356,7 @@ impl Events {
     fn error(&mut self, nat: &Nat, port: usize) -> Packet {
         let (protocol, from, to) = if port == EXTERNAL {
             let (protocol, address, port) = self.target(nat);
-            let keys = nat.external.get(&(protocol, address, port));
-            let with = keys.and_then(|keys| keys.first()).and_then(|key| key.3);
+            let with = nat.one_of(&(protocol, address, port), 0).and_then(|key| key.3);
             let to = with.filter(|_| !self.one_in(4)).unwrap_or_else(|| self.remote());
             (protocol, (address, port), to)
         } else {

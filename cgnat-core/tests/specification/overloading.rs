@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use cgnat_core::path::SHARING_TRIES;
+use cgnat_core::shard::ListedMapping;
 
 use super::nat::{Block, Endpoint, Key, Nat, Ticks};
-use super::wire::Protocol;
+use super::wire::{ICMP, Protocol, TCP, UDP};
 
 /// Destination ports that are named.
 pub type Named = BTreeSet<(Protocol, u16)>;
@@ -18,7 +19,30 @@ pub struct Shared {
     pub must: bool,
 }
 
+/// `port-overloading` of a pool, as a line of its section.
+pub fn yaml(named: &Named) -> String {
+    if named.is_empty() {
+        return String::new();
+    }
+    let name = |protocol: u8| if protocol == TCP { "tcp" } else { "udp" };
+    let named: Vec<_> = named.iter().map(|(p, port)| format!("{}/{port}", name(*p))).collect();
+    format!("    port-overloading: [{}]\n", named.join(", "))
+}
+
+/// What the specification finds a mapping of the core by.
+pub fn key_of(mapping: &ListedMapping) -> Key {
+    let protocol = [TCP, UDP, ICMP][mapping.protocol as usize];
+    let with = mapping.only_with.map(|remote| (remote.address.0, remote.port));
+    (protocol, mapping.internal.address.0, mapping.internal.port, with)
+}
+
 impl Nat {
+    /// One of the mappings of an external endpoint; `n` says which.
+    pub fn one_of(&self, external: &Endpoint, n: u32) -> Option<&Key> {
+        let keys = self.external.get(external)?;
+        keys.iter().nth(n as usize % keys.len())
+    }
+
     fn is_live(&self, key: &Key, now: Ticks) -> bool {
         self.mappings.get(key).is_some_and(|mapping| !mapping.is_expired(now))
     }
