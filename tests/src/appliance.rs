@@ -10,17 +10,20 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::cleanup;
 use crate::lab::{
     BOX_EXTERNAL, BOX_INTERNAL, EXTERNAL, INTERNAL, Lab, MACS, ROUTER, SUBSCRIBER_PREFIX, TAPS,
     WORLD,
 };
-use crate::process::{Process, read_log};
+use crate::process::{Process, read_log, wait_until};
 use crate::stats::Stats;
 
 /// Name of the appliance's port towards the subscribers.
@@ -40,6 +43,8 @@ pub struct Settings {
     pub seed: Option<u64>,
     /// Prefixes, ranges or single addresses of the pool.
     pub pool: Vec<String>,
+    /// Addresses of the pool that are drained.
+    pub drain: Vec<String>,
     /// Ports of each address that are lent, as the configuration writes them; the default if
     /// `None`.
     pub ports: Option<String>,
@@ -51,6 +56,8 @@ pub struct Settings {
     pub hold: String,
     /// Idle time of a UDP mapping, as the configuration writes it; the default if `None`.
     pub udp_timeout: Option<String>,
+    /// Idle time of an ICMP mapping, as the configuration writes it; the default if `None`.
+    pub icmp_timeout: Option<String>,
     /// All idle times of a TCP session, as the configuration writes them; the defaults if `None`.
     pub tcp_timeout: Option<String>,
     /// Allow timers under the minimums of the RFCs.
@@ -75,11 +82,13 @@ impl Default for Settings {
             workers: 1,
             seed: None,
             pool: vec!["203.0.113.0/28".to_owned()],
+            drain: Vec::new(),
             ports: None,
             block_size: 512,
             max_blocks: 4,
             hold: "2m".to_owned(),
             udp_timeout: None,
+            icmp_timeout: None,
             tcp_timeout: None,
             short_timers: false,
             max_mappings: 200_000,
@@ -145,11 +154,13 @@ impl Settings {
             workers,
             seed: _,
             pool,
+            drain,
             ports,
             block_size,
             max_blocks,
             hold,
             udp_timeout,
+            icmp_timeout,
             tcp_timeout,
             short_timers,
             max_mappings,
@@ -160,6 +171,10 @@ impl Settings {
         } = self;
         let Devices { internal, external, silent } = devices;
         let pool = pool.join(", ");
+        let drain = match drain.is_empty() {
+            true => String::new(),
+            false => format!("    drain: [{}]\n", drain.join(", ")),
+        };
         let lent = ports.as_ref().map(|ports| format!("    ports: {ports}\n")).unwrap_or_default();
         let mtu = external_mtu.map(|mtu| format!("    mtu: {mtu}\n")).unwrap_or_default();
         let neighbour = |address, mac: &str| match silent {
@@ -176,18 +191,21 @@ impl Settings {
              \x20   addresses: [{BOX_INTERNAL}/30]\n    next-hop: {ROUTER}\n{router}\
              \x20 {EXTERNAL_PORT}:\n    side: external\n    device: \"{external}\"\n\
              \x20   addresses: [{BOX_EXTERNAL}/30]\n    next-hop: {WORLD}\n{world}{mtu}\
-             pools:\n  laboratory:\n    addresses: [{pool}]\n{lent}    allocation:\n\
+             pools:\n  laboratory:\n    addresses: [{pool}]\n{drain}{lent}    allocation:\n\
              \x20     block-size: {block_size}\n      max-blocks: {max_blocks}\n\
              \x20     hold: {hold}\n\
              subscribers:\n  - name: laboratory\n    match: [{SUBSCRIBER_PREFIX}]\n\
              \x20   pool: laboratory\n"
         );
-        if udp_timeout.is_some() || tcp_timeout.is_some() {
+        if udp_timeout.is_some() || icmp_timeout.is_some() || tcp_timeout.is_some() {
             text.push_str("timeouts:\n");
         }
         // Writing to a String cannot fail.
         if let Some(timeout) = udp_timeout {
             let _ = writeln!(text, "  udp: {{ default: {timeout} }}");
+        }
+        if let Some(timeout) = icmp_timeout {
+            let _ = writeln!(text, "  icmp: {timeout}");
         }
         if let Some(t) = tcp_timeout {
             let _ = writeln!(
@@ -236,7 +254,10 @@ pub fn program() -> Result<PathBuf> {
 pub struct Appliance {
     process: Process,
     directory: TempDir,
-    output: JoinHandle<String>,
+    name: String,
+    /// What it printed so far.
+    printed: Arc<Mutex<String>>,
+    output: JoinHandle<()>,
 }
 
 /// What a run left behind.
@@ -282,19 +303,21 @@ impl Appliance {
         let stdout = process.take_stdout().context("cgnat run has no standard output")?;
 
         let (ready, is_ready) = mpsc::channel();
+        let printed = Arc::new(Mutex::new(String::new()));
+        let text = printed.clone();
         let output = thread::spawn(move || {
-            let mut text = String::new();
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 if line.starts_with("ready") {
                     // Nobody waits any more after the first.
                     let _ = ready.send(());
                 }
+                // Whoever panicked with the lock left whole lines.
+                let mut text = text.lock().unwrap_or_else(PoisonError::into_inner);
                 text.push_str(&line);
                 text.push('\n');
             }
-            text
         });
-        let mut appliance = Appliance { process, directory, output };
+        let mut appliance = Appliance { process, directory, name, printed, output };
         appliance.wait_ready(&is_ready)?;
         if settings.taps {
             lab.bridge_taps()?;
@@ -325,6 +348,44 @@ impl Appliance {
         read_log(&self.directory.path().join("stderr"))
     }
 
+    /// What it printed to standard output so far.
+    pub fn printed(&self) -> String {
+        self.printed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Writes another configuration, `settings` with the text of `change` made of it, and sends
+    /// SIGHUP; the line that says what became of it.
+    ///
+    /// # Errors
+    /// It says nothing within a minute.
+    pub fn reload(
+        &self,
+        settings: &Settings,
+        change: impl FnOnce(String) -> String,
+    ) -> Result<String> {
+        let said = || {
+            let (printed, errors) = (self.printed(), self.errors());
+            let lines = printed.lines().chain(errors.lines()).map(str::to_owned);
+            let about =
+                |line: &String| line.starts_with("reloaded ") || line.starts_with("reload failed");
+            lines.filter(about).collect::<Vec<String>>()
+        };
+        let mut before = said();
+        let text = change(settings.yaml(&self.name, &Devices::packet_sockets(settings.workers)));
+        std::fs::write(self.directory.path().join("cgnat.yaml"), text)
+            .context("cannot write the configuration")?;
+        cleanup::signal_group(self.id(), Signal::HUP);
+        wait_until("an answer to SIGHUP", START_LIMIT, || Ok(said().len() > before.len()))?;
+        // The one line that was not there.
+        let mut after = said();
+        while let Some(line) = before.pop() {
+            if let Some(place) = after.iter().position(|other| *other == line) {
+                after.remove(place);
+            }
+        }
+        after.pop().context("no line is new")
+    }
+
     /// Process id.
     pub fn id(&self) -> u32 {
         self.process.id()
@@ -338,9 +399,11 @@ impl Appliance {
         let status = self.process.terminate(STOP_LIMIT)?;
         let errors = self.errors();
         ensure!(status.success(), "cgnat run ended with {status}:\n{errors}");
-        let Appliance { process, directory, output } = self;
+        let Appliance { process, directory, printed, output, name: _ } = self;
         drop(process);
-        let printed = output.join().unwrap_or_default();
+        // A reader that panicked has left what it read.
+        let _ = output.join();
+        let printed = printed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let stats = Stats::read(&directory.path().join("stats.json"))?;
         Ok(Outcome { printed, stats })
     }
