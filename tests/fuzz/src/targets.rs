@@ -15,6 +15,8 @@ use cgnat_core::packet::icmp_error;
 use cgnat_core::packet::ipv4::{self, Transport};
 use cgnat_core::packet::rewrite::{self, End, NewEndpoint};
 use cgnat_core::packet::tcp;
+use cgnat_core::policy::alg::ftp::Dialog;
+use cgnat_core::policy::alg::stream::ROOM;
 use cgnat_core::shard::ListedMapping;
 use cgnat_core::testing::lab::{Lab, port_mac};
 
@@ -27,6 +29,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ipv4", ipv4),
     ("tcp", tcp),
     ("icmp-error", icmp_error),
+    ("ftp", ftp),
     ("nat", nat),
 ];
 
@@ -115,6 +118,59 @@ fn tcp(data: &[u8]) {
     }
 }
 
+/// What a client of FTP says behind a greeting: it makes no difference how it is cut, nothing
+/// is lost, and nothing but an argument changes.
+fn ftp(data: &[u8]) {
+    let Some((size, bytes)) = data.split_first().filter(|_| data.len() < 1_500) else { return };
+    let step = usize::from(size >> 1) % 64 + 1;
+    let first = if size & 1 == 0 { 1 } else { u32::MAX - 40 };
+    let outside = said(first, bytes, step);
+    assert_eq!(outside, said(first, bytes, 1), "cut after {step} and after each byte");
+    let untouched = said_to(first, bytes, step, None);
+    assert_eq!(untouched, bytes, "changed, and no endpoint was given");
+}
+
+fn said(first: u32, bytes: &[u8], step: usize) -> Vec<u8> {
+    said_to(first, bytes, step, Some((0xcb00_71c8, 54_321)))
+}
+
+/// What a server gets that acknowledges all at once, if `new` stands for every endpoint.
+fn said_to(first: u32, bytes: &[u8], step: usize, new: Option<(u32, u16)>) -> Vec<u8> {
+    let mut dialog = Dialog::new(first, 7);
+    dialog.answer(7, b"220 ready\r\n");
+    let mut outside: Vec<u8> = Vec::new();
+    let mut at = first;
+    for piece in bytes.chunks(step) {
+        let end = at.wrapping_add(piece.len() as u32);
+        // Each round takes at least up to the next command.
+        for _ in 0..=piece.len() {
+            let known = dialog.stream.next().wrapping_sub(at) as usize;
+            let replaced = |_, _| Ok::<_, ()>(new);
+            dialog.take(&piece[known..], replaced).expect("never refused");
+            let leaving = dialog.stream.leaving(at, piece.len());
+            let mut left = piece[..leaving.head].to_vec();
+            if leaving.has_text {
+                assert!(dialog.stream.text().len() <= ROOM);
+                left.extend(dialog.stream.text());
+            }
+            left.extend(&piece[leaving.tail.0..leaving.tail.1]);
+            let place = leaving.sequence.wrapping_sub(first) as usize;
+            outside.extend(left.iter().skip(outside.len() - place));
+            let acknowledged = first.wrapping_add(outside.len() as u32);
+            dialog.stream.acknowledge(acknowledged);
+            assert_eq!(dialog.stream.inner(acknowledged), dialog.stream.next());
+            if dialog.stream.next() == end {
+                break;
+            }
+        }
+        assert_eq!(dialog.stream.next(), end, "some bytes are never taken");
+        at = end;
+    }
+    // What is not finished is kept, not lost.
+    outside.extend(dialog.stream.kept());
+    outside
+}
+
 /// An ICMP error with right checksums, to the source of what it quotes.
 fn right_error(data: &[u8]) -> Option<Vec<u8>> {
     let mut packet = right_header(data)?;
@@ -198,6 +254,7 @@ subscribers:
 nat44:
   tcp-mss-clamp: 1400
   unsolicited-syn: port-unreachable
+  alg: { ftp: true, tftp: true }
   fragments: { max-pending: 64, timeout: 2s }
 static:
   - { internal: 100.64.0.5, external: 203.0.113.16 }

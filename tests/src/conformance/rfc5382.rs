@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Result, ensure};
 
 use super::connection::Connection;
-use super::packet::{ACK, FIN, PSH, Packet, RST, SYN, error, tcp, udp};
+use super::packet::{ACK, Body, FIN, PSH, Packet, RST, SYN, error, tcp, udp};
 use super::read::Quote;
 use super::settings::Settings;
 use super::talk::{Side, Talk};
@@ -35,6 +35,7 @@ register! {
     path_mtu_discovery_reaches_the_host_5382_req_9: "5382-REQ-9" "5508-S7.1.2";
     errors_end_no_connection_5382_req_10: "5382-REQ-10";
     no_alg_is_on_5382_req_6: "5382-REQ-6";
+    a_resized_command_keeps_numbers_and_blocks_in_step_5382_s9a: "5382-S9a" "4787-REQ-10a";
 }
 
 fn connections_to_three_servers_leave_from_one_port_5382_req_1() -> Result<()> {
@@ -439,5 +440,57 @@ fn no_alg_is_on_5382_req_6() -> Result<()> {
         ends.insert(open.external);
     }
     ensure!(ends.len() == 4, "{ends:?}");
+    Ok(())
+}
+
+fn a_resized_command_keeps_numbers_and_blocks_in_step_5382_s9a() -> Result<()> {
+    let settings = Settings::default().section("nat44: { alg: { ftp: true } }");
+    let mut talk = Talk::new(settings);
+    let (host, peer) = (at(subscriber(1), 4021), at(remote(1), 21));
+    let control = Connection::open(&mut talk, 0.0, host, peer)?;
+    let external = control.external;
+    let greeting = tcp(peer, external, PSH | ACK).numbered(5001, 1001).carrying(b"220 a\r\n");
+    same(&talk.inbound(1.0, &greeting)?, &greeting.clone().hop().to(host))?;
+    let short = b"PORT 100,64,7,1,20,0\r\n";
+    let command = tcp(host, peer, PSH | ACK).numbered(1001, 5008).carrying(short);
+    let got = talk.outbound(2.0, &command)?;
+    let text = String::from_utf8_lossy(got.payload()).into_owned();
+    let numbers: Vec<u16> = text
+        .strip_prefix("PORT ")
+        .and_then(|rest| rest.strip_suffix("\r\n"))
+        .map(|rest| rest.split(',').filter_map(|number| number.parse().ok()).collect())
+        .unwrap_or_default();
+    ensure!(numbers.len() == 6, "the server gets {text:?}");
+    let octets = [0, 1, 2, 3].map(|n| numbers[n] as u8);
+    ensure!(octets == external.ip().octets(), "another address than {external}: {text:?}");
+    let named = at(octets.into(), numbers[4] << 8 | numbers[5]);
+    let want = command.clone().hop().from(external).carrying(text.as_bytes());
+    same(&got, &want)?;
+    // The command is lost; what follows has come, says the server's block.
+    let (inner, outer) = (1001 + short.len() as u32, 1001 + text.len() as u32);
+    let list = tcp(host, peer, PSH | ACK).numbered(inner, 5008).carrying(b"LIST\r\n");
+    same(&talk.outbound(3.0, &list)?, &list.clone().hop().from(external).numbered(outer, 5008))?;
+    let block = |from: u32| -> Vec<u8> {
+        let edges = [from.to_be_bytes(), (from + 6).to_be_bytes()].concat();
+        [&[1, 1, 5, 10][..], &edges].concat()
+    };
+    let told = |ack: u32, block: Vec<u8>| {
+        let mut packet = tcp(peer, external, ACK).numbered(5008, ack);
+        if let Body::Tcp(tcp) = &mut packet.body {
+            tcp.options = block;
+        }
+        packet
+    };
+    let (lost, heard) = (told(1001, block(outer)), told(1001, block(inner)));
+    same(&talk.inbound(4.0, &lost)?, &heard.hop().to(host))?;
+    // Sent again it is as before, and then everything is acknowledged.
+    same(&talk.outbound(5.0, &command)?, &want)?;
+    let all = told(outer + 6, Vec::new());
+    same(&talk.inbound(6.0, &all)?, &told(inner + 6, Vec::new()).hop().to(host))?;
+    // The server connects to what was named, and reaches what was meant.
+    let syn = tcp(at(remote(1), 20), named, SYN);
+    same(&talk.inbound(7.0, &syn)?, &syn.clone().hop().to(at(subscriber(1), 20 << 8)))?;
+    // The other ALG has not been switched on with it.
+    ensure!(talk.look()?.stats.document()["alg"]["tftp"]["requests"] == 0, "TFTP is on");
     Ok(())
 }
