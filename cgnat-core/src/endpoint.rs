@@ -153,6 +153,86 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// An IP protocol by its number (IANA).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IpProtocol(pub u8);
+
+impl IpProtocol {
+    /// ICMP.
+    pub const ICMP: Self = Self(1);
+    /// TCP.
+    pub const TCP: Self = Self(6);
+    /// UDP.
+    pub const UDP: Self = Self(17);
+    /// DCCP (RFC 4340).
+    pub const DCCP: Self = Self(33);
+    /// GRE (RFC 2784).
+    pub const GRE: Self = Self(47);
+    /// ESP (RFC 4303).
+    pub const ESP: Self = Self(50);
+    /// AH (RFC 4302).
+    pub const AH: Self = Self(51);
+    /// SCTP (RFC 9260).
+    pub const SCTP: Self = Self(132);
+    /// UDP-Lite (RFC 3828).
+    pub const UDP_LITE: Self = Self(136);
+
+    const NAMES: [(Self, &'static str); 9] = [
+        (Self::ICMP, "icmp"),
+        (Self::TCP, "tcp"),
+        (Self::UDP, "udp"),
+        (Self::DCCP, "dccp"),
+        (Self::GRE, "gre"),
+        (Self::ESP, "esp"),
+        (Self::AH, "ah"),
+        (Self::SCTP, "sctp"),
+        (Self::UDP_LITE, "udp-lite"),
+    ];
+
+    /// The protocol with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(_, known)| *known == name).map(|(protocol, _)| *protocol)
+    }
+
+    /// Whether it is translated by ports or query identifiers: one of [`Protocol`].
+    #[inline]
+    pub const fn has_mappings(self) -> bool {
+        matches!(self, Self::TCP | Self::UDP | Self::ICMP)
+    }
+
+    /// Whether it can be translated by its addresses alone. AH cannot, because it authenticates
+    /// them (RFC 3715 section 2.1).
+    #[inline]
+    pub const fn is_portless(self) -> bool {
+        !self.has_mappings() && !matches!(self, Self::AH)
+    }
+}
+
+impl From<Protocol> for IpProtocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::TCP,
+            Protocol::Udp => Self::UDP,
+            Protocol::Icmp => Self::ICMP,
+        }
+    }
+}
+
+impl fmt::Display for IpProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Self::NAMES.iter().find(|(protocol, _)| protocol == self) {
+            Some((_, name)) => f.pad(name),
+            None => fmt::Display::fmt(&self.0, f),
+        }
+    }
+}
+
+impl fmt::Debug for IpProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// What an outbound packet is looked up by: endpoint-independent mapping knows nothing of
 /// the destination (RFC 4787 REQ-1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -10,6 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::config::{Config, Overloading, Pool};
 use crate::refusals::Refusals;
 use crate::space::{AddressState, ExternalSpace};
+use crate::table::association::Association;
 use crate::table::control_connection::ControlConnection;
 use crate::table::identification::Identifications;
 use crate::table::index::{Bucket, buckets_for};
@@ -30,6 +31,8 @@ const MAPPINGS_PER_SESSION: u32 = 4;
 /// at least some.
 const MAPPINGS_PER_CONTROL: u32 = 64;
 const MIN_CONTROLS: u32 = 64;
+/// Mappings per record of a flow without ports, of which each flow has two.
+const MAPPINGS_PER_ASSOCIATION: u32 = 8;
 
 /// Sizes of all tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +47,9 @@ pub struct Layout {
     pub sessions_per_shard: u32,
     /// Control connections of FTP that one shard can follow.
     pub controls_per_shard: u32,
+    /// Records of flows without ports of one shard: two for each such flow. None if no protocol
+    /// of the kind is carried.
+    pub associations_per_shard: u32,
     /// Subscribers of one shard.
     pub subscribers_per_shard: u32,
     /// Port blocks of all addresses that are ours at the start, ranges of deterministic pools
@@ -77,6 +83,8 @@ pub struct ShardMemory {
     pub(crate) session_index: &'static mut [Bucket],
     pub(crate) controls: &'static mut [ControlConnection],
     pub(crate) control_index: &'static mut [Bucket],
+    pub(crate) associations: &'static mut [Association],
+    pub(crate) association_index: &'static mut [Bucket],
     pub(crate) subscribers: &'static mut [Subscriber],
     pub(crate) subscriber_index: &'static mut [Bucket],
 }
@@ -106,6 +114,10 @@ impl Layout {
             true => (mappings / MAPPINGS_PER_CONTROL).max(MIN_CONTROLS),
             false => 0,
         };
+        let associations = match config.other_protocols().any() {
+            true => (mappings / MAPPINGS_PER_ASSOCIATION).max(64),
+            false => 0,
+        };
         let space = ExternalSpace::new(config);
         // Each subscriber with state holds a block, so there are never more of them.
         let subscribers =
@@ -120,6 +132,8 @@ impl Layout {
             + bytes_of::<Bucket>(buckets_for(sessions))
             + bytes_of::<ControlConnection>(controls as usize)
             + bytes_of::<Bucket>(buckets_for(controls))
+            + bytes_of::<Association>(associations as usize)
+            + bytes_of::<Bucket>(buckets_for(associations))
             + bytes_of::<Subscriber>(subscribers as usize)
             + bytes_of::<Bucket>(buckets_for(subscribers));
         let (mut block_bytes, mut spare_bytes) = (0, 0);
@@ -140,7 +154,7 @@ impl Layout {
             pending: bounds.max_pending.div_ceil(u32::from(workers)),
             timeout_ms: u64::from(bounds.timeout_s) * 1000,
         };
-        let per_shard = mappings as usize + sessions as usize;
+        let per_shard = mappings as usize + sessions as usize + associations as usize;
         // Shared arrays have a place for each number.
         let numbers = space.blocks() as usize;
         Self {
@@ -149,6 +163,7 @@ impl Layout {
             flow_buckets,
             sessions_per_shard: sessions,
             controls_per_shard: controls,
+            associations_per_shard: associations,
             subscribers_per_shard: subscribers,
             blocks: space.our_blocks(),
             lent_blocks: space.lendable_blocks(),
@@ -189,6 +204,8 @@ impl Layout {
             session_index: cut.take(buckets_for(self.sessions_per_shard))?,
             controls: cut.take(self.controls_per_shard as usize)?,
             control_index: cut.take(buckets_for(self.controls_per_shard))?,
+            associations: cut.take(self.associations_per_shard as usize)?,
+            association_index: cut.take(buckets_for(self.associations_per_shard))?,
             subscribers: cut.take(self.subscribers_per_shard as usize)?,
             subscriber_index: cut.take(buckets_for(self.subscribers_per_shard))?,
         })

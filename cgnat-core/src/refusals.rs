@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 
 use arrayvec::ArrayVec;
 
-use crate::endpoint::Protocol;
+use crate::endpoint::IpProtocol;
 use crate::time::{TICKS_PER_SECOND, Tick};
 use crate::verdict::DropReason;
 
@@ -32,8 +32,8 @@ pub struct Refusal {
     /// Why.
     pub reason: DropReason,
     /// Of the packet.
-    pub protocol: Protocol,
-    /// Of the packet; for ICMP the query identifier.
+    pub protocol: IpProtocol,
+    /// Of the packet; for ICMP the query identifier, without ports 0.
     pub destination_port: u16,
     /// The number that stood in the way: a limit of the group, or the size of what was full.
     pub limit: u32,
@@ -96,7 +96,7 @@ impl Refusals {
         &mut self,
         address: u32,
         hash: u64,
-        (reason, protocol, destination_port): (DropReason, Protocol, u16),
+        (reason, protocol, destination_port): (DropReason, IpProtocol, u16),
         limit: u32,
         now: Tick,
     ) {
@@ -147,7 +147,7 @@ mod tests {
     fn refusal(port: u16, tick: u32) -> Refusal {
         Refusal {
             reason: DropReason::LimitPorts,
-            protocol: Protocol::Udp,
+            protocol: IpProtocol::UDP,
             destination_port: port,
             limit: 5,
             first: Tick(tick),

@@ -26,10 +26,12 @@ use crate::endpoint::{ExternalEndpoint, InternalEndpoint, Protocol, RemoteEndpoi
 use crate::layout::ShardMemory;
 use crate::policy::admission::Limits;
 use crate::policy::alg::ftp::CONTROL_PORT;
+use crate::policy::other_protocols::OtherProtocols;
 use crate::policy::port_choice::BlockFit;
 use crate::policy::timeouts::Timeouts;
 use crate::refusals::Refusals;
 use crate::space::{AddressState, AddressUse, ExternalSpace};
+use crate::table::association::{Association, Role};
 use crate::table::control_connection::ControlConnection;
 use crate::table::due::DueArray;
 use crate::table::free_blocks::FreeBlocks;
@@ -70,6 +72,8 @@ pub struct ShardDue {
     pub mappings: DueArray,
     /// One per session slot.
     pub sessions: DueArray,
+    /// One per slot of the association table.
+    pub associations: DueArray,
 }
 
 /// Counts of a shard that others may want to know.
@@ -79,6 +83,8 @@ pub struct ShardGauges {
     pub mappings: [u64; Protocol::COUNT],
     /// TCP sessions that exist.
     pub sessions: u64,
+    /// Flows without ports whose tuples are kept here.
+    pub associations: u64,
     /// Subscribers with at least one block.
     pub subscribers: u64,
     /// Blocks that subscribers hold.
@@ -188,6 +194,9 @@ pub struct Shard {
     /// Control connections of FTP that are followed; no room for any without its ALG.
     pub(crate) controls: Slab<ControlConnection>,
     pub(crate) control_index: Index,
+    pub(crate) other_protocols: OtherProtocols,
+    pub(crate) associations: Slab<Association>,
+    pub(crate) association_index: Index,
     pub(crate) subscribers: Slab<Subscriber>,
     pub(crate) subscriber_index: Index,
     /// By block number; `None` for blocks that are not lent to this shard.
@@ -270,6 +279,7 @@ impl Shard {
             due: ShardDue {
                 mappings: DueArray::new(memory.mappings.len()),
                 sessions: DueArray::new(memory.sessions.len()),
+                associations: DueArray::new(memory.associations.len()),
             },
             mappings: Slab::new(memory.mappings),
             mapping_index: Index::new(memory.mapping_index),
@@ -278,6 +288,9 @@ impl Shard {
             session_index: Index::new(memory.session_index),
             controls: Slab::new(memory.controls),
             control_index: Index::new(memory.control_index),
+            other_protocols: OtherProtocols::new(config.other_protocols(), config.timeouts()),
+            associations: Slab::new(memory.associations),
+            association_index: Index::new(memory.association_index),
             subscribers: Slab::new(memory.subscribers),
             subscriber_index: Index::new(memory.subscriber_index),
             leases: (0..space.blocks()).map(|_| None).collect(),
@@ -504,6 +517,41 @@ impl Shard {
         }
     }
 
+    /// Every claim as (protocol, internal, external, remote address); for tests.
+    pub fn claim_list(&self) -> impl Iterator<Item = (u8, u32, u32, u32)> {
+        self.associations.iter().filter_map(|(_, record)| {
+            let key = record.key();
+            let of = (key.protocol, record.other, key.near, key.remote);
+            (key.role == Role::Claim).then_some(of)
+        })
+    }
+
+    fn audit_associations(&self) -> Result<(), String> {
+        let mut claims = 0;
+        for (slot, record) in self.associations.iter() {
+            let key = record.key();
+            let name = format!("association {slot} ({key:?})");
+            if record.shard != self.id {
+                return Err(format!("{name} belongs to shard {}", record.shard));
+            }
+            if !self.due.associations.is_armed(slot as usize) {
+                return Err(format!("{name} would never expire"));
+            }
+            claims += u64::from(key.role == Role::Claim);
+        }
+        if claims != self.gauges.associations {
+            return Err(format!("{claims} claims, {} counted", self.gauges.associations));
+        }
+        for (slot, subscriber) in self.subscribers.iter() {
+            let holds = self.holds_of(slot);
+            if holds != subscriber.associations {
+                let counted = subscriber.associations;
+                return Err(format!("subscriber {slot}: {holds} holds of {counted}"));
+            }
+        }
+        Ok(())
+    }
+
     /// Checks what must always be true across the tables; for tests, reads everything.
     ///
     /// # Errors
@@ -582,6 +630,7 @@ impl Shard {
         if u64::from(self.controls.in_use()) != self.gauges.ftp_followed {
             return Err(format!("{} control connections", self.controls.in_use()));
         }
+        self.audit_associations()?;
         let mut blocks = 0;
         for (slot, subscriber) in self.subscribers.iter() {
             let (by_protocol, sessions) = self.usage_of(slot);
@@ -603,7 +652,9 @@ impl Shard {
                     return Err(format!("subscriber {slot}: block {block} is held by {holder:?}"));
                 }
                 let lease = self.leases[*block as usize].as_ref();
-                if lease.is_some_and(|l| !l.in_use() && !self.block_due.is_armed(*block as usize)) {
+                let kept = subscriber.associations > 0;
+                let is_armed = self.block_due.is_armed(*block as usize);
+                if lease.is_some_and(|lease| !lease.in_use() && !is_armed && !kept) {
                     return Err(format!("block {block} is idle and would never be released"));
                 }
                 blocks += 1;

@@ -64,7 +64,7 @@ drop_reasons! {
     FragmentPendingFull, "fragment-pending-full", "Too many fragments wait for the first of their datagram, in all or of one sender; raise `nat44.fragments.max-pending` unless it is a flood.";
     FragmentShare, "fragment-share", "A subscriber, or a source or an external address of inbound ones, has a sixteenth of all datagrams in fragments; a flood, mostly.";
     FragmentTableFull, "fragment-table-full", "Too many datagrams in fragments are under way; raise `nat44.fragments.max-datagrams` unless it is a flood.";
-    ProtocolUnsupported, "protocol-unsupported", "An IP protocol other than TCP, UDP and ICMP; not translated in this version.";
+    ProtocolUnsupported, "protocol-unsupported", "An IP protocol other than TCP, UDP and ICMP that `nat44.other-protocols` does not carry; or AH, which cannot pass a NAT.";
     TransportTruncated, "transport-truncated", "The packet ends inside the TCP, UDP or ICMP header, or a length field there is impossible.";
     PortZero, "port-zero", "Source or destination port 0, which is reserved (RFC 4787 section 4.2.1 leaves it open).";
     IcmpSourceQuench, "icmp-source-quench", "ICMP source quench (type 4), which is obsolete and never forwarded (RFC 5508 REQ-10c).";
@@ -103,7 +103,12 @@ drop_reasons! {
     SubscriberTableFull, "subscriber-table-full", "The shard's subscriber table is full; raise `max-mappings` or add addresses.";
     BlockWait, "block-wait", "A packet waited for a port block from housekeeping in vain; housekeeping is stalled or a worker does not answer it.";
     ParkingFull, "parking-full", "Too many packets wait for a port block or a neighbour; the sender will repeat.";
+    EspWithoutIke, "esp-without-ike", "ESP of a subscriber that has no IKE session: no live UDP mapping from its port 500; it began without IKE, or IKE uses UDP 4500, where ESP should be in UDP too (RFC 3948).";
+    EspConflict, "esp-conflict", "A second subscriber of one external address wants ESP with a gateway that another has an IKE session with; it needs IKE with NAT traversal (UDP 4500, RFC 3948), or another external address.";
+    AssociationConflict, "association-conflict", "A second subscriber of one external address wants a protocol without ports with a remote address that another has it with; one of them needs another external address.";
+    AssociationTableFull, "association-table-full", "The table of flows without ports is full; raise `max-mappings`.";
     // Inbound.
+    NoAssociation, "no-association", "An inbound packet without ports to an external address of ours, from somebody whom no subscriber there has sent this protocol to (normal).";
     NoMapping, "no-mapping", "An inbound packet to an external endpoint without a mapping; scans, mostly (normal).";
     Filtered, "filtered", "An inbound packet to a mapped external endpoint from somebody whom the subscriber has not sent to, where `filtering` depends on that (normal).";
     PortNotLent, "port-not-lent", "An inbound packet to an external address of ours, to a port that is neither lent nor mapped statically (normal).";
@@ -124,6 +129,17 @@ drop_reasons! {
 }
 
 impl DropReason {
+    /// Whether the keeper of a tuple refuses a claim for this.
+    pub const fn is_of_claims(self) -> bool {
+        matches!(
+            self,
+            DropReason::EspConflict
+                | DropReason::AssociationConflict
+                | DropReason::AssociationTableFull
+                | DropReason::OwnershipViolation
+        )
+    }
+
     /// Whether a new flow of a subscriber was refused for want of room or by a limit. Its
     /// sender is told (RFC 6888 REQ-11b).
     pub const fn is_refusal(self) -> bool {
@@ -142,6 +158,10 @@ impl DropReason {
                 | DropReason::SubscriberTableFull
                 | DropReason::MappingTableFull
                 | DropReason::SessionTableFull
+                | DropReason::EspWithoutIke
+                | DropReason::EspConflict
+                | DropReason::AssociationConflict
+                | DropReason::AssociationTableFull
         )
     }
 }
@@ -157,6 +177,9 @@ pub enum Verdict {
     Hairpin,
     /// Do not forward it.
     Drop(DropReason),
+    /// It has no ports; untouched, it goes to the keeper of its tuple under this external
+    /// address.
+    Associate(u32),
     /// Keep it until housekeeping has answered the request for a port block.
     AwaitBlock,
 }

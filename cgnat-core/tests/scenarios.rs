@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "scenarios/associations.rs"]
+mod associations;
 #[path = "scenarios/attacks.rs"]
 mod attacks;
 #[path = "scenarios/blocks.rs"]

@@ -5,6 +5,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "specification/associations.rs"]
+mod associations;
+#[path = "specification/broken_errors.rs"]
+mod broken_errors;
+#[path = "specification/carried.rs"]
+mod carried;
 #[path = "specification/create.rs"]
 mod create;
 #[path = "specification/drive.rs"]
@@ -126,8 +132,11 @@ fn world(workers: u16) -> World {
             udp_s: 300,
             udp_by_port_s: [(53, 10), (123, 30)].into(),
             icmp_s: 60,
+            carried: BTreeSet::new(),
+            other_s: 600,
             mappings: 0,
             further_sessions: 0,
+            associations: 0,
         },
         workers,
         vlans: [None, None],

@@ -69,6 +69,9 @@ pub struct Settings {
     pub filtering: Option<String>,
     /// Destination ports towards which external ports are shared, as in `udp/53`; none is none.
     pub port_overloading: Vec<String>,
+    /// What is carried besides TCP, UDP and ICMP, as the configuration writes it; nothing if
+    /// `None`.
+    pub other_protocols: Option<String>,
     /// Largest IPv4 packet of the external port; the default if `None`.
     pub external_mtu: Option<u16>,
     /// Tap interfaces instead of packet sockets: for them the kernel does not reassemble, so that
@@ -94,6 +97,7 @@ impl Default for Settings {
             max_mappings: 200_000,
             filtering: None,
             port_overloading: Vec::new(),
+            other_protocols: None,
             external_mtu: None,
             taps: false,
         }
@@ -166,6 +170,7 @@ impl Settings {
             max_mappings,
             filtering,
             port_overloading,
+            other_protocols,
             external_mtu,
             taps: _,
         } = self;
@@ -213,7 +218,7 @@ impl Settings {
                 "  tcp: {{ established: {t}, opening: {t}, closing: {t}, reset: {t} }}"
             );
         }
-        if filtering.is_some() || !port_overloading.is_empty() {
+        if filtering.is_some() || !port_overloading.is_empty() || other_protocols.is_some() {
             text.push_str("nat44:\n");
         }
         if let Some(filtering) = filtering {
@@ -221,6 +226,9 @@ impl Settings {
         }
         if !port_overloading.is_empty() {
             let _ = writeln!(text, "  port-overloading: [{}]", port_overloading.join(", "));
+        }
+        if let Some(protocols) = other_protocols {
+            let _ = writeln!(text, "  other-protocols: {protocols}");
         }
         if *short_timers {
             text.push_str("lab:\n  allow-short-timers: true\n");

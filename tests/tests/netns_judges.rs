@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use cgnat_tests::appliance::{Appliance, Outcome, Settings};
 use cgnat_tests::judges::{self, Question, REFUSED};
 use cgnat_tests::lab::{BOX_EXTERNAL, BOX_INTERNAL, Lab, POOL_PREFIX, SERVERS};
@@ -273,6 +273,47 @@ fn root_netns_programs_report_the_same_through_the_kernels_nat() -> Result<()> {
     let answer = |asked: &str| of_appliance.iter().find(|(question, _)| question == asked);
     let told = answer("dig []").map(|(_, answer)| answer.clone());
     ensure!(told == Some(NAME_ADDRESS.to_string()), "dig got {told:?}");
+    Ok(())
+}
+
+/// Raw packets of protocols without ports, which the server's kernel does not know and says so:
+/// each answer quotes the packet as the server saw it, and traceroute finds its own in it. Of
+/// UDP-Lite the kernel checks the checksum first.
+#[test]
+fn root_netns_traceroute_by_protocols_without_ports_reaches_the_server() -> Result<()> {
+    let lab = Lab::new(2)?;
+    let [web, ..] = SERVERS;
+    let [first, second] = lab.addresses()[..] else { bail!("two subscribers") };
+    let settings = Settings {
+        workers: 2,
+        pool: vec!["203.0.113.9".to_owned()],
+        other_protocols: Some("{ default: carry, sctp: drop }".to_owned()),
+        ..Settings::default()
+    };
+    let ask = || -> Result<()> {
+        let trace = |from, options: &[&str]| {
+            let answer = judges::traceroute(&lab.subscribers, from, web, options)?;
+            println!("{from} {options:?}:\n{answer}");
+            Ok::<_, anyhow::Error>(answer)
+        };
+        for options in [&["-P", "47"][..], &["-P", "89"], &["-P", "253"], &["-D"], &["-UL"]] {
+            let answer = trace(first, options)?;
+            let last = answer.lines().last().unwrap_or_default();
+            let reached = last.contains(&web.to_string());
+            ensure!(reached, "{options:?} does not reach the server:\n{answer}");
+        }
+        // The second subscriber shares the address, and is told at the box.
+        let answer = trace(second, &["-P", "47"])?;
+        let told = answer.contains(&BOX_INTERNAL.to_string()) && answer.contains("!H");
+        ensure!(told && !answer.contains(&format!("{web}\n")), "not refused:\n{answer}");
+        trace(second, &["-P", "132"])?;
+        Ok(())
+    };
+    let ((), outcome) = with_appliance(&lab, &settings, ask)?;
+    let drops = outcome.stats.drops()?;
+    for reason in ["association-conflict", "protocol-unsupported"] {
+        ensure!(drops.get(reason).is_some_and(|count| *count > 0), "drops: {drops:?}");
+    }
     Ok(())
 }
 

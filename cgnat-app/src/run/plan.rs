@@ -228,11 +228,13 @@ pub fn capacity(config: &Config) -> Result<Vec<String>, String> {
     let workers = u64::from(plan.workers());
     Ok(vec![
         format!(
-            "capacity: {} subscribers at once, {} port blocks, {} mappings, {} further TCP sessions",
+            "capacity: {} subscribers at once, {} port blocks, {} mappings, {} further TCP sessions, {} flows without ports",
             grouped(u64::from(layout.blocks)),
             grouped(u64::from(layout.blocks)),
             grouped(u64::from(layout.mappings_per_shard) * workers),
             grouped(u64::from(layout.sessions_per_shard) * workers),
+            // Each has two records.
+            grouped(u64::from(layout.associations_per_shard) * workers / 2),
         ),
         format!(
             "memory: {} bytes of tables for {} ({} bytes per worker, {} bytes for port blocks, \

@@ -51,6 +51,7 @@ pub struct Report {
     mappings: [u64; Protocol::COUNT],
     mappings_created: u64,
     sessions: u64,
+    associations: u64,
     subscribers: u64,
     blocks_total: u64,
     blocks_in_use: u64,
@@ -123,6 +124,7 @@ impl Report {
             mappings: std::array::from_fn(|p| sum(&|c| c.mappings[p].value())),
             mappings_created: sum(&|c| c.mappings_created.value()),
             sessions: sum(&|c| c.sessions.value()),
+            associations: sum(&|c| c.associations.value()),
             subscribers: sum(&|c| c.subscribers.value()),
             blocks_total: 0,
             blocks_in_use: sum(&|c| c.blocks_in_use.value()),
@@ -249,10 +251,11 @@ impl Report {
         let [tcp, udp, icmp] = self.mappings;
         writeln!(
             out,
-            "\nMappings: {} (tcp {tcp}, udp {udp}, icmp {icmp}), {} created; TCP sessions: {}",
+            "\nMappings: {} (tcp {tcp}, udp {udp}, icmp {icmp}), {} created; TCP sessions: {}; flows without ports: {}",
             tcp + udp + icmp,
             self.mappings_created,
-            self.sessions
+            self.sessions,
+            self.associations
         )?;
         for mapping in self.mapping_list.iter().take(LISTED) {
             let ListedMapping { protocol, internal, external, only_with } = mapping;
@@ -482,6 +485,7 @@ impl Report {
                 "active": self.sessions,
                 "tcp_out_of_window": self.tcp_out_of_window,
             },
+            "associations": { "active": self.associations },
             "subscribers": { "active": self.subscribers },
             "blocks": {
                 "total": self.blocks_total,

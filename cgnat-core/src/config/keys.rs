@@ -106,6 +106,8 @@ pub const KEYS: &[&str] = &[
     "nat44.fragments.max-pending",
     "nat44.fragments.max-datagrams",
     "nat44.fragments.timeout",
+    "nat44.other-protocols",
+    "nat44.other-protocols.<protocol>",
     "nat44.bypass",
     "nat44.bypass[].to",
     "nat44.bypass[].from",
@@ -125,6 +127,7 @@ pub const KEYS: &[&str] = &[
     "timeouts.udp.default",
     "timeouts.udp.<port>",
     "timeouts.icmp",
+    "timeouts.other",
     "lab",
     "lab.allow-short-timers",
 ];

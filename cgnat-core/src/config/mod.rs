@@ -18,6 +18,7 @@
 mod difference;
 mod keys;
 mod limits;
+mod other_protocols;
 mod overloading;
 mod pool_rules;
 mod problem;
@@ -37,6 +38,7 @@ use ipnet::Ipv4Net;
 pub use difference::Source;
 pub use keys::{KEYS, NOT_YET};
 pub use limits::{Limits, NewSessions, Reserved};
+pub use other_protocols::OtherProtocols;
 pub use overloading::Overloading;
 pub use pool_rules::{AddressSelection, PoolRules};
 pub use problem::{Problem, Problems, Severity};
@@ -59,6 +61,7 @@ pub struct Config {
     pub(crate) mss_clamp: Option<u16>,
     pub(crate) statics: Vec<StaticMapping>,
     pub(crate) bypass: Vec<BypassRule>,
+    pub(crate) other_protocols: OtherProtocols,
     pub(crate) timeouts: Timeouts,
     pub(crate) warnings: Vec<Problem>,
 }
@@ -274,6 +277,7 @@ pub struct Timeouts {
     pub(crate) udp_s: u32,
     pub(crate) udp_by_port_s: Vec<(u16, u32)>,
     pub(crate) icmp_s: u32,
+    pub(crate) other_s: u32,
 }
 
 impl Config {
@@ -350,6 +354,11 @@ impl Config {
     /// What passes untranslated (RFC 6888 REQ-6).
     pub fn bypass(&self) -> &[BypassRule] {
         &self.bypass
+    }
+
+    /// What is carried besides TCP, UDP and ICMP.
+    pub fn other_protocols(&self) -> &OtherProtocols {
+        &self.other_protocols
     }
 
     /// Idle timeouts.
@@ -671,5 +680,10 @@ impl Timeouts {
     /// ICMP query idle, seconds (RFC 5508 REQ-2).
     pub fn icmp_s(&self) -> u32 {
         self.icmp_s
+    }
+
+    /// Of associations, which protocols without ports have.
+    pub fn other_s(&self) -> u32 {
+        self.other_s
     }
 }

@@ -99,6 +99,7 @@ nat44:
     in-all: 70
   unsolicited-syn: port-unreachable
   fragments: { max-pending: 100, max-datagrams: 1_000, timeout: 3s }
+  other-protocols: { gre: carry, esp: carry, sctp: drop, 41: carry, default: drop }
   bypass:
     - { to: 10.0.0.0/8 }
     - { to: 198.18.0.0/15, from: 100.64.1.0/24, protocol: udp, ports: [67, 5000-5010] }
@@ -109,6 +110,7 @@ timeouts:
   tcp: { established: 3h, opening: 30s, closing: 5m, reset: 6m }
   udp: { default: 2m, 123: 30s, "53": 10s, "5000": 3m }
   icmp: 90s
+  other: 3m
 lab:
   allow-short-timers: false
 "#;
@@ -344,6 +346,7 @@ fn walk(node: &mut Node, pattern: &str, visit: &mut dyn FnMut(&str, &mut Node)) 
             for (key, value) in pairs {
                 let chosen = match pattern {
                     "ports" | "pools" => "<name>",
+                    "nat44.other-protocols" => "<protocol>",
                     "timeouts.udp" if key.text != "default" => "<port>",
                     _ => key.text.as_str(),
                 };

@@ -11,6 +11,7 @@ mod deterministic;
 mod device;
 mod filtering;
 mod limits;
+mod other_protocols;
 mod overloading;
 mod own_errors;
 mod pool_rules;
@@ -65,6 +66,7 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
     let groups = groups.map(|c| subscribers::read(report, c, &pools)).unwrap_or_default();
     let nat44 = nat44(report, nat44_fields, allows_short_timers);
     let own_errors = own_errors::read(report, nat44_fields);
+    let other_protocols = other_protocols::read(report, nat44_fields);
     let statics = top.get("static").map(|c| statics::read(report, c)).unwrap_or_default();
     let timeouts = timeouts::read(report, top.get("timeouts"), allows_short_timers);
 
@@ -95,6 +97,7 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
         mss_clamp,
         statics: statics.into_iter().map(statics::Draft::finish).collect(),
         bypass: nat44.bypass.into_iter().map(bypass::Draft::finish).collect(),
+        other_protocols,
         timeouts,
         warnings: Vec::new(),
     })

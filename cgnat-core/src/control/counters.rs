@@ -105,6 +105,8 @@ pub struct WorkerCounters {
     pub mappings: [Counter; Protocol::COUNT],
     /// TCP sessions, now.
     pub sessions: Counter,
+    /// Flows without ports whose tuples are kept here, now.
+    pub associations: Counter,
     /// Subscribers with blocks, now.
     pub subscribers: Counter,
     /// Blocks that subscribers hold, now.
@@ -173,6 +175,7 @@ impl WorkerCounters {
             ended: Counter::default(),
             mappings: std::array::from_fn(|_| Counter::default()),
             sessions: Counter::default(),
+            associations: Counter::default(),
             subscribers: Counter::default(),
             blocks_in_use: Counter::default(),
             blocks_free: Counter::default(),
@@ -206,6 +209,7 @@ impl WorkerCounters {
         let ShardGauges {
             mappings,
             sessions,
+            associations,
             subscribers,
             blocks_in_use,
             blocks_free,
@@ -228,6 +232,7 @@ impl WorkerCounters {
             counter.set(*value);
         }
         self.sessions.set(*sessions);
+        self.associations.set(*associations);
         self.subscribers.set(*subscribers);
         self.blocks_in_use.set(*blocks_in_use);
         self.blocks_free.set(*blocks_free);

@@ -80,6 +80,7 @@ impl Sweep {
             let words = match cursor.kind {
                 Kind::Mapping => &link.due.mappings,
                 Kind::Session => &link.due.sessions,
+                Kind::Association => &link.due.associations,
                 Kind::Block => &self.block_due,
             };
             let mut batch: ArrayVec<Due, PROPOSALS> = ArrayVec::new();
@@ -95,7 +96,8 @@ impl Sweep {
             if cursor.slot == words.len() {
                 cursor = match cursor.kind {
                     Kind::Mapping => Cursor { kind: Kind::Session, slot: 0, ..cursor },
-                    Kind::Session => Cursor { kind: Kind::Block, slot: 0, ..cursor },
+                    Kind::Session => Cursor { kind: Kind::Association, slot: 0, ..cursor },
+                    Kind::Association => Cursor { kind: Kind::Block, slot: 0, ..cursor },
                     Kind::Block => Cursor { done: true, ..cursor },
                 };
             }

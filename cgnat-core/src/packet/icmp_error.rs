@@ -7,6 +7,7 @@
 use super::ipv4::{self, Header, protocol};
 use super::rewrite::{self, End, NewEndpoint};
 use super::{checksum, options, put_u16, put_u32, u16_at, u32_at};
+use crate::endpoint::IpProtocol;
 use crate::verdict::DropReason;
 
 /// Bytes of an IPv4 header without options.
@@ -21,11 +22,11 @@ const QUOTED: usize = 8;
 /// The packet that an error is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quote {
-    /// Its IP protocol number: TCP, UDP, or ICMP for a query.
+    /// Its IP protocol number: TCP, UDP, ICMP for a query, or one without ports.
     pub protocol: u8,
     /// Its source address and port.
     pub source: (u32, u16),
-    /// Its destination address and port; for a query both ports are the identifier.
+    /// Its destination address and port; for a query both ports are the identifier, without ports 0.
     pub destination: (u32, u16),
     /// Length of its IPv4 header, bytes.
     header_len: usize,
@@ -139,6 +140,7 @@ pub fn parse(packet: &[u8], header: &Header) -> Result<Quote, DropReason> {
         protocol::ICMP if ipv4::query(transport).is_some() => {
             (u16_at(transport, 4), u16_at(transport, 4))
         }
+        other if IpProtocol(other).is_portless() => (0, 0),
         _ => return Err(DropReason::IcmpQuote),
     };
     let (source, destination) = (u32_at(quoted, 12), u32_at(quoted, 16));
@@ -216,10 +218,11 @@ pub fn translate(packet: &mut [u8], header: &Header, quote: &Quote, end: End, ne
                 put_u16(transport, 6, if updated == 0 { 0xffff } else { updated });
             }
         }
-        _ => {
+        protocol::ICMP => {
             put_u16(transport, 4, new.port);
             rewrite::icmp_checksum(transport, new.port_delta);
         }
+        other => rewrite::portless_checksum(transport, other, new.address_delta),
     }
     put_u16(segment, 2, 0);
     let icmp_checksum = checksum::full(segment);

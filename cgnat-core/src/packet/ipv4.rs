@@ -7,6 +7,7 @@
 use super::icmp_error::{self, Quote};
 use super::tcp::{self, Segment};
 use super::{checksum, options, u16_at, u32_at};
+use crate::endpoint::IpProtocol;
 use crate::verdict::DropReason;
 
 /// IP protocol numbers.
@@ -17,6 +18,10 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// DCCP.
+    pub const DCCP: u8 = 33;
+    /// UDP-Lite.
+    pub const UDP_LITE: u8 = 136;
 }
 
 /// A checked IPv4 header.
@@ -109,9 +114,23 @@ pub enum Transport {
         /// Destination port.
         destination: u16,
     },
+    /// A packet, or any fragment, of a protocol that is translated by its addresses alone.
+    Portless,
 }
 
 impl Transport {
+    /// The tuple (external address, remote address, protocol) that an inbound packet, or the
+    /// packet that an inbound error is about, belongs to, if it has no ports.
+    pub fn tuple(self, header: &Header) -> Option<(u32, u32, u8)> {
+        match self {
+            Transport::Portless => Some((header.destination, header.source, header.protocol)),
+            Transport::Error(quote) if IpProtocol(quote.protocol).is_portless() => {
+                Some((quote.source.0, quote.destination.0, quote.protocol))
+            }
+            _ => None,
+        }
+    }
+
     /// Port of the external endpoint that an inbound packet is for: its destination port or
     /// query identifier, or the source port of the packet that an error is about.
     pub fn destination_port(self) -> u16 {
@@ -121,6 +140,8 @@ impl Transport {
             | Transport::Later { destination, .. } => destination,
             Transport::Query { identifier, .. } => identifier,
             Transport::Error(quote) => quote.source.1,
+            // No block holds port 0.
+            Transport::Portless => 0,
         }
     }
 
@@ -131,7 +152,7 @@ impl Transport {
             | Transport::Udp { source, destination }
             | Transport::Later { source, destination } => (source, destination),
             Transport::Query { identifier, .. } => (identifier, identifier),
-            Transport::Error(_) => (0, 0),
+            Transport::Error(_) | Transport::Portless => (0, 0),
         }
     }
 
@@ -177,7 +198,7 @@ pub fn reread(
     (source, destination): (u16, u16),
 ) -> Result<(Header, Transport), DropReason> {
     let header = fields(packet)?;
-    if header.offset > 0 {
+    if header.offset > 0 && IpProtocol(header.protocol).has_mappings() {
         return Ok((header, Transport::Later { source, destination }));
     }
     let transport = transport(packet, &header)?;
@@ -259,7 +280,7 @@ pub fn check_fragment(header: &Header) -> Result<(), DropReason> {
 const TCP_HEADER: usize = 20;
 
 /// Reads the transport header of a `packet` whose `header` was checked and that is no fragment
-/// behind the first of its datagram. The first must hold the whole transport header.
+/// behind the first of its datagram, unless its protocol is one without ports. The first must hold the whole transport header.
 ///
 /// # Errors
 /// A protocol that is not translated, a short header, an impossible length, a port 0.
@@ -303,8 +324,28 @@ pub fn transport(packet: &[u8], header: &Header) -> Result<Transport, DropReason
             }
             Ok(Transport::Query { query, request, identifier: u16_at(segment, 4) })
         }
-        _ => Err(DropReason::ProtocolUnsupported),
+        _ => portless(segment, header),
     }
+}
+
+/// Bytes of the part of UDP-Lite and DCCP headers that ends with the checksum (RFC 3828 section
+/// 3.1, RFC 4340 section 5.1).
+const CHECKSUMMED: usize = 8;
+
+/// A packet or fragment of a protocol that is translated by its addresses alone.
+#[cold]
+fn portless(segment: &[u8], header: &Header) -> Result<Transport, DropReason> {
+    if !IpProtocol(header.protocol).is_portless() {
+        return Err(DropReason::ProtocolUnsupported);
+    }
+    if header.is_fragment() {
+        check_fragment(header)?;
+    }
+    let covers_addresses = matches!(header.protocol, protocol::UDP_LITE | protocol::DCCP);
+    if covers_addresses && header.offset == 0 && segment.len() < CHECKSUMMED {
+        return Err(DropReason::TransportTruncated);
+    }
+    Ok(Transport::Portless)
 }
 
 /// Bytes of a timestamp query (RFC 792).

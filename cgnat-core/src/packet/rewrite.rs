@@ -74,11 +74,25 @@ pub fn endpoint(packet: &mut [u8], header: &Header, end: End, new: NewEndpoint) 
                 put_u16(segment, 6, if updated == 0 { 0xffff } else { updated });
             }
         }
-        _ => {
+        protocol::ICMP => {
             put_u16(segment, 4, new.port);
             icmp_checksum(segment, new.port_delta);
         }
+        _ => portless_checksum(segment, header.protocol, new.address_delta),
     }
+}
+
+/// Updates the checksum of a protocol that is translated by its addresses alone, if it covers
+/// them: UDP-Lite always has one (RFC 3828 section 3.1), and so has DCCP (RFC 4340 section 9).
+/// What is cut before its end stays as it is.
+#[cold]
+pub(super) fn portless_checksum(segment: &mut [u8], protocol: u8, delta: Delta) {
+    if !matches!(protocol, protocol::UDP_LITE | protocol::DCCP) || segment.len() < 8 {
+        return;
+    }
+    let updated = delta.apply(u16_at(segment, 6));
+    let is_none = updated == 0 && protocol == protocol::UDP_LITE;
+    put_u16(segment, 6, if is_none { 0xffff } else { updated });
 }
 
 /// Gives a packet without a pseudo-header, which is ICMP, another source address.

@@ -27,6 +27,7 @@ impl Shard {
         let outcome = match kind {
             Kind::Mapping => self.propose_mapping(slot, generation, now),
             Kind::Session => self.propose_session(slot, generation, now),
+            Kind::Association => self.propose_association(slot, generation, now),
             Kind::Block => self.propose_block(slot, generation, now),
         };
         if outcome == Proposal::Stale {
@@ -78,6 +79,19 @@ impl Shard {
         Proposal::Ended
     }
 
+    fn propose_association(&mut self, slot: u32, generation: u32, now: Tick) -> Proposal {
+        let deadline = match self.associations.live(slot, generation) {
+            Some(record) if record.shard == self.id => Tick(record.deadline),
+            _ => return Proposal::Stale,
+        };
+        if !now.reached(deadline) {
+            self.due.associations.arm(slot, generation, deadline);
+            return Proposal::NotDue;
+        }
+        self.end_association(slot, now);
+        Proposal::Ended
+    }
+
     fn propose_block(&mut self, block: u32, generation: u32, now: Tick) -> Proposal {
         let lease = self.leases.get(block as usize).and_then(Option::as_ref);
         let Some(lease) =
@@ -94,6 +108,12 @@ impl Shard {
             } else {
                 self.block_due.arm(block, generation, lease.last_due());
             }
+            return Proposal::NotDue;
+        }
+        let holder = &self.subscribers[subscriber];
+        if holder.associations > 0 && holder.blocks().len() == 1 {
+            // It keeps the pairing; the last association to end arms it again.
+            self.block_due.disarm(block);
             return Proposal::NotDue;
         }
         self.release_block(subscriber, block);

@@ -189,7 +189,7 @@ impl Shard {
 
     /// A new subscriber with its own range, or else with any block; the block's address
     /// becomes its pair.
-    fn new_subscriber(
+    pub(super) fn new_subscriber(
         &mut self,
         key: FlowKey,
         (pool, limits): (u16, u16),

@@ -10,7 +10,7 @@ use crate::endpoint::{
 use crate::packet::icmp_error::{self, Quote};
 use crate::packet::ipv4::{Header, protocol};
 use crate::packet::options;
-use crate::packet::rewrite::{self, End};
+use crate::packet::rewrite::{self, End, NewEndpoint};
 use crate::policy::alg::ftp;
 use crate::shard::Shard;
 use crate::time::Tick;
@@ -26,16 +26,14 @@ impl Shard {
         quote: &Quote,
         now: Tick,
     ) -> Verdict {
-        let internal = InternalEndpoint::new(quote.destination.0, quote.destination.1);
-        let key = FlowKey { internal, protocol: protocol_of(quote) };
-        let remote = RemoteEndpoint::new(quote.source.0, quote.source.1);
-        let Some(slot) = self.find_internal(key, remote, now) else {
-            return Verdict::Drop(DropReason::IcmpNoMapping);
+        let new = match protocol_of(quote) {
+            Some(protocol) => self.outward_by_mapping(quote, protocol, now),
+            None => self.outward_by_hold(quote, now),
         };
-        if self.mappings[slot].shard != self.id {
-            return Verdict::Drop(DropReason::OwnershipViolation);
-        }
-        let new = self.mappings[slot].outbound_rewrite();
+        let new = match new {
+            Ok(new) => new,
+            Err(reason) => return Verdict::Drop(reason),
+        };
         icmp_error::translate(packet, header, quote, End::Destination, new);
         self.show_sender(packet, header);
         rewrite::decrement_ttl(packet);
@@ -50,6 +48,22 @@ impl Shard {
         } else {
             Verdict::ForwardExternal
         }
+    }
+
+    fn outward_by_mapping(
+        &self,
+        quote: &Quote,
+        protocol: Protocol,
+        now: Tick,
+    ) -> Result<NewEndpoint, DropReason> {
+        let internal = InternalEndpoint::new(quote.destination.0, quote.destination.1);
+        let key = FlowKey { internal, protocol };
+        let remote = RemoteEndpoint::new(quote.source.0, quote.source.1);
+        let slot = self.find_internal(key, remote, now).ok_or(DropReason::IcmpNoMapping)?;
+        if self.mappings[slot].shard != self.id {
+            return Err(DropReason::OwnershipViolation);
+        }
+        Ok(self.mappings[slot].outbound_rewrite())
     }
 
     /// An error comes from the external address of whoever sent it, if it has one to itself,
@@ -69,38 +83,55 @@ impl Shard {
         hairpinned: bool,
         now: Tick,
     ) -> Verdict {
-        let external = ExternalEndpoint::new(quote.source.0, quote.source.1);
-        let about = RemoteAddress(quote.destination.0);
-        let slot = match self.find_external(external, protocol_of(quote), about) {
-            Ok(slot) if !self.mappings[slot].is_expired(now) => slot,
-            // An overloaded port, and a flow with somebody else.
-            Ok(_) | Err(DropReason::NoMapping | DropReason::Filtered) => {
-                return Verdict::Drop(DropReason::IcmpNoMapping);
-            }
+        let new = match protocol_of(quote) {
+            Some(protocol) => self.inward_by_mapping(packet, header, quote, protocol, now),
+            None => self.inward_by_claim(quote, now),
+        };
+        let new = match new {
+            Ok(new) => new,
             Err(reason) => return Verdict::Drop(reason),
         };
-        if self.algs.ftp
-            && quote.protocol == protocol::TCP
-            && quote.destination.1 == ftp::CONTROL_PORT
-        {
-            let sequence = icmp_error::quoted_sequence(packet, header, quote);
-            let inner = self.ftp_quoted(slot, quote.destination.0, sequence);
-            icmp_error::put_quoted_sequence(packet, header, quote, inner);
-        }
-        let new = self.mappings[slot].inbound_rewrite();
         icmp_error::translate(packet, header, quote, End::Source, new);
         if !hairpinned {
             rewrite::decrement_ttl(packet);
         }
         Verdict::ForwardInternal
     }
+
+    /// For the control connection of FTP the quoted sequence number is put back too.
+    fn inward_by_mapping(
+        &self,
+        packet: &mut [u8],
+        header: &Header,
+        quote: &Quote,
+        protocol: Protocol,
+        now: Tick,
+    ) -> Result<NewEndpoint, DropReason> {
+        let external = ExternalEndpoint::new(quote.source.0, quote.source.1);
+        let about = RemoteAddress(quote.destination.0);
+        let slot = match self.find_external(external, protocol, about) {
+            Ok(slot) if !self.mappings[slot].is_expired(now) => slot,
+            // An overloaded port, and a flow with somebody else.
+            Ok(_) | Err(DropReason::NoMapping | DropReason::Filtered) => {
+                return Err(DropReason::IcmpNoMapping);
+            }
+            Err(reason) => return Err(reason),
+        };
+        if self.algs.ftp && protocol == Protocol::Tcp && quote.destination.1 == ftp::CONTROL_PORT {
+            let sequence = icmp_error::quoted_sequence(packet, header, quote);
+            let inner = self.ftp_quoted(slot, quote.destination.0, sequence);
+            icmp_error::put_quoted_sequence(packet, header, quote, inner);
+        }
+        Ok(self.mappings[slot].inbound_rewrite())
+    }
 }
 
-pub(super) fn protocol_of(quote: &Quote) -> Protocol {
+/// `None` if the quoted packet has no ports.
+pub(super) fn protocol_of(quote: &Quote) -> Option<Protocol> {
     match quote.protocol {
-        protocol::TCP => Protocol::Tcp,
-        protocol::UDP => Protocol::Udp,
-        // The parser lets nothing else pass.
-        _ => Protocol::Icmp,
+        protocol::TCP => Some(Protocol::Tcp),
+        protocol::UDP => Some(Protocol::Udp),
+        protocol::ICMP => Some(Protocol::Icmp),
+        _ => None,
     }
 }

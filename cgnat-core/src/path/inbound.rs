@@ -46,6 +46,7 @@ impl Shard {
                 Ok(protocol) => (protocol, source, destination),
                 Err(reason) => return Verdict::Drop(reason),
             },
+            Transport::Portless => return self.inbound_portless(packet, header, hairpinned, now),
             Transport::Error(_) => unreachable!("errors have their own way"),
         };
         let external = ExternalEndpoint::new(header.destination, destination);
@@ -87,6 +88,7 @@ impl Shard {
             Transport::Udp { .. } => Protocol::Udp,
             Transport::Query { request: false, .. } => Protocol::Icmp,
             Transport::Later { .. } => protocol_of(header).ok()?,
+            Transport::Portless => return self.claimant(header, now),
             Transport::Query { .. } | Transport::Error(_) => return None,
         };
         let external = ExternalEndpoint::new(header.destination, transport.destination_port());

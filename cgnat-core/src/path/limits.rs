@@ -10,6 +10,7 @@ use crate::endpoint::{FlowKey, Protocol};
 use crate::policy::admission::{Rate, Refusal};
 use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
+use crate::table::association::Role;
 use crate::time::{TICKS_PER_SECOND, Tick};
 use crate::verdict::DropReason;
 
@@ -121,7 +122,16 @@ impl Shard {
                 sessions[session.peer.opener() as usize] += 1;
             }
         }
+        sessions[Sender::Internal as usize] += self.holds_of(subscriber);
         (mappings, sessions)
+    }
+
+    /// Holds of a subscriber, counted one by one.
+    pub(crate) fn holds_of(&self, subscriber: u32) -> u32 {
+        let holds = self.associations.iter().filter(|(_, record)| {
+            record.key().role == Role::Hold && record.subscriber == subscriber
+        });
+        holds.count() as u32
     }
 }
 

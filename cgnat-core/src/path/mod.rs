@@ -1,6 +1,7 @@
 //! The story of a packet through its shard. Each file is entered once.
 //!
 //! - `outbound`: from a subscriber; a hit is translated, a miss goes to `first_packet`;
+//! - `association`: what has no ports, either way, at the subscriber's owner and at the keeper;
 //! - `first_packet`: subscriber, port block, port, mapping; the only place that creates;
 //! - `pairing`: which external address a new subscriber gets;
 //! - `overloading`: flows that share external ports, where the configuration says so;
@@ -17,6 +18,7 @@
 //! - `tcp`: what a TCP packet does to the session it belongs to;
 //! - `ending`: the owner's side of expiry; the only place that frees.
 
+mod association;
 mod ending;
 mod first_packet;
 mod fragments;

@@ -42,6 +42,7 @@ impl Shard {
                 return Verdict::Drop(DropReason::IcmpNoQuery);
             }
             Transport::Query { identifier, .. } => (Protocol::Icmp, identifier, identifier),
+            Transport::Portless => return self.outbound_portless(header, now),
             Transport::Error(_) => unreachable!("errors have their own way"),
             Transport::Later { .. } => unreachable!("later fragments have their own way"),
         };

@@ -1,6 +1,6 @@
 //! A new flow of a subscriber was refused: remembered with the number that stood in the way.
 
-use crate::endpoint::{FlowKey, Protocol};
+use crate::endpoint::{FlowKey, IpProtocol, Protocol};
 use crate::shard::Shard;
 use crate::time::Tick;
 use crate::verdict::DropReason;
@@ -19,14 +19,28 @@ impl Shard {
         if reason.is_refusal() {
             let address = key.internal.address.0;
             let limit = self.limit_behind(reason, address, key.protocol);
-            let hash = self.key.hash(u64::from(address));
-            self.refusals.note(address, hash, (reason, key.protocol, destination_port), limit, now);
+            let flow = (key.protocol.into(), destination_port);
+            self.remember_refusal(reason, address, flow, limit, now);
         }
         reason
     }
 
+    /// Remembers a refusal of a packet of a protocol to a destination port, which is 0 where
+    /// there is none, and the number that stood in the way.
+    pub(super) fn remember_refusal(
+        &mut self,
+        reason: DropReason,
+        address: u32,
+        (protocol, destination_port): (IpProtocol, u16),
+        limit: u32,
+        now: Tick,
+    ) {
+        let hash = self.key.hash(u64::from(address));
+        self.refusals.note(address, hash, (reason, protocol, destination_port), limit, now);
+    }
+
     /// A limit of the group where that was met, else the size of what is full.
-    fn limit_behind(&self, reason: DropReason, address: u32, protocol: Protocol) -> u32 {
+    pub(super) fn limit_behind(&self, reason: DropReason, address: u32, protocol: Protocol) -> u32 {
         let Some(group) = self.group_of(address) else {
             return 0;
         };
@@ -44,6 +58,7 @@ impl Shard {
             DropReason::MappingTableFull => self.mappings.capacity(),
             DropReason::SessionTableFull => self.sessions.capacity(),
             DropReason::SubscriberTableFull => self.subscribers.capacity(),
+            DropReason::AssociationTableFull => self.associations.capacity(),
             _ => 0,
         }
     }

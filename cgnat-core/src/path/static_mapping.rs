@@ -83,8 +83,9 @@ impl Shard {
     }
 }
 
-fn protocol_in(header: &Header, transport: Transport) -> Protocol {
-    match transport {
+/// `None` for a protocol without ports, which has a mapping of whole addresses at most.
+fn protocol_in(header: &Header, transport: Transport) -> Option<Protocol> {
+    Some(match transport {
         Transport::Later { .. } => match header.protocol {
             protocol::TCP => Protocol::Tcp,
             protocol::UDP => Protocol::Udp,
@@ -93,8 +94,9 @@ fn protocol_in(header: &Header, transport: Transport) -> Protocol {
         Transport::Tcp { .. } => Protocol::Tcp,
         Transport::Udp { .. } => Protocol::Udp,
         Transport::Query { .. } => Protocol::Icmp,
-        Transport::Error(quote) => protocol_of(&quote),
-    }
+        Transport::Error(quote) => return protocol_of(&quote),
+        Transport::Portless => return None,
+    })
 }
 
 /// The internal endpoint that an outbound packet is of.
@@ -104,6 +106,7 @@ fn internal_end(header: &Header, transport: Transport) -> (u32, u16) {
         | Transport::Udp { source, .. }
         | Transport::Later { source, .. } => (header.source, source),
         Transport::Query { identifier, .. } => (header.source, identifier),
+        Transport::Portless => (header.source, 0),
         Transport::Error(quote) => quote.destination,
     }
 }

@@ -6,6 +6,7 @@ pub mod alg;
 pub mod bypass;
 pub mod error_rate;
 pub mod filtering;
+pub mod other_protocols;
 pub mod port_choice;
 pub mod tcp_state;
 pub mod tcp_window;

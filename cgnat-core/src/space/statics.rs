@@ -4,7 +4,7 @@
 //! record, timer or port block stands behind one, so nothing that runs short ends it.
 //!
 //! ```text
-//!   one to one      address <-> address     all ports and identifiers of TCP, UDP, ICMP
+//!   one to one      address <-> address     all ports and identifiers, all protocols
 //!   port forwards   address:port <-> address:port    of TCP, UDP or both
 //! ```
 //!
@@ -76,7 +76,7 @@ impl Side {
     }
 
     #[inline]
-    fn find(&self, address: u32, protocol: Protocol, port: u16) -> Option<Static> {
+    fn find(&self, address: u32, protocol: Option<Protocol>, port: u16) -> Option<Static> {
         let bit = bit_of(address);
         if self.near.get(bit / 64)? >> (bit % 64) & 1 == 0 {
             return None;
@@ -84,7 +84,7 @@ impl Side {
         if let Some(to) = self.find_whole(address) {
             return Some(Static { to: (to, port), is_whole: true });
         }
-        let list = self.ports.get(&(address, protocol))?;
+        let list = self.ports.get(&(address, protocol?))?;
         let after = list.partition_point(|ports| ports.first <= port);
         let ports = list[..after].last().filter(|ports| port <= ports.last)?;
         let to = (ports.to.0, ports.to.1 + (port - ports.first));
@@ -147,16 +147,24 @@ impl Statics {
         self.internal.near.is_empty()
     }
 
-    /// The external endpoint of an internal one.
+    /// The external endpoint of an internal one; without a protocol only of a whole address.
     #[inline]
-    pub fn external_of(&self, internal: InternalEndpoint, protocol: Protocol) -> Option<Static> {
-        self.internal.find(internal.address.0, protocol, internal.port)
+    pub fn external_of(
+        &self,
+        internal: InternalEndpoint,
+        protocol: impl Into<Option<Protocol>>,
+    ) -> Option<Static> {
+        self.internal.find(internal.address.0, protocol.into(), internal.port)
     }
 
-    /// The internal endpoint of an external one.
+    /// The internal endpoint of an external one; without a protocol only of a whole address.
     #[inline]
-    pub fn internal_of(&self, external: ExternalEndpoint, protocol: Protocol) -> Option<Static> {
-        self.external.find(external.address.0, protocol, external.port)
+    pub fn internal_of(
+        &self,
+        external: ExternalEndpoint,
+        protocol: impl Into<Option<Protocol>>,
+    ) -> Option<Static> {
+        self.external.find(external.address.0, protocol.into(), external.port)
     }
 
     /// The external address that an internal one has to itself.

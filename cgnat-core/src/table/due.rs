@@ -17,6 +17,8 @@ pub enum Kind {
     Mapping,
     /// A further TCP session.
     Session,
+    /// A record of a flow without ports.
+    Association,
     /// A port block without mappings.
     Block,
 }

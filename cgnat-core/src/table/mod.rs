@@ -5,6 +5,7 @@
 //! No table imports another; `path/` and `shard` put them together. Nothing here allocates
 //! after construction. A full table refuses; it never grows, stalls or evicts.
 
+pub mod association;
 pub mod control_connection;
 pub mod due;
 pub mod fragment;

@@ -30,7 +30,7 @@ pub struct Subscriber {
     next: u32,
     /// Mappings by protocol.
     pub(crate) by_protocol: [u32; Protocol::COUNT],
-    /// TCP sessions that it opened, and UDP and ICMP mappings.
+    /// TCP sessions that it opened, UDP and ICMP mappings, and associations.
     pub(crate) sessions: u32,
     /// TCP sessions that the other side opened.
     pub(crate) inbound_sessions: u32,
@@ -39,7 +39,10 @@ pub struct Subscriber {
     pub(crate) bucket_at: u32,
     /// Control connections of FTP that are followed.
     pub(crate) controls: u16,
-    unused: [u8; 42],
+    reserved_too: u16,
+    /// Flows without ports: holds.
+    pub(crate) associations: u32,
+    unused: [u8; 36],
 }
 
 const _: () = assert!(size_of::<Subscriber>() == 128);
@@ -58,6 +61,7 @@ impl Subscriber {
         self.sessions = 0;
         self.inbound_sessions = 0;
         self.controls = 0;
+        self.associations = 0;
     }
 
     /// Gives it its limits and a bucket of `full` units at `now`.

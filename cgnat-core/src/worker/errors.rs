@@ -144,6 +144,7 @@ impl<I: PacketIo> Worker<I> {
     pub(super) fn is_silent_about(&self, header: &Header, transport: Transport) -> bool {
         // Nor about any fragment but the first.
         matches!(transport, Transport::Error(_) | Transport::Later { .. })
+            || header.offset > 0
             || self.forwarding.is_own(header.source)
             || self.forwarding.is_broadcast(header.source)
             || self.forwarding.is_broadcast(header.destination)

@@ -13,6 +13,7 @@ use super::fragments::identification_of;
 use super::handoff::Kind;
 use super::io::{PacketBuf, PacketIo};
 use crate::config::Side;
+use crate::endpoint::IpProtocol;
 use crate::packet::icmp_error::fragmentation_needed;
 use crate::packet::ipv4::{self, Header, Transport};
 use crate::packet::rewrite;
@@ -38,10 +39,7 @@ impl<I: PacketIo> Worker<I> {
         }
         let side = self.forwarding.ports()[port].side;
         let bytes = &packet.bytes()[offset..];
-        let parsed = match header.is_fragment() {
-            false => ipv4::transport(bytes, header),
-            true => Err(DropReason::FragmentRefused),
-        };
+        let parsed = parse(bytes, header);
         if self.is_bypassed(side, header, parsed) {
             self.pass(side, port, packet, offset, header, parsed);
             return None;
@@ -230,10 +228,7 @@ impl<I: PacketIo> Worker<I> {
         let Ok(header) = ipv4::fields(packet) else {
             return false;
         };
-        let parsed = match header.is_fragment() {
-            false => ipv4::transport(packet, &header),
-            true => Err(DropReason::FragmentRefused),
-        };
+        let parsed = parse(packet, &header);
         ends_of(Side::Internal, &header, parsed)
             .is_some_and(|ends| self.forwarding.bypass().allows(&ends))
     }
@@ -248,6 +243,15 @@ impl<I: PacketIo> Worker<I> {
         if let Some(kind) = told_outside(DropReason::TtlExpired) {
             self.tell(kind, port, packet, offset, about);
         }
+    }
+}
+
+/// What a packet shows of its transport. Of a fragment nothing is believed, because the others of
+/// its datagram do not show it, unless its protocol has no ports anyway.
+fn parse(packet: &[u8], header: &Header) -> Parsed {
+    match header.is_fragment() && IpProtocol(header.protocol).has_mappings() {
+        false => ipv4::transport(packet, header),
+        true => Err(DropReason::FragmentRefused),
     }
 }
 
@@ -276,7 +280,7 @@ fn ends_of(side: Side, header: &Header, parsed: Parsed) -> Option<Ends> {
                 (quote.source.0, port(quote.source.1)),
             )
         }
-        Ok(Transport::Query { .. } | Transport::Later { .. })
+        Ok(Transport::Query { .. } | Transport::Later { .. } | Transport::Portless)
         | Err(DropReason::FragmentRefused | DropReason::ProtocolUnsupported) => (
             header.protocol,
             (header.source, RemotePort::None),

@@ -61,13 +61,18 @@ impl<I: PacketIo> Worker<I> {
         if self.time == TimeSource::Packets {
             self.now = self.now.max(note.at);
         }
-        if matches!(note.kind, Kind::Keep | Kind::Outbound) {
-            match ipv4::fields(&packet.bytes()[offset..]) {
-                Ok(header) if header.is_fragment() || note.kind == Kind::Keep => {
+        match note.kind {
+            Kind::Keep | Kind::Outbound => match ipv4::fields(&packet.bytes()[offset..]) {
+                Ok(header)
+                    if note.kind == Kind::Keep
+                        || header.is_fragment() && !Self::goes_by_addresses(&header) =>
+                {
                     return self.fragment_handed(&note, packet, &header);
                 }
                 _ => {}
-            }
+            },
+            Kind::Claim | Kind::ClaimRefused => return self.claim_handed(&note, packet),
+            Kind::Inbound | Kind::Hairpin => {}
         }
         let (header, transport) = match ipv4::reread(&packet.bytes()[offset..], note.ports) {
             Ok(parsed) => parsed,
@@ -86,7 +91,10 @@ impl<I: PacketIo> Worker<I> {
     fn fragment_handed(&mut self, note: &Note, packet: I::Packet, header: &Header) {
         let (port, offset) = (usize::from(note.port), usize::from(note.offset));
         let inbound = note.kind == Kind::Keep;
-        if !header.is_fragment() || self.keeper_of(inbound, header) != self.id {
+        if !header.is_fragment()
+            || Self::goes_by_addresses(header)
+            || self.keeper_of(inbound, header) != self.id
+        {
             return self.refuse(port, packet, DropReason::OwnershipViolation);
         }
         if let Err(reason) = ipv4::check_fragment(header) {
@@ -98,6 +106,10 @@ impl<I: PacketIo> Worker<I> {
     fn is_mine(&self, note: &Note, header: &Header, by: Transport) -> Result<(), DropReason> {
         if note.kind == Kind::Outbound {
             let mine = self.steering.owner_of(by.subscriber(header)) == self.id;
+            return if mine { Ok(()) } else { Err(DropReason::OwnershipViolation) };
+        }
+        if let Some(tuple) = by.tuple(header) {
+            let mine = self.keeper_of_tuple(tuple) == self.id;
             return if mine { Ok(()) } else { Err(DropReason::OwnershipViolation) };
         }
         let endpoint = ExternalEndpoint::new(header.destination, by.destination_port());

@@ -18,6 +18,10 @@ pub enum Kind {
     Hairpin,
     /// A fragment from the Internet: keep its datagram's context.
     Keep,
+    /// From a subscriber, without ports and untranslated: claim its tuple.
+    Claim,
+    /// Back to the subscriber's owner, because the claim was refused.
+    ClaimRefused,
 }
 
 /// A hand-over note.
@@ -33,7 +37,8 @@ pub struct Note {
     pub to: u16,
     /// Generation of the block's owner, for inbound and hairpinned packets.
     pub generation: u16,
-    /// Source and destination port of a fragment's datagram, for inbound and hairpinned ones.
+    /// Source and destination port of a fragment's datagram, for inbound and hairpinned ones;
+    /// the external address of a claim, or the number of the reason why it was refused.
     pub ports: (u16, u16),
     /// NAT time at the worker that handed it over.
     pub at: Instant,
@@ -60,6 +65,8 @@ impl Note {
             2 => Kind::Inbound,
             3 => Kind::Hairpin,
             4 => Kind::Keep,
+            5 => Kind::Claim,
+            6 => Kind::ClaimRefused,
             _ => return None,
         };
         let half = |at: usize| u16::from_le_bytes([note[at], note[at + 1]]);

@@ -60,7 +60,7 @@ impl<I: PacketIo> Worker<I> {
         if side == Side::External && self.is_spoofed(header.source) {
             return self.refuse(port, packet, DropReason::SourceSpoofed);
         }
-        if header.is_fragment() {
+        if header.is_fragment() && !Self::goes_by_addresses(&header) {
             if self.forwarding.is_own(header.destination) {
                 return self.refuse(port, packet, DropReason::ToUs);
             }
@@ -74,6 +74,11 @@ impl<I: PacketIo> Worker<I> {
             return self.answer_own(port, packet, offset, &header, parsed);
         }
         let transport = match parsed {
+            Ok(transport @ Transport::Portless)
+                if self.is_unsupported(side, &header, transport) =>
+            {
+                return self.refuse(port, packet, DropReason::ProtocolUnsupported);
+            }
             Ok(transport) => transport,
             Err(reason) => return self.refuse(port, packet, reason),
         };
@@ -97,6 +102,13 @@ impl<I: PacketIo> Worker<I> {
                 self.steer_inward(Kind::Inbound, port, packet, offset, &header, transport);
             }
         }
+    }
+
+    /// Whether a packet without ports is of a protocol that is not carried, nor mapped one to one.
+    #[cold]
+    fn is_unsupported(&self, side: Side, header: &Header, transport: Transport) -> bool {
+        !self.shard.carries(header.protocol)
+            && (side == Side::Internal || self.shard.static_internal(header, transport).is_none())
     }
 
     /// Whether nobody outside has this address.
@@ -145,6 +157,9 @@ impl<I: PacketIo> Worker<I> {
             Verdict::Hairpin => {
                 self.counters.hairpinned.add(1);
                 self.hairpin(port, packet, offset, (0, 0));
+            }
+            Verdict::Associate(external) => {
+                self.associate((port, packet, offset), header, external);
             }
             Verdict::AwaitBlock => {
                 let waiting = AwaitsBlock { packet, port, offset, since };
@@ -210,7 +225,10 @@ impl<I: PacketIo> Worker<I> {
         let endpoint = ExternalEndpoint::new(header.destination, transport.destination_port());
         let block = match self.shard.space.locate(endpoint) {
             Location::Block(block) => block,
-            Location::NotLent => return self.refuse(port, packet, DropReason::PortNotLent),
+            Location::NotLent => {
+                let arrived = (port, packet, offset);
+                return self.steer_to_keeper(kind, arrived, header, transport);
+            }
             Location::Elsewhere => {
                 return self.refuse(port, packet, DropReason::DestinationUnknown);
             }

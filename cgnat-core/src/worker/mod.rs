@@ -4,7 +4,7 @@
 //! housekeeping and other workers sent, receives a burst from each port, and sends the
 //! results. Files: `ingress` (what arrived?), `exchange` (other workers and housekeeping),
 //! `egress` (next hop, link header, transmission), `mtu` (what is too big for a port),
-//! `fragments` (datagrams in pieces), `parking` (packets that wait), `arp`, `errors` (ICMP
+//! `fragments` (datagrams in pieces), `associations` (packets without ports), `parking` (packets that wait), `arp`, `errors` (ICMP
 //! errors of the box itself), `held_syns` (those that are answered late), `exceptions` (static
 //! mappings and bypass).
 //!
@@ -16,6 +16,7 @@
 //!    bypass rule; what the box makes itself has the address of the port.
 
 mod arp;
+mod associations;
 mod egress;
 mod errors;
 mod exceptions;

@@ -9,7 +9,7 @@ use cgnat_core::table::due::Kind as Record;
 use cgnat_core::table::port_block::PortCensus;
 use cgnat_core::testing::io::MemoryPacket;
 use cgnat_core::testing::lab::{Lab, port_mac};
-use cgnat_core::testing::packets::{frame, ip, tcp, udp};
+use cgnat_core::testing::packets::{self, frame, ip, ipv4, tcp, udp};
 use cgnat_core::time::{Instant, Tick};
 use cgnat_core::verdict::DropReason::{self, *};
 use cgnat_core::worker::handoff::{Kind, Note};
@@ -38,6 +38,7 @@ ports:
 pools:
   main: { addresses: [203.0.113.0-203.0.113.2], ports: 1024-2047, allocation: { block-size: 64 } }
 subscribers: [{ name: all, match: [100.64.0.0/10], pool: main }]
+nat44: { other-protocols: { gre: carry } }
 ";
 
 const SERVER: (u32, u16) = (0xc633_6407, 80);
@@ -46,6 +47,7 @@ const SERVER: (u32, u16) = (0xc633_6407, 80);
 #[derive(Debug, PartialEq)]
 struct State {
     mappings: Vec<(Protocol, String, String)>,
+    claims: Vec<(u8, u32, u32, u32)>,
     blocks: Vec<String>,
     gauges: Vec<ShardGauges>,
     census: PortCensus,
@@ -84,6 +86,7 @@ impl Scene {
         let mappings = shards().flat_map(|shard| shard.mapping_list());
         let owners = (0..48).map(|b| self.lab.owners.owner(b).map(|o| (o.worker, o.generation)));
         State {
+            claims: shards().flat_map(|shard| shard.claim_list()).collect(),
             mappings: mappings
                 .map(|m| (m.protocol, m.internal.to_string(), m.external.to_string()))
                 .collect(),
@@ -252,8 +255,8 @@ fn random_bytes_in_a_ring_neither_panic_nor_change_anything() {
                 *byte = random.next_u32() as u8;
             }
         }
-        let kind = [Kind::Outbound, Kind::Inbound, Kind::Hairpin][random.next_u32() as usize % 3];
-        let mut note = scene.right(kind, worker);
+        let kinds = [Kind::Outbound, Kind::Inbound, Kind::Hairpin, Kind::Claim, Kind::ClaimRefused];
+        let mut note = scene.right(kinds[random.next_u32() as usize % 5], worker);
         note.offset = (random.next_u32() % 40) as u16;
         let mut packet = MemoryPacket::new(&bytes);
         note.write(packet.note());
@@ -285,7 +288,12 @@ fn live(scene: &Scene, worker: usize) -> Vec<(Record, u32, u32)> {
         let found = (0..words.len()).filter_map(|slot| Some((slot as u32, words.due(slot, far)?)));
         found.map(|(slot, generation)| (kind, slot, generation)).collect()
     };
-    [slots(Record::Mapping, &due.mappings), slots(Record::Session, &due.sessions)].concat()
+    [
+        slots(Record::Mapping, &due.mappings),
+        slots(Record::Session, &due.sessions),
+        slots(Record::Association, &due.associations),
+    ]
+    .concat()
 }
 
 impl Scene {
@@ -315,7 +323,7 @@ fn an_expiry_of_another_generation_slot_or_shard_is_refused_counted_and_changes_
                 expected += 1;
             }
         }
-        for kind in [Record::Mapping, Record::Session, Record::Block] {
+        for kind in [Record::Mapping, Record::Session, Record::Association, Record::Block] {
             for slot in [1200, 1 << 20, 1 << 31, u32::MAX - 1, u32::MAX] {
                 for generation in [0, 1, 2, u32::MAX] {
                     let refused = scene.propose(worker, (kind, slot, generation), late);
@@ -357,4 +365,116 @@ fn an_expiry_that_is_early_changes_nothing_and_one_that_is_repeated_is_stale() {
         assert_eq!(scene.propose(1, *record, late), Proposal::Stale);
     }
     assert_eq!((scene.state(), scene.stale(1)), (state, stale + 2));
+}
+
+/// A subscriber of a worker that has GRE with a remote address, and the keeper of its tuple,
+/// which is another worker.
+fn associated(scene: &mut Scene, worker: usize) -> (Vec<u8>, u32, u32, usize) {
+    let (host, (external, _)) = scene.flows[worker];
+    for remote in ip("198.51.100.0").. {
+        let packet = ipv4(host, remote, 47, vec![0x42; 30], None);
+        let bytes = frame(port_mac(0), [2; 6], None, &packet);
+        assert_eq!(scene.lab.arrive(0, 0, &bytes).len(), 1);
+        let keeps = |of: &usize| {
+            let mut claims = scene.lab.workers[*of].shard().claim_list();
+            claims.any(|(_, internal, _, to)| (internal, to) == (host, remote))
+        };
+        let keeper = (0..3).find(keeps).unwrap();
+        if keeper != worker {
+            return (bytes, external, remote, keeper);
+        }
+    }
+    unreachable!("some remote address has another keeper")
+}
+
+#[test]
+fn a_claim_in_the_wrong_ring_or_of_an_address_that_is_not_ours_is_refused() {
+    let mut scene = Scene::new();
+    let (frame, external, _, keeper) = associated(&mut scene, 1);
+    let ports = |address: u32| ((address >> 16) as u16, address as u16);
+    let at = Instant::from_millis(1);
+    let to = keeper as u16;
+    let kind = Kind::Claim;
+    let right = Note { kind, port: 0, offset: 14, to, generation: 0, ports: ports(external), at };
+    // So that the forgeries differ from it in one thing.
+    assert_eq!(scene.forge(keeper, &frame, |n| right.write(n)), 1);
+    for wrong in (0..3).filter(|worker| *worker != keeper) {
+        scene.refused(wrong, &frame, OwnershipViolation, |n| right.write(n));
+        let lie = Note { to: wrong as u16, ..right };
+        scene.refused(wrong, &frame, OwnershipViolation, |n| lie.write(n));
+    }
+    // No pool's address, whoever would be its keeper.
+    for address in [ip("192.0.2.2"), ip("203.0.113.9"), ip("8.8.8.8"), 0, u32::MAX] {
+        for ring in 0..3 {
+            let lie = Note { to: ring as u16, ports: ports(address), ..right };
+            scene.refused(ring, &frame, OwnershipViolation, |n| lie.write(n));
+        }
+    }
+    // Of another kind of packet, of a stranger, of a protocol that is not carried.
+    let stranger = packets::ipv4(ip("172.16.0.1"), ip("198.51.100.7"), 47, vec![0; 30], None);
+    let other = packets::ipv4(scene.flows[1].0, ip("198.51.100.7"), 50, vec![0; 30], None);
+    for packet in [udp((scene.flows[1].0, 9), SERVER, b"no"), stranger, other] {
+        let frame = packets::frame(port_mac(0), [2; 6], None, &packet);
+        for ring in 0..3 {
+            let lie = Note { to: ring as u16, ..right };
+            scene.refused(ring, &frame, OwnershipViolation, |n| lie.write(n));
+        }
+    }
+}
+
+#[test]
+fn a_refused_claim_that_no_keeper_can_have_refused_is_refused() {
+    let mut scene = Scene::new();
+    let (frame, ..) = associated(&mut scene, 1);
+    let conflict = (AssociationConflict as u16, 0);
+    let at = Instant::from_millis(1);
+    let kind = Kind::ClaimRefused;
+    let right = Note { kind, port: 0, offset: 14, to: 1, generation: 0, ports: conflict, at };
+    for wrong in [0, 2] {
+        scene.refused(wrong, &frame, OwnershipViolation, |n| right.write(n));
+        let lie = Note { to: wrong as u16, ..right };
+        scene.refused(wrong, &frame, OwnershipViolation, |n| lie.write(n));
+    }
+    for reason in [NoMapping as u16, LimitSessions as u16, DropReason::COUNT as u16, u16::MAX] {
+        let lie = Note { ports: (reason, 0), ..right };
+        scene.refused(1, &frame, OwnershipViolation, |n| lie.write(n));
+    }
+    let udp = packets::frame(port_mac(0), [2; 6], None, &udp((scene.flows[1].0, 9), SERVER, b""));
+    scene.refused(1, &udp, OwnershipViolation, |n| right.write(n));
+    // The right one ends the hold and nothing else; the tuple goes on.
+    let (sessions, claims) = (scene.state().gauges[1], scene.state().claims);
+    scene.forge(1, &frame, |n| right.write(n));
+    assert_eq!(scene.lab.drops(AssociationConflict), 1);
+    assert_eq!((scene.state().gauges[1], scene.state().claims), (sessions, claims));
+    assert_eq!(scene.lab.arrive(0, 0, &frame).len(), 1);
+}
+
+#[test]
+fn inbound_packets_of_a_tuple_are_believed_at_its_keeper_alone() {
+    let mut scene = Scene::new();
+    let (_, external, remote, keeper) = associated(&mut scene, 1);
+    let packet = packets::ipv4(remote, external, 47, vec![0x42; 30], None);
+    let frame = packets::frame(port_mac(1), [2; 6], None, &packet);
+    let at = Instant::from_millis(1);
+    let to = keeper as u16;
+    for kind in [Kind::Inbound, Kind::Hairpin] {
+        let right = Note { kind, port: 1, offset: 14, to, generation: 0, ports: (0, 0), at };
+        assert_eq!(scene.forge(keeper, &frame, |n| right.write(n)), 1);
+        for wrong in (0..3).filter(|worker| *worker != keeper) {
+            let lie = Note { to: wrong as u16, ..right };
+            scene.refused(wrong, &frame, OwnershipViolation, |n| lie.write(n));
+        }
+    }
+    // As a fragment that a keeper of datagrams should keep: it has no context there.
+    let mut piece = packet.clone();
+    piece[6] = 0x20;
+    piece[10..12].fill(0);
+    let sum = cgnat_core::packet::checksum::full(&piece[..20]);
+    piece[10..12].copy_from_slice(&sum.to_be_bytes());
+    let frame = packets::frame(port_mac(1), [2; 6], None, &piece);
+    for ring in 0..3 {
+        let (kind, to) = (Kind::Keep, ring as u16);
+        let lie = Note { kind, port: 1, offset: 14, to, generation: 0, ports: (0, 0), at };
+        scene.refused(ring, &frame, OwnershipViolation, |n| lie.write(n));
+    }
 }

@@ -1,7 +1,7 @@
 //! Limits of one subscriber (RFC 6888 REQ-4, REQ-5, REQ-11): the next one is refused under its
 //! own reason and told so, what exists goes on, others notice nothing.
 
-use cgnat_core::endpoint::Protocol;
+use cgnat_core::endpoint::IpProtocol;
 use cgnat_core::verdict::DropReason::{self, *};
 
 use crate::desk::*;
@@ -405,7 +405,7 @@ fn a_deterministic_range_has_limits_and_lifelines_too() {
 }
 
 /// What is remembered of a subscriber: reason, protocol, destination port, limit, how often.
-fn remembered(desk: &Desk, host: &str) -> Vec<(DropReason, Protocol, u16, u32, u32)> {
+fn remembered(desk: &Desk, host: &str) -> Vec<(DropReason, IpProtocol, u16, u32, u32)> {
     let shards = desk.lab.workers.iter().map(|worker| worker.shard());
     let lists = shards.flat_map(|shard| shard.refusals().iter().collect::<Vec<_>>());
     let list = lists.filter(|(of, _)| of.to_string() == host).flat_map(|(_, list)| list);
@@ -428,16 +428,16 @@ fn the_last_refusals_of_each_subscriber_are_remembered_with_their_limits() {
     desk.refused(INTERNAL, &tcp((HOST, 1), server(83), SYN), LimitSessions);
     desk.refused(INTERNAL, &tcp((HOST, 2), server(443), SYN), LimitSessions);
     let mut expected = vec![
-        (LimitPorts, Protocol::Udp, 53, 2, 10),
-        (LimitSessions, Protocol::Tcp, 83, 5, 1),
-        (LimitSessions, Protocol::Tcp, 443, 5, 1),
+        (LimitPorts, IpProtocol::UDP, 53, 2, 10),
+        (LimitSessions, IpProtocol::TCP, 83, 5, 1),
+        (LimitSessions, IpProtocol::TCP, 443, 5, 1),
     ];
     assert_eq!(remembered(&desk, HOST), expected);
     // More than a second later it is another one, and after 32 the oldest is gone.
     desk.lab.advance(1_200);
     for n in 0..31 {
         desk.refused(INTERNAL, &udp((HOST, 3), server(1000 + n)), LimitPorts);
-        expected.push((LimitPorts, Protocol::Udp, 1000 + n, 2, 1));
+        expected.push((LimitPorts, IpProtocol::UDP, 1000 + n, 2, 1));
     }
     assert_eq!(remembered(&desk, HOST), expected[2..]);
     // What is no refusal of a limit or for want of room is not remembered, nor what strangers do.
@@ -454,6 +454,6 @@ fn who_never_got_a_port_is_remembered_too() {
     }
     desk.refused(INTERNAL, &echo(true, HOST, ip(SERVER), 77), PoolExhausted);
     let expected =
-        [(PoolExhausted, Protocol::Udp, 53, 1, 3), (PoolExhausted, Protocol::Icmp, 77, 1, 1)];
+        [(PoolExhausted, IpProtocol::UDP, 53, 1, 3), (PoolExhausted, IpProtocol::ICMP, 77, 1, 1)];
     assert_eq!(remembered(&desk, HOST), expected);
 }

@@ -114,14 +114,6 @@ impl Nat {
             Some(SubscriberPorts) => Some(all_free == 0 && lent == most_blocks && !limited),
             Some(LimitBlocks) => Some(all_free == 0 && lent == most_blocks && limited),
             Some(ReservedPorts) => Some(kept && (lent == most_blocks || seen.scarce)),
-            Some(AddressExhausted) if held.is_none() => {
-                let full = |address: &u32| self.free_blocks(pool, *address) == 0;
-                let number = match pool.selection {
-                    Selection::Bits(mask) => Some((key.1 & mask) as usize),
-                    _ => None,
-                };
-                Some(number.and_then(|n| pool.addresses.iter().nth(n)).is_some_and(full))
-            }
             Some(AddressExhausted) => {
                 let drains = held.is_some_and(|held| !pool.is_open(held.address));
                 let room = lent < most_blocks && !drains;
@@ -131,22 +123,12 @@ impl Nat {
                 let drains = held.is_some_and(|held| !pool.is_open(held.address));
                 Some(drains && all_free == 0 && lent < most_blocks)
             }
-            Some(PoolExhausted) => Some(held.is_none() && own.is_none() && seen.scarce),
-            Some(PoolSubscribers) => {
-                let room = |address: &&u32| self.free_blocks(pool, **address) > 0;
-                let full = |address: &u32| self.paired_with(*address) >= pool.max_subscribers;
-                let mut with_room =
-                    pool.addresses.iter().filter(|a| pool.is_open(**a)).filter(room);
-                let number = match pool.selection {
-                    Selection::Bits(mask) => Some((key.1 & mask) as usize),
-                    _ => None,
-                };
-                Some(match number.and_then(|n| pool.addresses.iter().nth(n)) {
-                    Some(address) => held.is_none() && full(address),
-                    None => held.is_none() && with_room.all(full),
-                })
-            }
+            Some(PoolExhausted | PoolSubscribers) => Some(false),
             _ => None,
+        };
+        let refusal = match held {
+            None => self.refuses_pairing(pool_number, key.1, seen).or(refusal),
+            Some(_) => refusal,
         };
         if let Some(justified) = refusal {
             let reason = seen.reason.ok_or("checked")?;
@@ -259,6 +241,58 @@ impl Nat {
         self.mappings.insert(key, mapping);
     }
 
+    /// Whether the core's refusal of a new subscriber is justified, if it is one of that kind.
+    pub fn refuses_pairing(&self, pool: usize, subscriber: u32, seen: &Seen) -> Option<bool> {
+        let pool = &self.rules.pools[pool];
+        let number = match pool.selection {
+            Selection::Bits(mask) => Some((subscriber & mask) as usize),
+            _ => None,
+        };
+        let chosen = number.and_then(|n| pool.addresses.iter().nth(n));
+        match seen.reason {
+            Some(AddressExhausted) => {
+                let full = |address: &u32| self.free_blocks(pool, *address) == 0;
+                Some(chosen.is_some_and(full))
+            }
+            Some(PoolExhausted) => Some(pool.own.is_none() && seen.scarce),
+            Some(PoolSubscribers) => {
+                let room = |address: &&u32| self.free_blocks(pool, **address) > 0;
+                let full = |address: &u32| self.paired_with(*address) >= pool.max_subscribers;
+                let open = pool.addresses.iter().filter(|a| pool.is_open(**a));
+                let mut with_room = open.filter(room);
+                Some(match chosen {
+                    Some(address) => full(address),
+                    None => with_room.all(full),
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// A new subscriber is paired by a block and no port: any block of an address that may be.
+    pub fn adopt_pairing(
+        &mut self,
+        pool: usize,
+        subscriber: u32,
+        block: Block,
+    ) -> Result<(), String> {
+        let illegal = |why: &str| Err(format!("{subscriber:08x} -> {block:?}: {why}"));
+        match self.rules.pools[pool].own.is_some().then(|| self.own[&subscriber]) {
+            Some(own) if own != block => return illegal("not its range"),
+            Some(_) => {}
+            None => {
+                if let Err(why) = self.may_pair(pool, subscriber, block.0) {
+                    return illegal(why);
+                }
+                if self.blocks.contains_key(&block) {
+                    return illegal("a block of another subscriber");
+                }
+            }
+        }
+        self.turns.insert(pool, block.0);
+        Ok(())
+    }
+
     /// Blocks of an address that nobody holds.
     fn free_blocks(&self, pool: &Pool, address: u32) -> usize {
         let all = pool.blocks().into_iter();
@@ -306,4 +340,20 @@ impl Nat {
             && !self.external.contains_key(&external)
             && self.resting.get(&external).is_none_or(|due| now >= *due)
     }
+}
+
+/// The keys of a pool that say which address a subscriber gets.
+pub fn selection(pool: &Pool) -> String {
+    let word = match pool.selection {
+        Selection::Random => "random".to_owned(),
+        Selection::RoundRobin => "round-robin".to_owned(),
+        Selection::LeastUsed => "least-used".to_owned(),
+        Selection::Fill => "fill".to_owned(),
+        Selection::Bits(mask) => {
+            let mask = std::net::Ipv4Addr::from(mask);
+            format!("subscriber-bits\n    subscriber-bits: {mask}")
+        }
+    };
+    let most = pool.max_subscribers;
+    format!("address-selection: {word}\n    max-subscribers-per-address: {most}\n")
 }

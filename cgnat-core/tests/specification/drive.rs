@@ -13,7 +13,7 @@ use cgnat_core::time::Instant;
 use cgnat_core::verdict::DropReason::{self, *};
 use cgnat_core::worker::steering::Steering;
 
-use super::create::Selection;
+use super::create::selection;
 use super::events::{EXTERNAL, Event, Events, Habits, INTERNAL};
 use super::limits::Limits;
 use super::nat::{Block, Endpoint, Key, Nat, Outcome, Pool, Rules, Seen, Ticks};
@@ -155,25 +155,11 @@ impl World {
              default: {udp_s}s{by_port} }}\n  icmp: {icmp_s}s\n",
             rules.hairpinning,
             rules.inbound_refresh,
-            rules.bypass_yaml()
+            rules.bypass_yaml() + &rules.carried_yaml()
         );
+        let _ = writeln!(yaml, "  other: {}s", rules.other_s);
         yaml
     }
-}
-
-fn selection(pool: &Pool) -> String {
-    let word = match pool.selection {
-        Selection::Random => "random".to_owned(),
-        Selection::RoundRobin => "round-robin".to_owned(),
-        Selection::LeastUsed => "least-used".to_owned(),
-        Selection::Fill => "fill".to_owned(),
-        Selection::Bits(mask) => {
-            let mask = std::net::Ipv4Addr::from(mask);
-            format!("subscriber-bits\n    subscriber-bits: {mask}")
-        }
-    };
-    let most = pool.max_subscribers;
-    format!("address-selection: {word}\n    max-subscribers-per-address: {most}\n")
 }
 
 /// What is broken on purpose, to prove that a difference is found.
@@ -221,6 +207,7 @@ impl Driver {
         let mut world = world.clone();
         world.rules.mappings = layout.mappings_per_shard as usize;
         world.rules.further_sessions = layout.sessions_per_shard as usize;
+        world.rules.associations = layout.associations_per_shard as usize;
         let link = |port: usize| {
             let from = [INTERNAL_HOP, EXTERNAL_HOP][port];
             Link { to: port_mac(port), from, vlan: world.vlans[port] }
@@ -324,18 +311,14 @@ impl Driver {
             }
             Event::Reload(addresses, drain) => self.reload(addresses, drain),
             Event::Fragments(datagram) => self.fragments(datagram),
+            Event::Pieces { port, packet, cuts, order } => {
+                self.pieces(port, &packet, &cuts, &order)
+            }
             Event::Arrive { worker, port, packet } => {
                 let now = self.ticks();
                 let frame = self.link(port, false).frame(0x0800, &packet.bytes());
                 let output = self.offer(worker, port, MemoryPacket::new(&frame));
-                let mut outcome = if port == EXTERNAL {
-                    self.nat.inbound(&packet, now)
-                } else {
-                    let internal = (packet.protocol(), packet.source, packet.from().1);
-                    let key = self.nat.key_of(internal, packet.to(), now);
-                    let seen = self.seen(key, &output.1, now);
-                    self.nat.outbound(&packet, now, &seen)?
-                };
+                let mut outcome = self.outcome(port, &packet, &output.1, now)?;
                 let output = self.without_error(output, port, &packet, &outcome);
                 if port == INTERNAL && !self.nat.keeps_identification(&packet) {
                     self.adopt_identification(&output.0, &mut outcome)?;
@@ -367,7 +350,8 @@ impl Driver {
             Outcome::Drop(
                 PoolExhausted | PoolSubscribers | AddressExhausted | AddressDraining
                 | SubscriberPorts | MappingTableFull | SessionTableFull | LimitPorts
-                | LimitSessions | LimitSessionRate | LimitBlocks | ReservedPorts,
+                | LimitSessions | LimitSessionRate | LimitBlocks | ReservedPorts | EspWithoutIke
+                | EspConflict | AssociationConflict | AssociationTableFull,
             ) if port == INTERNAL => Some((3, 1, 0)),
             Outcome::Drop(DestinationInside | HairpinDisabled) => Some((3, 13, 0)),
             _ => None,
@@ -487,7 +471,9 @@ impl Driver {
         });
         let scarce = self.is_scarce(key.1, worker, now);
         let sole = self.world.workers == 1;
-        Seen { reason: dropped.first().copied(), choice: choice.flatten(), worker, scarce, sole }
+        let reason = dropped.first().copied();
+        let block = self.core_blocks(worker).find(|(of, _)| *of == key.1).map(|(_, block)| block);
+        Seen { reason, choice: choice.flatten(), block, worker, scarce, sole }
     }
 
     /// Whether a worker may refuse a block: it has none itself, and each of the others had
@@ -591,7 +577,8 @@ impl Driver {
             self.rounds(self.swept);
         }
         let now = self.ticks();
-        self.nat.housekeeping(now);
+        let blocks: Vec<_> = (0..self.world.workers).flat_map(|w| self.core_blocks(w)).collect();
+        self.nat.housekeeping(now, &blocks);
     }
 
     pub(super) fn rounds(&mut self, sweep: Instant) {
@@ -635,6 +622,7 @@ impl Driver {
         if blocks != self.nat.blocks {
             return Err(format!("blocks differ: {blocks:?}\n{:?}", self.nat.blocks));
         }
+        self.audit_claims()?;
         let now = self.ticks();
         let census = self.lab.port_census();
         let resting = self.nat.resting.values().filter(|due| now < **due).count() as u64;
@@ -689,6 +677,7 @@ impl Driver {
         }
         let left =
             self.lab.sum(|c| c.blocks_in_use.value() + c.sessions.value() + c.subscribers.value());
+        let left = left + self.lab.sum(|c| c.associations.value());
         if left != 0 || !self.nat.mappings.is_empty() {
             return Err(format!("{left} records, {} mappings left", self.nat.mappings.len()));
         }

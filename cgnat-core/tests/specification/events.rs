@@ -24,6 +24,14 @@ pub enum Event {
     },
     /// A good packet in fragments.
     Fragments(Datagram),
+    /// A good packet without ports in fragments: where they end, in which order they arrive and
+    /// at which workers.
+    Pieces {
+        port: usize,
+        packet: Packet,
+        cuts: Vec<usize>,
+        order: Vec<(usize, usize)>,
+    },
     /// A frame that never reaches the NAT.
     Broken {
         worker: usize,
@@ -105,7 +113,7 @@ impl Events {
         self.below(n) == 0
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u32) as usize]
     }
 
@@ -126,6 +134,7 @@ impl Events {
                 };
                 Event::Arrive { worker, port, packet }
             }
+            n if n % 7 == 0 && !nat.rules.carried.is_empty() => self.bare(nat),
             n if n % 23 == 0 => {
                 let port = self.below(2) as usize;
                 let packet = self.error(nat, port);
@@ -162,7 +171,7 @@ impl Events {
         self.pick(&[UDP, UDP, TCP, TCP, TCP, ICMP])
     }
 
-    fn subscriber(&mut self) -> u32 {
+    pub fn subscriber(&mut self) -> u32 {
         if self.one_in(60) {
             // Outside all groups.
             return self.pick(&[ip("10.9.9.9"), ip("100.64.1.0"), ip("192.168.0.1")]);
@@ -171,7 +180,7 @@ impl Events {
         self.pick(&[ip("100.64.0.0"), ip("100.64.0.0"), ip("100.65.0.0")]) + host
     }
 
-    fn remote(&mut self) -> (u32, u16) {
+    pub fn remote(&mut self) -> (u32, u16) {
         if self.one_in(80) {
             // Such addresses exist on the internal side only.
             let inside = ["100.64.0.2", "100.127.0.1", "169.254.1.1", "10.255.0.3"];
@@ -181,7 +190,7 @@ impl Events {
         (host, self.pick(&[53, 123, 443, 443, 5000, 65535]))
     }
 
-    fn packet(&mut self, protocol: Protocol, from: (u32, u16), to: (u32, u16)) -> Packet {
+    pub fn packet(&mut self, protocol: Protocol, from: (u32, u16), to: (u32, u16)) -> Packet {
         let body = match protocol {
             UDP => Body::Udp { source: from.1, destination: to.1, checksummed: !self.one_in(8) },
             TCP => {
@@ -378,7 +387,7 @@ impl Events {
         self.error_about(about, port)
     }
 
-    fn error_about(&mut self, mut about: Packet, port: usize) -> Packet {
+    pub fn error_about(&mut self, mut about: Packet, port: usize) -> Packet {
         let to = about.to();
         about.set_query(port == EXTERNAL);
         if let Body::Echo { sequence, .. } = &mut about.body {
@@ -543,7 +552,7 @@ impl Events {
                 if word & 0x2000 != 0 { FragmentLength } else { FragmentBeyond }
             }
             11 => {
-                bytes[9] = self.pick(&[0, 2, 47, 50, 132, 255]);
+                bytes[9] = self.pick(&[0, 2, 51, 132, 255]);
                 fix(&mut bytes);
                 ProtocolUnsupported
             }
@@ -639,58 +648,6 @@ impl Events {
             reason
         };
         Event::Broken { worker, port, frame, whole, reason }
-    }
-}
-
-impl Events {
-    /// An ICMP error with one thing wrong.
-    fn broken_error(
-        &mut self,
-        mut about: Packet,
-        from: (u32, u16),
-        to: (u32, u16),
-    ) -> (Vec<u8>, DropReason) {
-        about.options.clear();
-        about.payload = vec![9; 20];
-        let about_source = about.source;
-        let mut error = self.packet(ICMP, (from.0, 0), (to.0, 0));
-        error.options.clear();
-        error.payload.clear();
-        error.body = Body::Error { kind: 3, code: 1, rest: 0, about: Box::new(about), kept: 20 };
-        assert_eq!(about_source, to.0);
-        let mut bytes = error.bytes();
-        // The outer header has 20 bytes, the ICMP header 8; the quote begins at 28.
-        let mend_quote = |bytes: &mut Vec<u8>| {
-            put(bytes, 38, 0);
-            let sum = checksum(&bytes[28..48]);
-            put(bytes, 38, sum);
-        };
-        match self.below(7) {
-            0 => {
-                bytes[22] ^= 0x10;
-                return (bytes, IcmpChecksum);
-            }
-            1 => bytes[28] = 0x65,
-            2 => bytes[28] = 0x44,
-            3 => bytes[39] ^= 1,
-            4 => {
-                put(&mut bytes, 34, 1 + self.below(0x1fff) as u16);
-                mend_quote(&mut bytes);
-            }
-            5 => {
-                bytes[37] = self.pick(&[0, 2, 47, 50, 132]);
-                mend_quote(&mut bytes);
-            }
-            _ => {
-                // About a packet of somebody else.
-                bytes[43] ^= 0x40;
-                mend_quote(&mut bytes);
-            }
-        }
-        put(&mut bytes, 22, 0);
-        let sum = checksum(&bytes[20..]);
-        put(&mut bytes, 22, sum);
-        (bytes, IcmpQuote)
     }
 }
 

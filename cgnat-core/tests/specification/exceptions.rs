@@ -40,7 +40,9 @@ impl Static {
     ) -> Option<(u32, u16)> {
         let offset = port.checked_sub(from.1)?;
         let inside = self.ports.is_none_or(|ports| offset < ports);
-        let same = self.protocols.contains(&protocol) && address == from.0;
+        // One to one is of any protocol.
+        let of = self.ports.is_none() || self.protocols.contains(&protocol);
+        let same = of && address == from.0;
         (same && inside).then(|| (to.0, to.1 + offset))
     }
 
@@ -266,6 +268,8 @@ impl Nat {
     /// shares its address.
     pub fn keeps_identification(&self, packet: &Packet) -> bool {
         let is_error = matches!(packet.body, Body::Error { .. });
-        self.is_bypassed(packet, true) || !is_error && self.own_address(packet.source).is_some()
+        self.is_bypassed(packet, true)
+            || matches!(packet.body, Body::Bare { .. })
+            || !is_error && self.own_address(packet.source).is_some()
     }
 }

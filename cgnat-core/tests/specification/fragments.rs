@@ -219,7 +219,12 @@ impl Driver {
 
     /// The error about a first fragment that may have been sent: at most one, and it quotes the
     /// fragment as it came.
-    fn take_out_error(&self, port: usize, first: &[u8], sent: &mut Vec<(usize, Vec<u8>)>) {
+    pub(super) fn take_out_error(
+        &self,
+        port: usize,
+        first: &[u8],
+        sent: &mut Vec<(usize, Vec<u8>)>,
+    ) {
         let link = self.link(port, false).frame(0x0800, &[]).len();
         let own = self.nat.rules.own[port].to_be_bytes();
         // A hairpinned one has its new identification already, and shows no recorded route.

@@ -14,14 +14,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cgnat_core::verdict::DropReason::{self, *};
 
+use super::associations::{Association, Flow};
 use super::create::{Choice, Selection};
 use super::events::{EXTERNAL, INTERNAL};
 use super::exceptions::{Bypass, Static};
 use super::limits::{Bucket, Limits};
 use super::overloading::Named;
 use super::ranges::Own;
-use super::sessions::{Filtering, Session, State};
+use super::sessions::{Session, State};
 use super::wire::{Body, ICMP, Packet, Protocol, TCP, UDP, ip};
+
+pub use super::sessions::Filtering;
 
 /// Tenths of a second, without wrap-around.
 pub type Ticks = u64;
@@ -83,9 +86,13 @@ pub struct Rules {
     pub udp_s: u64,
     pub udp_by_port_s: BTreeMap<u16, u64>,
     pub icmp_s: u64,
+    /// Protocols without ports that are carried.
+    pub carried: BTreeSet<Protocol>,
+    pub other_s: u64,
     /// Records of one worker.
     pub mappings: usize,
     pub further_sessions: usize,
+    pub associations: usize,
 }
 
 impl Rules {
@@ -123,6 +130,8 @@ pub struct Seen {
     pub reason: Option<DropReason>,
     /// External endpoint that the core chose, if it made a mapping for this packet.
     pub choice: Option<(u32, u16)>,
+    /// A block that the core gave the subscriber.
+    pub block: Option<Block>,
     /// Worker that owns the subscriber.
     pub worker: u16,
     /// Whether this worker may believe that the others have no block (of this address).
@@ -149,6 +158,8 @@ pub struct Nat {
     pub resting: BTreeMap<Endpoint, Ticks>,
     pub subscribers: BTreeMap<u32, Subscriber>,
     pub blocks: BTreeMap<Block, u32>,
+    pub holds: BTreeMap<Flow, Association>,
+    pub claims: BTreeMap<Flow, Association>,
     /// Sessions of strangers whose mapping has ended: worker and deadline.
     orphans: Vec<(u16, Ticks)>,
     pub out_of_window: u64,
@@ -232,6 +243,8 @@ impl Nat {
             resting: BTreeMap::new(),
             subscribers: BTreeMap::new(),
             blocks: BTreeMap::new(),
+            holds: BTreeMap::new(),
+            claims: BTreeMap::new(),
             orphans: Vec::new(),
             out_of_window: 0,
             shared: 0,
@@ -272,7 +285,7 @@ impl Nat {
 
     /// Sessions of a subscriber, opened inside and outside; a mapping that has none is one.
     fn sessions_of(&self, address: u32) -> (usize, usize) {
-        let (mut inside, mut outside) = (0, 0);
+        let (mut inside, mut outside) = (self.holds_of(address), 0);
         for (_, mapping) in self.mappings.iter().filter(|(key, _)| key.1 == address) {
             inside += usize::from(!mapping.has_sessions());
             let first = mapping.first.iter().map(|(_, session)| session);
@@ -294,7 +307,7 @@ impl Nat {
     }
 
     /// A session begins that the subscriber opened.
-    fn spend(&mut self, address: u32, now: Ticks) {
+    pub fn spend(&mut self, address: u32, now: Ticks) {
         if let Some((_, limits)) = self.group_of(address)
             && let Some(held) = self.subscribers.get_mut(&address)
         {
@@ -330,11 +343,15 @@ impl Nat {
         if let Some(outcome) = self.bypass(packet, true) {
             return Ok(outcome);
         }
-        if self.is_inside(packet.destination) {
-            return Ok(Outcome::Drop(DestinationInside));
-        }
-        if let Some(outcome) = self.statically_outbound(packet, now) {
+        let inside = self.is_inside(packet.destination);
+        if !inside && let Some(outcome) = self.statically_outbound(packet, now) {
             return Ok(outcome);
+        }
+        if self.is_unsupported(packet) {
+            return Ok(Outcome::Drop(ProtocolUnsupported));
+        }
+        if inside {
+            return Ok(Outcome::Drop(DestinationInside));
         }
         if packet.ttl <= 1 {
             return Ok(Outcome::Drop(TtlExpired));
@@ -347,7 +364,11 @@ impl Nat {
             let internal = (about.protocol(), about.destination, about.to().1);
             let key = self.key_of(internal, about.from(), now);
             let mapping = self.mappings.get(&key).filter(|mapping| !mapping.is_expired(now));
-            let Some((_, address, port)) = mapping.map(|mapping| mapping.external) else {
+            let external = match about.body {
+                Body::Bare { .. } => self.held(about, now).map(|address| (address, 0)),
+                _ => mapping.map(|mapping| (mapping.external.1, mapping.external.2)),
+            };
+            let Some((address, port)) = external else {
                 return Ok(Outcome::Drop(IcmpNoMapping));
             };
             let arrived = packet;
@@ -375,6 +396,9 @@ impl Nat {
         let is_subscriber = groups.iter().any(|(first, last, _)| (*first..=*last).contains(&key.1));
         if !hairpin && is_subscriber && packet.df && packet.len() > self.rules.mtu_external {
             return Ok(Outcome::Drop(TooBig));
+        }
+        if let Body::Bare { .. } = packet.body {
+            return self.outbound_bare(packet, now, seen);
         }
         // What it meets and finds ended, it ends; behind a live flow it meets nothing.
         for met in [Some(remote), None].map(|with| (key.0, key.1, key.2, with)) {
@@ -420,6 +444,9 @@ impl Nat {
         if self.is_external(source) || self.is_inside(source) || self.is_own(source) {
             return Outcome::Drop(SourceSpoofed);
         }
+        if self.is_unsupported(packet) && self.statically_inward(packet, false).is_none() {
+            return Outcome::Drop(ProtocolUnsupported);
+        }
         self.inward(packet, false, now)
     }
 
@@ -437,6 +464,9 @@ impl Nat {
                 (external, packet.source, NoMapping, Filtered)
             }
         };
+        if !matches!(external.0, TCP | UDP | ICMP) {
+            return self.inward_bare(packet, hairpinned, now);
+        }
         let Some(block) = self.block_of(external.1, external.2) else {
             let known = self.is_external(external.1);
             return Outcome::Drop(if known { PortNotLent } else { DestinationUnknown });
@@ -572,7 +602,7 @@ impl Nat {
     }
 
     /// The owner ends what it meets and finds over: the first session, and that with `remote`.
-    fn meet(&mut self, key: Key, remote: (u32, u16), now: Ticks) {
+    pub fn meet(&mut self, key: Key, remote: (u32, u16), now: Ticks) {
         let Some(mapping) = self.mappings.get_mut(&key) else { return };
         mapping.forget(true, |_, session| now >= session.deadline);
         mapping.forget(false, |with, session| *with == remote && now >= session.deadline);
@@ -639,7 +669,7 @@ impl Nat {
     }
 
     /// Housekeeping has run and the owners have acted.
-    pub fn housekeeping(&mut self, now: Ticks) {
+    pub fn housekeeping(&mut self, now: Ticks, core: &[(u32, Block)]) {
         for mapping in self.mappings.values_mut() {
             mapping.forget(true, |_, session| now >= session.deadline);
             mapping.forget(false, |_, session| now >= session.deadline);
@@ -650,13 +680,15 @@ impl Nat {
         for key in ended {
             self.end(key, now);
         }
+        self.end_associations(now);
         self.resting.retain(|_, due| now < *due);
-        let busy: BTreeSet<Block> = self
+        let mut busy: BTreeSet<Block> = self
             .external
             .keys()
             .chain(self.resting.keys())
             .filter_map(|(_, address, port)| self.block_of(*address, *port))
             .collect();
+        busy.extend(self.pairing_blocks(&busy, core));
         self.blocks.retain(|block, _| busy.contains(block));
         for subscriber in self.subscribers.values_mut() {
             subscriber.blocks.retain(|block| busy.contains(block));

@@ -28,6 +28,11 @@ pub enum Body {
         identifier: u16,
         sequence: u16,
     },
+    /// A protocol that is not translated by ports. UDP-Lite and DCCP have a checksum over all of
+    /// it and the addresses.
+    Bare {
+        protocol: Protocol,
+    },
     /// An ICMP error: the packet it is about, of which it quotes `kept` bytes behind the
     /// IPv4 header, at least eight. The payload of the error itself, if any, is an extension
     /// (RFC 4884): then the quote is filled up with zeros to 128 bytes and its length is told.
@@ -71,12 +76,18 @@ pub type Protocol = u8;
 pub const ICMP: Protocol = 1;
 pub const TCP: Protocol = 6;
 pub const UDP: Protocol = 17;
+pub const DCCP: Protocol = 33;
+pub const GRE: Protocol = 47;
+pub const ESP: Protocol = 50;
+pub const SCTP: Protocol = 132;
+pub const UDP_LITE: Protocol = 136;
 
 impl Packet {
     pub fn protocol(&self) -> Protocol {
         match self.body {
             Body::Udp { .. } => UDP,
             Body::Tcp { .. } => TCP,
+            Body::Bare { protocol } => protocol,
             Body::Echo { .. } | Body::Timestamp { .. } | Body::Error { .. } => ICMP,
         }
     }
@@ -88,7 +99,7 @@ impl Packet {
             Body::Echo { identifier, .. } | Body::Timestamp { identifier, .. } => {
                 (self.source, identifier)
             }
-            Body::Error { .. } => (self.source, 0),
+            Body::Error { .. } | Body::Bare { .. } => (self.source, 0),
         }
     }
 
@@ -101,7 +112,7 @@ impl Packet {
             Body::Echo { identifier, .. } | Body::Timestamp { identifier, .. } => {
                 (self.destination, identifier)
             }
-            Body::Error { .. } => (self.destination, 0),
+            Body::Error { .. } | Body::Bare { .. } => (self.destination, 0),
         }
     }
 
@@ -112,6 +123,7 @@ impl Packet {
             Body::Echo { identifier, .. } | Body::Timestamp { identifier, .. } => {
                 *identifier = port;
             }
+            Body::Bare { .. } => {}
             // It comes from where the packet that it is about went to.
             Body::Error { about, .. } => about.set_destination((address, port)),
         }
@@ -124,6 +136,7 @@ impl Packet {
             Body::Echo { identifier, .. } | Body::Timestamp { identifier, .. } => {
                 *identifier = port;
             }
+            Body::Bare { .. } => {}
             // It goes to where the packet that it is about came from.
             Body::Error { about, .. } => about.set_source((address, port)),
         }
@@ -198,6 +211,8 @@ impl Packet {
                 let kind = if *request { 0x0d00 } else { 0x0e00 };
                 push(&mut segment, &[kind, 0, *identifier, *sequence]);
             }
+            Body::Bare { protocol: DCCP | UDP_LITE } => push(&mut segment, &[7000, 7001, 0, 0]),
+            Body::Bare { .. } => {}
             Body::Error { kind, code, rest, about, kept } => {
                 let first = u16::from(*kind) << 8 | u16::from(*code);
                 push(&mut segment, &[first, 0, (*rest >> 16) as u16, *rest as u16]);
@@ -224,6 +239,11 @@ impl Packet {
             Body::Udp { checksummed: false, .. } => {}
             Body::Udp { .. } => put(&mut segment, 6, if sum == 0 { 0xffff } else { sum }),
             Body::Tcp { .. } => put(&mut segment, 16, sum),
+            Body::Bare { protocol: UDP_LITE } => {
+                put(&mut segment, 6, if sum == 0 { 0xffff } else { sum });
+            }
+            Body::Bare { protocol: DCCP } => put(&mut segment, 6, sum),
+            Body::Bare { .. } => {}
             Body::Echo { .. } | Body::Timestamp { .. } | Body::Error { .. } => {
                 put(&mut segment, 2, sum);
             }

@@ -22,6 +22,7 @@ pub mod settings;
 pub mod talk;
 
 mod fragmentation;
+mod other_protocols;
 mod rfc1812;
 mod rfc4787;
 mod rfc5382;
@@ -77,6 +78,7 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         rfc6888::CASES,
         rfc7422::CASES,
         rfc7857::CASES,
+        other_protocols::CASES,
     ]
     .into_iter()
     .flatten()

@@ -5,7 +5,13 @@ use super::source::{File, code, is_below, line, paths, product, tests, words};
 /// Folders of cgnat-core and what their code may name of the rest of the crate, with the reason.
 /// A folder may name itself, except `table`.
 const LAYERS: &[(&str, &[(&str, &str)])] = &[
-    ("packet", &[("crate::verdict", "a parser says why it refuses")]),
+    (
+        "packet",
+        &[
+            ("crate::verdict", "a parser says why it refuses"),
+            ("crate::endpoint::IpProtocol", "a number with a name"),
+        ],
+    ),
     (
         "policy",
         &[
@@ -46,7 +52,13 @@ const LAYERS: &[(&str, &[(&str, &str)])] = &[
             ("crate::verdict", "its answer"),
         ],
     ),
-    ("config", &[("crate::config", "stands alone")]),
+    (
+        "config",
+        &[
+            ("crate::config", "stands alone"),
+            ("crate::endpoint::IpProtocol", "a number with a name"),
+        ],
+    ),
 ];
 
 /// What cgnat-core may name of the standard library beyond plain data.

@@ -32,6 +32,8 @@ const UDP_OTHER_PORT: Least =
     Least { seconds: 120, clause: "RFC 4787 REQ-5a: only ports below 1024 may have less" };
 const LABORATORY: Least = Least { seconds: 1, clause: "in a laboratory too" };
 const FRAGMENTS: Least = Least { seconds: 2, clause: "RFC 6146 section 4" };
+// No datagram of the last subscriber may be under way when a tuple passes to another.
+const OTHER: Least = Least { seconds: 120, clause: "RFC 791, RFC 6864: identifications" };
 const ICMP: Least = Least { seconds: 60, clause: "RFC 5508 REQ-2" };
 
 /// Reads the section; what is absent or wrong gets its default.
@@ -48,6 +50,7 @@ pub(super) fn read(
         udp_s: 300,
         udp_by_port_s: Vec::new(),
         icmp_s: 60,
+        other_s: 600,
     };
     let Some(fields) = cursor.and_then(|c| c.fields(report)) else { return timeouts };
     let time = |report: &mut Report<'_>, cursor: &Cursor<'_>, least: Least| {
@@ -87,6 +90,9 @@ pub(super) fn read(
     timeouts.udp_by_port_s.sort_unstable();
     if let Some(cursor) = fields.get("icmp") {
         timeouts.icmp_s = time(report, cursor, ICMP).unwrap_or(timeouts.icmp_s);
+    }
+    if let Some(cursor) = fields.get("other") {
+        timeouts.other_s = time(report, cursor, OTHER).unwrap_or(timeouts.other_s);
     }
     timeouts
 }
