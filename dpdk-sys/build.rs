@@ -33,7 +33,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_mbuf_dyn_rx_timestamp_register",
     "rte_mempool_(avail_count|free|in_use_count)",
     "rte_memzone_(free|reserve_aligned)",
-    "rte_pktmbuf_(alloc|alloc_bulk|free|free_bulk|linearize|pool_create|trim)",
+    "rte_pktmbuf_(alloc|alloc_bulk|chain|free|free_bulk|linearize|pool_create|trim)",
     "rte_ring_(count|create|free|get_capacity|mp_enqueue_burst|sc_dequeue_burst)",
     "rte_socket_(count|id_by_idx)",
     "rte_strerror",

@@ -185,7 +185,11 @@ fn interface(
         fs::read_to_string(device.join("mtu")).ok().and_then(|mtu| mtu.trim().parse().ok());
     if let Some(mtu) = mtu.filter(|mtu| *mtu < port.mtu()) {
         let wanted = port.mtu();
-        here.warning(&subject, format!("interface {name} has MTU {mtu}, the port {wanted}"));
+        let message = format!(
+            "interface {name} has MTU {mtu}, the port {wanted}: longer packets are lost; ip link \
+             set {name} mtu {wanted}, or lower `mtu`"
+        );
+        here.warning(&subject, message);
     }
 }
 

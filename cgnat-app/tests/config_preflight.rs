@@ -195,7 +195,8 @@ fn an_interface_must_be_there_and_up_and_used_once() {
         look("eth2"),
         [
             "error: port external0: interface eth2 is down; ip link set eth2 up",
-            "warning: port external0: interface eth2 has MTU 1400, the port 1500",
+            "warning: port external0: interface eth2 has MTU 1400, the port 1500: longer packets \
+             are lost; ip link set eth2 mtu 1500, or lower `mtu`",
         ]
     );
     assert_eq!(

@@ -37,7 +37,7 @@ drop_reasons! {
     // What arrives at a port but is no IPv4 packet for us.
     FrameShort, "frame-short", "The frame is shorter than its Ethernet or 802.1Q header.";
     FrameNotForUs, "frame-not-for-us", "The destination MAC is neither the port's nor broadcast; normal on a hub or a promiscuous port.";
-    FrameSegmented, "frame-segmented", "The frame is larger than one packet buffer; jumbo frames are not supported in this version.";
+    FrameLong, "frame-long", "The frame came in several packet buffers and does not fit in one, which holds the largest `mtu` of all ports; raise `mtu` if longer frames are meant to come.";
     VlanMismatch, "vlan-mismatch", "The 802.1Q id differs from the port's vlan, or a tag is missing or unexpected; check `vlan` of the port.";
     Ipv6, "ipv6", "An IPv6 packet; this version translates IPv4 only.";
     EtherTypeOther, "ethertype-other", "Neither IPv4, ARP nor IPv6 (for example LLDP or STP).";

@@ -38,6 +38,8 @@ mod icmp_errors;
 mod icmp_queries;
 #[path = "scenarios/identification.rs"]
 mod identification;
+#[path = "scenarios/jumbo.rs"]
+mod jumbo;
 #[path = "scenarios/leaks.rs"]
 mod leaks;
 #[path = "scenarios/limits.rs"]

@@ -152,6 +152,7 @@ fn world(workers: u16) -> World {
             housekeeping: 15,
             reloads: 0,
             step_ms: 3_000,
+            payload: 700,
         },
     }
 }
@@ -335,6 +336,7 @@ fn one_worker_with_full_tables_agrees() {
         housekeeping: 5,
         reloads: 0,
         step_ms: 500,
+        payload: 700,
     };
     agree("full tables", &world, 5);
 }
@@ -342,6 +344,14 @@ fn one_worker_with_full_tables_agrees() {
 #[test]
 fn two_workers_with_few_greedy_hosts_agree() {
     agree("greedy hosts", &greedy(2), 8);
+}
+
+#[test]
+fn two_workers_with_jumbo_frames_inside_and_ordinary_ones_outside_agree() {
+    let mut world = short_timers(world(2), 1);
+    (world.rules.mtu_internal, world.rules.mtu_external) = (9000, 1500);
+    world.habits.payload = 9_300;
+    agree("jumbo", &world, 14);
 }
 
 #[test]
@@ -368,6 +378,7 @@ fn one_worker_with_a_full_session_table_agrees() {
         housekeeping: 5,
         reloads: 0,
         step_ms: 2_000,
+        payload: 700,
     };
     agree("full session table", &world, 9);
 }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::mem::size_of;
+use std::mem::{ManuallyDrop, size_of};
 use std::ptr::NonNull;
 use std::slice;
 
@@ -112,6 +112,17 @@ impl Mbuf {
             next = unsafe { segment.next.as_ref() };
             Some(segment_bytes(segment))
         })
+    }
+
+    /// Puts the segments of `tail` behind those of this packet, as drivers do with a frame that
+    /// is larger than a buffer. Gives `tail` back, and nothing changed, if there were too many.
+    pub fn chain(&mut self, tail: Self) -> Result<(), Self> {
+        let tail = ManuallyDrop::new(tail);
+        // SAFETY: two valid chains, both exclusively ours; `&mut self` and the owned `tail` make
+        // them different ones.
+        let code = unsafe { dpdk_sys::rte_pktmbuf_chain(self.0.as_ptr(), tail.0.as_ptr()) };
+        // Now part of this chain, or still a packet of its own.
+        if code == 0 { Ok(()) } else { Err(ManuallyDrop::into_inner(tail)) }
     }
 
     /// Joins the segments to one. False, and nothing changed, if the first segment has too

@@ -139,7 +139,7 @@ impl Port {
         if pools.is_empty() {
             return Err(PortError::NoMempool { name: name() });
         }
-        let (least, most) = (info.min_mtu, info.max_mtu);
+        let (least, most) = (info.min_mtu, most_mtu(info));
         if let Some(mtu) = config.mtu
             && !(least..=most).contains(&mtu)
         {
@@ -354,6 +354,16 @@ fn hash_functions(fields: RssFields, offered: u64) -> Option<u64> {
         RssFields::DestinationAddress => dpdk_sys::DPDK_RSS_L3_DST_ONLY,
     };
     (ip != 0 && offered & only == only).then_some(ip | only)
+}
+
+/// The largest MTU that `rte_eth_dev_configure` lets pass. A driver that states none is bound by
+/// the longest frame it receives, with link header and CRC.
+fn most_mtu(info: &dpdk_sys::rte_eth_dev_info) -> u16 {
+    if info.max_mtu < u16::MAX {
+        return info.max_mtu;
+    }
+    let most = info.max_rx_pktlen.saturating_sub(dpdk_sys::DPDK_ETH_UNTAGGED_OVERHEAD);
+    u16::try_from(most).unwrap_or(u16::MAX)
 }
 
 fn port_id(name: &str) -> Option<u16> {

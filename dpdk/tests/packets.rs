@@ -511,3 +511,96 @@ fn queues_take_their_buffers_from_their_own_pools_and_run_on_two_lcores() {
         assert!(matches!(Port::by_name(&eal, "net_null0"), Err(PortError::NotFound { .. })));
     });
 }
+
+/// A chain that holds `frame`, cut behind each of `cuts` bytes, all in buffers of one pool.
+fn chained(pool: &Mempool, frame: &[u8], cuts: &[usize]) -> Mbuf {
+    let mut head = packet(pool, &frame[..cuts[0]]);
+    let ends = cuts[1..].iter().chain([&frame.len()]);
+    for (from, to) in cuts.iter().zip(ends) {
+        assert!(head.chain(packet(pool, &frame[*from..*to])).is_ok());
+    }
+    head
+}
+
+#[test]
+fn a_frame_cut_at_every_byte_of_its_headers_is_joined_to_one_piece() {
+    in_child("a_frame_cut_at_every_byte_of_its_headers_is_joined_to_one_piece", || {
+        let eal = Eal::init(&options(&[])).unwrap();
+        let config = MempoolConfig {
+            count: 255,
+            cache: 0,
+            private_bytes: 64,
+            data_room: 128 + 9216,
+            socket: None,
+        };
+        let pool = Mempool::create(&eal, "p", &config).unwrap();
+        for length in [64, 9014] {
+            let frame: Vec<u8> = (0..length).map(|n: usize| (n * 31 >> 2) as u8).collect();
+            for first in 14..=60 {
+                for cuts in [&[first][..], &[first, first + 1], &[first, first + 1, first + 3]] {
+                    let mut joined = chained(&pool, &frame, cuts);
+                    joined.private_mut().fill(first as u8);
+                    assert_eq!((joined.len(), joined.data()), (length, &frame[..first]));
+                    assert_eq!(usize::from(joined.segments()), cuts.len() + 1);
+                    assert!(joined.linearize());
+                    assert_eq!((joined.segments(), joined.data()), (1, &frame[..]));
+                    assert_eq!((joined.len(), joined.headroom()), (length, Mbuf::HEADROOM));
+                    assert_eq!(joined.private(), [first as u8; 64]);
+                    // The other buffers are free, and it is a packet like any.
+                    assert_eq!(pool.in_use(), 1);
+                    assert!(joined.adj(14) && joined.prepend(18) && joined.trim_to(60));
+                    drop(joined);
+                    assert_eq!(pool.in_use(), 0);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_frame_longer_than_a_buffer_stays_as_it_is() {
+    in_child("a_frame_longer_than_a_buffer_stays_as_it_is", || {
+        let eal = Eal::init(&options(&[])).unwrap();
+        let pool = pool(&eal, "p");
+        for (length, fits) in [(2048, true), (2049, false), (9014, false)] {
+            let frame: Vec<u8> = (0..length).map(|n: usize| n as u8).collect();
+            let cuts: Vec<usize> = (20..length).step_by(2000).collect();
+            let mut packet = chained(&pool, &frame, &cuts);
+            assert_eq!(packet.linearize(), fits);
+            assert_eq!(packet.chunks().collect::<Vec<_>>().concat(), frame);
+            assert_eq!(usize::from(packet.segments()), if fits { 1 } else { cuts.len() + 1 });
+            drop(packet);
+            assert_eq!(pool.in_use(), 0);
+        }
+    });
+}
+
+#[test]
+fn chains_grow_to_what_dpdk_can_count_and_no_further() {
+    in_child("chains_grow_to_what_dpdk_can_count_and_no_further", || {
+        let eal = Eal::init(&options(&[])).unwrap();
+        let config =
+            MempoolConfig { count: 65_600, cache: 0, data_room: 128 + 64, ..Default::default() };
+        let pool = Mempool::create(&eal, "p", &config).unwrap();
+        let mut head = packet(&pool, b"a");
+        // Two chains at a time: each call walks to the end of the first.
+        for _ in 0..256 {
+            let mut next = packet(&pool, b"b");
+            for _ in 0..254 {
+                assert!(next.chain(packet(&pool, b"c")).is_ok());
+            }
+            assert!(head.chain(next).is_ok());
+        }
+        let most = 1 + 256 * 255;
+        assert_eq!((usize::from(head.segments()), head.len()), (most, most));
+        let mut rest = packet(&pool, b"d");
+        for _ in most + 1..65_536 {
+            assert!(rest.chain(packet(&pool, b"e")).is_ok());
+        }
+        let refused = head.chain(rest).unwrap_err();
+        assert_eq!((head.len(), refused.len()), (most, 65_536 - most));
+        assert_eq!(pool.in_use(), 65_536);
+        drop((head, refused));
+        assert_eq!(pool.in_use(), 0);
+    });
+}

@@ -47,6 +47,14 @@ impl PacketBuf for DpdkPacket {
         self.mbuf.segments() == 1
     }
 
+    fn frame_len(&self) -> usize {
+        self.mbuf.len()
+    }
+
+    fn join(&mut self) -> bool {
+        self.mbuf.linearize()
+    }
+
     fn cut_front(&mut self, n: usize) {
         let cut = self.mbuf.adj(n as u16);
         debug_assert!(cut, "{n} bytes are cut off a shorter frame");

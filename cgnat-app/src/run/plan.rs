@@ -1,9 +1,9 @@
 //! From a configuration to numbers: how many workers on which CPUs, how many queues,
 //! buffers and bytes. Decided before anything is started, so that `check` can say it.
 
-use cgnat_core::config::{Config, Device, HugePages, Workers};
+use cgnat_core::config::{Config, Device, HugePages, Port, Workers};
 use cgnat_core::layout::Layout;
-use dpdk::{EalOptions, Lcore};
+use dpdk::{EalOptions, Lcore, Mbuf};
 
 use crate::check::grouped;
 
@@ -13,18 +13,17 @@ pub const DESCRIPTORS: u16 = 1024;
 /// Packets that each hand-off and relay ring holds.
 pub const RING: u32 = 4096;
 
-/// Bytes of a packet buffer: headroom, a frame of MTU 1500 with room, and the note.
-const DATA_ROOM: u16 = 2176;
-
 /// Bytes beside a packet for the hand-over note.
 pub const PRIVATE: u16 = 32;
 
 /// What DPDK needs for itself and for the overhead of pools and rings, bytes.
 const OVERHEAD: u64 = 48 << 20;
 
-/// Bytes that one packet buffer takes with its descriptor: on huge pages, and on 4 KiB pages,
-/// where DPDK lets none cross a page.
-const BUFFER: (u64, u64) = (2176 + 32 + 128 + 128, 4096);
+/// Bytes of a packet buffer that DPDK takes for itself: its descriptor, and pool overhead.
+const DESCRIPTOR: u64 = 128 + 128;
+
+/// A page where no huge ones are used, bytes.
+const PAGE: u64 = 4096;
 
 /// The numbers of a run.
 pub struct Plan {
@@ -38,6 +37,8 @@ pub struct Plan {
     pub control_cpus: Vec<u16>,
     /// Packet buffers.
     pub buffers: u32,
+    /// Bytes of headroom and frame in each.
+    pub data_room: u16,
     /// Whether huge pages will be used.
     pub huge_pages: bool,
     /// Memory for the EAL, MiB.
@@ -71,15 +72,18 @@ impl Plan {
         let layout = Layout::new(config, worker_cpus.len() as u16);
         let waiting = layout.fragments.pending as usize * worker_cpus.len();
         let buffers = buffers(config.ports().len(), worker_cpus.len()) + waiting as u32;
-        let buffer = if huge_pages { BUFFER.0 } else { BUFFER.1 };
+        let data_room = Mbuf::HEADROOM + config.frame_room();
+        let buffer = buffer_bytes(data_room, huge_pages);
         let needed = layout.provided_bytes() as u64 + u64::from(buffers) * buffer + OVERHEAD;
         let allowed = config.system().memory_bytes();
         if needed > allowed {
             return Err(format!(
-                "{} are too little: the tables need {}, packet buffers and DPDK {}; raise it \
-                 to {} or lower `max-mappings`",
+                "{} are too little: the tables need {}, {} packet buffers of {} bytes and DPDK {}; \
+                 raise it to {} or lower `max-mappings` or `mtu`",
                 mib(allowed),
                 mib(layout.provided_bytes() as u64),
+                grouped(u64::from(buffers)),
+                grouped(buffer),
                 mib(needed - layout.provided_bytes() as u64),
                 mib(needed),
             ));
@@ -89,6 +93,7 @@ impl Plan {
             control_cpus,
             worker_cpus,
             buffers,
+            data_room,
             huge_pages,
             memory_mib: needed.div_ceil(1 << 20) as u32,
             layout,
@@ -111,7 +116,7 @@ impl Plan {
             count: self.buffers,
             cache: 256,
             private_bytes: PRIVATE,
-            data_room: DATA_ROOM,
+            data_room: self.data_room,
             socket: None,
         }
     }
@@ -133,8 +138,8 @@ impl Plan {
         for port in config.ports() {
             match port.device() {
                 Device::Pci(address) => options.allow_pci.push(address.clone()),
-                device @ Device::Virtual { .. } => {
-                    options.vdevs.push(device_string(device, self.workers()));
+                Device::Virtual { .. } => {
+                    options.vdevs.push(device_string(port, self.workers()));
                 }
             }
         }
@@ -150,11 +155,11 @@ pub fn device_name(device: &Device) -> &str {
     }
 }
 
-/// The device as DPDK's `--vdev` wants it. A packet socket gets a queue pair for each worker
-/// unless the configuration says how many.
-fn device_string(device: &Device, workers: u16) -> String {
-    let Device::Virtual { name, driver, arguments } = device else {
-        return device_name(device).to_owned();
+/// The device as DPDK's `--vdev` wants it. A packet socket gets a queue pair for each worker and
+/// slots for its MTU unless the configuration says otherwise.
+fn device_string(port: &Port, workers: u16) -> String {
+    let Device::Virtual { name, driver, arguments } = port.device() else {
+        return device_name(port.device()).to_owned();
     };
     let mut text = name.clone();
     for (key, value) in arguments {
@@ -163,11 +168,21 @@ fn device_string(device: &Device, workers: u16) -> String {
     if driver == "net_af_packet" && workers > 1 && !arguments.iter().any(|(k, _)| k == "qpairs") {
         text.push_str(&format!(",qpairs={workers}"));
     }
+    if let Some((slot, block)) = port.ring() {
+        text.push_str(&format!(",framesz={slot},blocksz={block}"));
+    }
     text
 }
 
 fn is_virtual(device: &Device) -> bool {
     matches!(device, Device::Virtual { .. })
+}
+
+/// Bytes that one packet buffer takes. Where DPDK has ordinary pages it reckons with whole ones
+/// for each buffer that could not share its page with another.
+fn buffer_bytes(data_room: u16, huge_pages: bool) -> u64 {
+    let bytes = u64::from(data_room) + u64::from(PRIVATE) + DESCRIPTOR;
+    if huge_pages { bytes } else { bytes.next_multiple_of(PAGE) }
 }
 
 /// Enough that no queue, ring, parking place or cache can starve another.
@@ -238,13 +253,15 @@ pub fn capacity(config: &Config) -> Result<Vec<String>, String> {
         ),
         format!(
             "memory: {} bytes of tables for {} ({} bytes per worker, {} bytes for port blocks, \
-             {} bytes of deadlines and leases), {} packet buffers; {} of `system.memory` {}",
+             {} bytes of deadlines and leases), {} packet buffers of {} bytes; {} of \
+             `system.memory` {}",
             grouped(layout.total_bytes() as u64),
             if workers == 1 { "1 worker".to_owned() } else { format!("{workers} workers") },
             grouped(layout.shard_bytes as u64),
             grouped(layout.block_bytes as u64),
             grouped(layout.heap_bytes as u64),
             grouped(u64::from(plan.buffers)),
+            grouped(buffer_bytes(plan.data_room, plan.huge_pages)),
             mib(u64::from(plan.memory_mib) << 20),
             mib(config.system().memory_bytes()),
         ),

@@ -28,6 +28,7 @@ pub struct PortReport {
     name: String,
     rx_packets: u64,
     rx_bytes: u64,
+    rx_joined: u64,
     tx_packets: u64,
     tx_bytes: u64,
     dropped: u64,
@@ -102,6 +103,7 @@ impl Report {
             name: port.name().to_owned(),
             rx_packets: sum(&|c| c.ports[n].rx_packets.value()),
             rx_bytes: sum(&|c| c.ports[n].rx_bytes.value()),
+            rx_joined: sum(&|c| c.ports[n].rx_joined.value()),
             tx_packets: sum(&|c| c.ports[n].tx_packets.value()),
             tx_bytes: sum(&|c| c.ports[n].tx_bytes.value()),
             dropped: sum(&|c| c.ports[n].dropped.value()),
@@ -246,6 +248,9 @@ impl Report {
                 "  TX-packets: {:<14} {:<26} TX-bytes: {}",
                 port.tx_packets, "", port.tx_bytes
             )?;
+            if port.rx_joined > 0 {
+                writeln!(out, "  Frames received in several buffers: {}", port.rx_joined)?;
+            }
             writeln!(out, "  {:-^80}", "")?;
         }
         let [tcp, udp, icmp] = self.mappings;
@@ -388,6 +393,7 @@ impl Report {
                 let value = json!({
                     "rx_packets": port.rx_packets,
                     "rx_bytes": port.rx_bytes,
+                    "rx_joined": port.rx_joined,
                     "tx_packets": port.tx_packets,
                     "tx_bytes": port.tx_bytes,
                     "dropped": port.dropped,

@@ -174,7 +174,8 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pool: &Mempool) -> Result
             tx_queues,
             rx_descriptors: DESCRIPTORS,
             tx_descriptors: DESCRIPTORS,
-            mtu: is_card.then_some(port.mtu()),
+            // DPDK states one for packet sockets that is not theirs: their ring decides.
+            mtu: (device.driver_name() != "net_af_packet").then_some(port.mtu()),
             // Without, a card with several queues uses the first.
             rss: (is_card && rx_queues > 1)
                 .then_some(Rss { fields: RssFields::Addresses, key: None }),

@@ -16,6 +16,7 @@
 //! It does not look at devices, files or memory: the program does that when it starts.
 
 mod difference;
+mod frames;
 mod keys;
 mod limits;
 mod other_protocols;
@@ -36,6 +37,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 pub use difference::Source;
+pub use frames::MOST_MTU;
 pub use keys::{KEYS, NOT_YET};
 pub use limits::{Limits, NewSessions, Reserved};
 pub use other_protocols::OtherProtocols;
@@ -456,7 +458,7 @@ impl Port {
         self.next_hop
     }
 
-    /// Largest IPv4 packet, bytes.
+    /// Largest IPv4 packet, bytes; at most [`MOST_MTU`].
     pub fn mtu(&self) -> u16 {
         self.mtu
     }

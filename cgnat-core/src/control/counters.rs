@@ -38,6 +38,8 @@ pub struct PortCounters {
     pub rx_packets: Counter,
     /// Bytes of them.
     pub rx_bytes: Counter,
+    /// Of these, frames that came in several packet buffers and were joined to one piece.
+    pub rx_joined: Counter,
     /// Frames accepted for transmission.
     pub tx_packets: Counter,
     /// Bytes of them.

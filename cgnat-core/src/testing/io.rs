@@ -20,7 +20,10 @@ pub struct MemoryPacket {
     start: usize,
     note: [u8; NOTE_BYTES],
     captured_at: Option<Instant>,
-    whole: bool,
+    /// What is not in `buffer` yet.
+    rest: Vec<u8>,
+    /// Whether the whole frame fits in one buffer.
+    fits: bool,
 }
 
 impl MemoryPacket {
@@ -28,7 +31,8 @@ impl MemoryPacket {
     pub fn new(frame: &[u8]) -> Self {
         let mut buffer = vec![0xee; HEADROOM];
         buffer.extend_from_slice(frame);
-        Self { buffer, start: HEADROOM, note: [0; NOTE_BYTES], captured_at: None, whole: true }
+        let (note, rest) = ([0; NOTE_BYTES], Vec::new());
+        Self { buffer, start: HEADROOM, note, captured_at: None, rest, fits: true }
     }
 
     /// The same packet with a capture time.
@@ -38,11 +42,17 @@ impl MemoryPacket {
         self
     }
 
-    /// The same packet as the first segment of a larger one.
+    /// The same packet in pieces, of which the first has `first` bytes, at most all but one.
     #[must_use]
-    pub fn segmented(mut self) -> Self {
-        self.whole = false;
+    pub fn in_pieces(mut self, first: usize) -> Self {
+        self.rest = self.buffer.split_off(self.start + first);
         self
+    }
+
+    /// The same packet in pieces, too long for one buffer.
+    #[must_use]
+    pub fn too_long(self) -> Self {
+        Self { fits: false, ..self.in_pieces(0) }
     }
 }
 
@@ -56,7 +66,18 @@ impl PacketBuf for MemoryPacket {
     }
 
     fn is_whole(&self) -> bool {
-        self.whole
+        self.rest.is_empty()
+    }
+
+    fn frame_len(&self) -> usize {
+        self.bytes().len() + self.rest.len()
+    }
+
+    fn join(&mut self) -> bool {
+        if self.fits {
+            self.buffer.append(&mut self.rest);
+        }
+        self.fits
     }
 
     fn cut_front(&mut self, n: usize) {

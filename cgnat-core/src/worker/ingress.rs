@@ -18,13 +18,13 @@ use crate::verdict::{DropReason, Verdict};
 
 impl<I: PacketIo> Worker<I> {
     /// Takes one received frame to its end here, or hands it to its owner.
-    pub(super) fn ingress(&mut self, port: usize, packet: I::Packet) {
+    pub(super) fn ingress(&mut self, port: usize, mut packet: I::Packet) {
         let counters = &self.counters.ports[port];
         counters.rx_packets.add(1);
-        counters.rx_bytes.add(packet.bytes().len() as u64);
+        counters.rx_bytes.add(packet.frame_len() as u64);
         self.note_capture_time(&packet);
-        if !packet.is_whole() {
-            return self.refuse(port, packet, DropReason::FrameSegmented);
+        if !packet.is_whole() && !self.join(port, &mut packet) {
+            return self.refuse(port, packet, DropReason::FrameLong);
         }
         let info = &self.forwarding.ports()[port];
         let frame = match ethernet::parse(packet.bytes(), info.mac, info.vlan) {
@@ -37,6 +37,15 @@ impl<I: PacketIo> Worker<I> {
             ethernet::IPV6 => self.refuse(port, packet, DropReason::Ipv6),
             _ => self.refuse(port, packet, DropReason::EtherTypeOther),
         }
+    }
+
+    /// Joins what a driver delivered in several buffers: one that splits longer frames, or
+    /// headers from payload, whatever the size of a buffer.
+    #[cold]
+    fn join(&self, port: usize, packet: &mut I::Packet) -> bool {
+        let is_joined = packet.join();
+        self.counters.ports[port].rx_joined.add(u64::from(is_joined));
+        is_joined
     }
 
     fn ipv4(&mut self, port: usize, mut packet: I::Packet, offset: usize) {

@@ -14,9 +14,10 @@ pub type Burst<P> = ArrayVec<P, BURST>;
 /// Bytes of room beside a packet for the hand-over note.
 pub const NOTE_BYTES: usize = 32;
 
-/// One packet: a frame in one piece, owned. Dropping it frees its buffer.
+/// One packet: a frame, owned. Dropping it frees its buffers. A worker joins what arrives in
+/// several pieces before it looks at it; everything else has to do with one piece only.
 pub trait PacketBuf {
-    /// The frame.
+    /// The frame; its first piece if it is not joined yet.
     fn bytes(&self) -> &[u8];
 
     /// The frame, to be changed.
@@ -24,6 +25,12 @@ pub trait PacketBuf {
 
     /// Whether the whole frame is in [`PacketBuf::bytes`].
     fn is_whole(&self) -> bool;
+
+    /// Bytes of the frame, all pieces together.
+    fn frame_len(&self) -> usize;
+
+    /// Makes one piece of the frame. False, and nothing changed, if a buffer does not hold it.
+    fn join(&mut self) -> bool;
 
     /// Cuts `n` bytes off the front; `n` is at most the length.
     fn cut_front(&mut self, n: usize);

@@ -192,7 +192,13 @@ impl PacketBuf for Tight {
         self.0.bytes_mut()
     }
     fn is_whole(&self) -> bool {
-        true
+        self.0.is_whole()
+    }
+    fn frame_len(&self) -> usize {
+        self.0.frame_len()
+    }
+    fn join(&mut self) -> bool {
+        self.0.join()
     }
     fn cut_front(&mut self, n: usize) {
         self.0.cut_front(n);

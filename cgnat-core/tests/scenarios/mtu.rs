@@ -9,7 +9,7 @@ const HOST: &str = "100.64.3.9";
 const OTHER: &str = "100.64.3.10";
 
 /// Sixteen addresses; MTU of the internal and of the external port.
-fn with_mtu(internal: u16, external: u16) -> String {
+pub fn with_mtu(internal: u16, external: u16) -> String {
     let mut yaml = plain();
     for (device, mtu) in [("net_null0", internal), ("net_null1", external)] {
         let line = format!("    device: {device}\n");
@@ -19,7 +19,7 @@ fn with_mtu(internal: u16, external: u16) -> String {
 }
 
 /// The same packet with this total length and DF as given.
-fn sized(mut packet: Packet, df: bool, total: usize) -> Packet {
+pub fn sized(mut packet: Packet, df: bool, total: usize) -> Packet {
     packet.payload.clear();
     let header = packet.len();
     packet.payload = (0..total - header).map(|n| (n * 11) as u8).collect();
@@ -28,7 +28,7 @@ fn sized(mut packet: Packet, df: bool, total: usize) -> Packet {
 }
 
 /// The error from the own address of a port, to the station that `about` came from.
-fn told(port: usize, mtu: u32, about: &Packet) -> (usize, Vec<u8>) {
+pub fn told(port: usize, mtu: u32, about: &Packet) -> (usize, Vec<u8>) {
     let kept = 548 - 20 - about.options.len();
     let mut error = udp((["10.255.0.2", "192.0.2.2"][port], 1), (about.source, 1));
     error.identification = 0;
@@ -102,7 +102,7 @@ fn leaving(port: usize, packet: &[u8]) -> (usize, Vec<u8>) {
 }
 
 /// Frames that left a port, put together again by offset; each must be within the MTU.
-fn reassembled(sent: &Frames, port: usize, mtu: usize) -> Vec<u8> {
+pub fn reassembled(sent: &Frames, port: usize, mtu: usize) -> Vec<u8> {
     let mut whole: Vec<u8> = Vec::new();
     for (n, (by, frame)) in sent.iter().enumerate() {
         let packet = &frame[14..];

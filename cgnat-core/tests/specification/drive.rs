@@ -194,6 +194,8 @@ pub struct Driver {
     /// Datagrams in fragments that got through.
     pub datagrams: u64,
     pub(super) fault: Fault,
+    /// Frames that arrived in pieces.
+    joined: u64,
     /// When each identification was used last: source, destination, protocol, number.
     pub(super) identifications: BTreeMap<(u32, u32, Protocol, u16), Ticks>,
 }
@@ -232,6 +234,7 @@ impl Driver {
             reasons: BTreeMap::new(),
             sent: 0,
             datagrams: 0,
+            joined: 0,
             fault,
             identifications: BTreeMap::new(),
         };
@@ -296,7 +299,7 @@ impl Driver {
             }
             Event::Broken { worker, port, frame, whole, reason } => {
                 let packet = MemoryPacket::new(&frame);
-                let packet = if whole { packet } else { packet.segmented() };
+                let packet = if whole { packet } else { packet.too_long() };
                 let output = self.offer(worker, port, packet);
                 self.expect(number, output, &Outcome::Drop(reason), false)
             }
@@ -317,7 +320,13 @@ impl Driver {
             Event::Arrive { worker, port, packet } => {
                 let now = self.ticks();
                 let frame = self.link(port, false).frame(0x0800, &packet.bytes());
-                let output = self.offer(worker, port, MemoryPacket::new(&frame));
+                // However a driver cuts a frame, it is the same packet.
+                let mut arriving = MemoryPacket::new(&frame);
+                if number % 3 == 0 {
+                    arriving = arriving.in_pieces(number as usize / 3 % frame.len());
+                    self.joined += 1;
+                }
+                let output = self.offer(worker, port, arriving);
                 let mut outcome = self.outcome(port, &packet, &output.1, now)?;
                 let output = self.without_error(output, port, &packet, &outcome);
                 if port == INTERNAL && !self.nat.keeps_identification(&packet) {
@@ -645,6 +654,10 @@ impl Driver {
         let sent = sum(|c| c.ports.iter().map(|p| p.tx_packets.value()).sum());
         let dropped = self.lab.all_drops();
         let (arp, echo) = (sum(|c| c.arp_received.value()), sum(|c| c.echo_answered.value()));
+        let joined = sum(|c| c.ports.iter().map(|p| p.rx_joined.value()).sum());
+        if joined != self.joined {
+            return Err(format!("{joined} frames joined, not {}", self.joined));
+        }
         let (made, parked) = (sum(|c| c.originated.value()), sum(|c| c.parked.value()));
         let parked = parked + sum(|c| c.fragments_waiting.value());
         if received + made == sent + dropped + arp + echo + parked {

@@ -70,6 +70,8 @@ pub struct Habits {
     pub reloads: u32,
     /// The usual time step, milliseconds.
     pub step_ms: u64,
+    /// One payload in 40 has up to this many bytes; most have none or a few.
+    pub payload: u32,
 }
 
 pub struct Events {
@@ -222,7 +224,7 @@ impl Events {
         };
         let length = match self.below(40) {
             0..4 => 0,
-            4 => self.below(700),
+            4 => self.below(self.habits.payload),
             _ => self.below(24),
         };
         let filler = self.pick(&[0, 0xff, self.random.clone().next_u32() as u8]);
@@ -624,7 +626,7 @@ impl Events {
             }
             21 => {
                 whole = false;
-                FrameSegmented
+                FrameLong
             }
             22 => {
                 ether_type = 0x0806;

@@ -4,7 +4,7 @@
 use super::super::problem::Report;
 use super::super::read::{Cursor, Fields};
 use super::super::scalar::{self, shown};
-use super::super::{OnRefusal, OwnErrors};
+use super::super::{MOST_MTU, OnRefusal, OwnErrors};
 
 const MAX_PER_RECEIVER: u64 = 10_000;
 const MAX_IN_ALL: u64 = 1_000_000;
@@ -12,7 +12,8 @@ const MAX_IN_ALL: u64 = 1_000_000;
 /// A host that is told nothing sends segments of 536 bytes (RFC 9293 section 3.7.1); a clamp
 /// below it would be without effect on one that offers nothing.
 const LEAST_SEGMENT: u64 = 536;
-const MOST_SEGMENT: u64 = 9160;
+/// A segment and its headers of 20 bytes each fill the largest packet.
+const MOST_SEGMENT: u64 = MOST_MTU as u64 - 40;
 
 /// Reads the keys; `nat44` are those of the section, if it is there.
 pub(super) fn read(report: &mut Report<'_>, nat44: Option<&Fields<'_>>) -> OwnErrors {

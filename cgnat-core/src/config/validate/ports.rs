@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use super::super::problem::{At, Report};
 use super::super::read::{Cursor, Located};
 use super::super::scalar::{self, shown};
-use super::super::{Device, Port, Route, Side};
+use super::super::{Device, MOST_MTU, Port, Route, Side, frames};
 use super::{device, refuse_repeated, unknown_name};
 
 const MAX_PORTS: usize = 32;
@@ -93,7 +93,13 @@ fn port(report: &mut Report<'_>, name: Located<String>, cursor: &Cursor<'_>) -> 
         .required(report, "device")
         .and_then(|c| c.located(report, "a PCI address or a virtual device", device::device));
     let vlan = fields.get("vlan").and_then(|c| c.whole(report, 1, 4094)).map(|n| n as u16);
-    let mtu = fields.get("mtu").and_then(|c| c.whole(report, 576, 2000)).unwrap_or(1500) as u16;
+    let mtu = fields.get("mtu").and_then(|c| c.whole(report, 576, MOST_MTU.into()));
+    let mtu = mtu.unwrap_or(1500) as u16;
+    if let Some(Located { value, at }) = &device
+        && let Some(message) = frames::ring_refusal(value, mtu)
+    {
+        report.error(at, message);
+    }
 
     let mut draft = Draft {
         name,
