@@ -515,7 +515,8 @@ fn queues_take_their_buffers_from_their_own_pools_and_run_on_two_lcores() {
 /// A chain that holds `frame`, cut behind each of `cuts` bytes, all in buffers of one pool.
 fn chained(pool: &Mempool, frame: &[u8], cuts: &[usize]) -> Mbuf {
     let mut head = packet(pool, &frame[..cuts[0]]);
-    let ends = cuts[1..].iter().chain([&frame.len()]);
+    let end = frame.len();
+    let ends = cuts[1..].iter().chain([&end]);
     for (from, to) in cuts.iter().zip(ends) {
         assert!(head.chain(packet(pool, &frame[*from..*to])).is_ok());
     }

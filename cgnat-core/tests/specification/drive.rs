@@ -194,7 +194,6 @@ pub struct Driver {
     /// Datagrams in fragments that got through.
     pub datagrams: u64,
     pub(super) fault: Fault,
-    /// Frames that arrived in pieces.
     joined: u64,
     /// When each identification was used last: source, destination, protocol, number.
     pub(super) identifications: BTreeMap<(u32, u32, Protocol, u16), Ticks>,
@@ -318,10 +317,10 @@ impl Driver {
                 self.pieces(port, &packet, &cuts, &order)
             }
             Event::Arrive { worker, port, packet } => {
-                let now = self.ticks();
-                let frame = self.link(port, false).frame(0x0800, &packet.bytes());
-                // However a driver cuts a frame, it is the same packet.
+                let (now, link) = (self.ticks(), self.link(port, false));
+                let frame = link.frame(0x0800, &packet.bytes());
                 let mut arriving = MemoryPacket::new(&frame);
+                // However a driver cuts a frame, it is the same packet.
                 if number % 3 == 0 {
                     arriving = arriving.in_pieces(number as usize / 3 % frame.len());
                     self.joined += 1;
@@ -654,7 +653,7 @@ impl Driver {
         let sent = sum(|c| c.ports.iter().map(|p| p.tx_packets.value()).sum());
         let dropped = self.lab.all_drops();
         let (arp, echo) = (sum(|c| c.arp_received.value()), sum(|c| c.echo_answered.value()));
-        let joined = sum(|c| c.ports.iter().map(|p| p.rx_joined.value()).sum());
+        let joined: u64 = sum(|c| c.ports.iter().map(|p| p.rx_joined.value()).sum());
         if joined != self.joined {
             return Err(format!("{joined} frames joined, not {}", self.joined));
         }

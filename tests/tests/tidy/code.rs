@@ -126,7 +126,9 @@ pub fn layers(files: &[File]) -> Vec<String> {
             if !inside.starts_with(&format!("{folder}/")) && inside != format!("{folder}.rs") {
                 continue;
             }
-            let this = format!("{own}::{}", inside.trim_end_matches(".rs").replace('/', "::"));
+            // A table in several files is one table.
+            let table = inside.split('/').nth(1).unwrap_or_default().trim_end_matches(".rs");
+            let this = format!("{own}::{table}");
             for path in paths(&file.path, &product(file)) {
                 let in_own = is_below(&path, &own) && (*folder != "table" || path == own);
                 let allowed = allowed.iter().any(|(prefix, _)| is_below(&path, prefix));
