@@ -321,7 +321,7 @@ impl Driver {
                 let frame = link.frame(0x0800, &packet.bytes());
                 let mut arriving = MemoryPacket::new(&frame);
                 // However a driver cuts a frame, it is the same packet.
-                if number % 3 == 0 {
+                if number.is_multiple_of(3) {
                     arriving = arriving.in_pieces(number as usize / 3 % frame.len());
                     self.joined += 1;
                 }
