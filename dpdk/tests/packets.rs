@@ -536,7 +536,7 @@ fn a_frame_cut_at_every_byte_of_its_headers_is_joined_to_one_piece() {
         };
         let pool = Mempool::create(&eal, "p", &config).unwrap();
         for length in [64, 9014] {
-            let frame: Vec<u8> = (0..length).map(|n: usize| (n * 31 >> 2) as u8).collect();
+            let frame: Vec<u8> = (0..length).map(|n: usize| ((n * 31) >> 2) as u8).collect();
             for first in 14..=60 {
                 for cuts in [&[first][..], &[first, first + 1], &[first, first + 1, first + 3]] {
                     let mut joined = chained(&pool, &frame, cuts);
