@@ -546,7 +546,8 @@ mod tests {
     use crate::testing::memory::records;
     use std::collections::BTreeSet;
 
-    fn lease(size: u16) -> BlockLease {
+    /// A lease of `size` ports from 1024 on, in memory of its own.
+    pub(super) fn lease(size: u16) -> BlockLease {
         BlockLease::new(
             &mut records::<BlockRecord>(1)[0],
             (records(words_for(size)), records(words_for(size))),

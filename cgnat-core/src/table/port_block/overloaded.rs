@@ -88,19 +88,9 @@ fn ones(words: &[u64]) -> impl Iterator<Item = usize> + Clone {
 mod tests {
     use super::*;
     use crate::policy::port_choice::PortWish;
-    use crate::table::port_block::{BlockRecord, PortCensus, slots_for, words_for};
-    use crate::testing::memory::records;
+    use crate::table::port_block::PortCensus;
+    use crate::table::port_block::tests::lease;
     use crate::time::Tick;
-
-    fn lease(size: u16) -> BlockLease {
-        BlockLease::new(
-            &mut records::<BlockRecord>(1)[0],
-            (records(words_for(size)), records(words_for(size))),
-            records(slots_for(size)),
-            (0, 0, 0),
-            (1024, size),
-        )
-    }
 
     #[test]
     fn an_overloaded_port_is_used_until_its_last_flow_ends_and_remembers_how_they_ended() {
