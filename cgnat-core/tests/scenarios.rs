@@ -28,6 +28,8 @@ mod fragment_floods;
 mod fragments;
 #[path = "scenarios/ftp.rs"]
 mod ftp;
+#[path = "scenarios/ftp_paths.rs"]
+mod ftp_paths;
 #[path = "scenarios/hairpinning.rs"]
 mod hairpinning;
 #[path = "scenarios/held_syns.rs"]

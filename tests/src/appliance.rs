@@ -72,6 +72,8 @@ pub struct Settings {
     /// What is carried besides TCP, UDP and ICMP, as the configuration writes it; nothing if
     /// `None`.
     pub other_protocols: Option<String>,
+    /// Application level gateways, as the configuration writes them; none if `None`.
+    pub alg: Option<String>,
     /// Largest IPv4 packet of the external port; the default if `None`.
     pub external_mtu: Option<u16>,
     /// Tap interfaces instead of packet sockets: for them the kernel does not reassemble, so that
@@ -98,6 +100,7 @@ impl Default for Settings {
             filtering: None,
             port_overloading: Vec::new(),
             other_protocols: None,
+            alg: None,
             external_mtu: None,
             taps: false,
         }
@@ -171,6 +174,7 @@ impl Settings {
             filtering,
             port_overloading,
             other_protocols,
+            alg,
             external_mtu,
             taps: _,
         } = self;
@@ -218,17 +222,21 @@ impl Settings {
                 "  tcp: {{ established: {t}, opening: {t}, closing: {t}, reset: {t} }}"
             );
         }
-        if filtering.is_some() || !port_overloading.is_empty() || other_protocols.is_some() {
-            text.push_str("nat44:\n");
-        }
+        let mut nat44 = String::new();
         if let Some(filtering) = filtering {
-            let _ = writeln!(text, "  filtering: {filtering}");
+            let _ = writeln!(nat44, "  filtering: {filtering}");
         }
         if !port_overloading.is_empty() {
-            let _ = writeln!(text, "  port-overloading: [{}]", port_overloading.join(", "));
+            let _ = writeln!(nat44, "  port-overloading: [{}]", port_overloading.join(", "));
         }
         if let Some(protocols) = other_protocols {
-            let _ = writeln!(text, "  other-protocols: {protocols}");
+            let _ = writeln!(nat44, "  other-protocols: {protocols}");
+        }
+        if let Some(alg) = alg {
+            let _ = writeln!(nat44, "  alg: {alg}");
+        }
+        if !nat44.is_empty() {
+            let _ = write!(text, "nat44:\n{nat44}");
         }
         if *short_timers {
             text.push_str("lab:\n  allow-short-timers: true\n");

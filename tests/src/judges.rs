@@ -169,6 +169,41 @@ pub fn prefer_source(namespace: &Namespace, source: Ipv4Addr, to: Ipv4Addr) -> R
     namespace.run("ip", &["route", "replace", &to, "via", &via, "src", &source]).map(drop)
 }
 
+/// Lets the kernel of `namespace` lose every `nth` packet to TCP port `port` of its own and every
+/// `nth` from there, before anybody but tcpdump sees it.
+///
+/// # Errors
+/// nft refused.
+pub fn lose(namespace: &Namespace, port: u16, nth: u32) -> Result<()> {
+    let rules = format!(
+        "table ip losing {{\n counter lost {{ }}\n\
+         chain in {{\n type filter hook prerouting priority raw;\n\
+         tcp dport {port} numgen inc mod {nth} == 0 counter name lost drop\n }}\n\
+         chain out {{\n type filter hook output priority raw;\n\
+         tcp sport {port} numgen inc mod {nth} == 0 counter name lost drop\n }}\n}}\n"
+    );
+    apply(namespace, &rules)
+}
+
+/// Packets that [`lose`] took.
+///
+/// # Errors
+/// nft did not tell.
+pub fn lost(namespace: &Namespace) -> Result<u64> {
+    let text = namespace.run("nft", &["list", "counter", "ip", "losing", "lost"])?;
+    let mut words = text.split_whitespace().skip_while(|word| *word != "packets");
+    let count = words.nth(1).and_then(|count| count.parse().ok());
+    count.with_context(|| format!("nft listed no count: {text}"))
+}
+
+fn apply(namespace: &Namespace, rules: &str) -> Result<()> {
+    let file = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
+    std::fs::write(file.path(), rules).context("cannot write the rules for nft")?;
+    let mut command = namespace.command("nft");
+    command.arg("-f").arg(file.path());
+    run(command, LIMIT).map(drop)
+}
+
 /// Lets the kernel of `namespace` answer SYNs to the ports of [`REFUSED`] so.
 ///
 /// # Errors
@@ -179,11 +214,7 @@ pub fn refuse(namespace: &Namespace) -> Result<()> {
         "table ip refusing {{\n chain in {{\n type filter hook input priority 0;\n{}}}\n}}\n",
         rules.concat()
     );
-    let file = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
-    std::fs::write(file.path(), rules).context("cannot write the rules for nft")?;
-    let mut command = namespace.command("nft");
-    command.arg("-f").arg(file.path());
-    run(command, LIMIT).map(drop)
+    apply(namespace, &rules)
 }
 
 /// Why curl could not connect to `server`:`port`, in the words of the kernel.

@@ -9,6 +9,7 @@
 //! | [`stats`] | the statistics that the appliance writes |
 //! | [`traffic`] | real clients and servers: curl, busybox httpd, dig, dnsmasq, ping, iperf3, tcpdump |
 //! | [`judges`] | programs that find out what a NAT does: natdiscovery, tracepath, ping with options |
+//! | [`file_transfer`] | FTP and TFTP: vsftpd, dnsmasq, curl |
 //! | [`connect_storm`] | very many TCP connections, each checked for mix-ups |
 //! | [`conformance`] | clauses of the RFCs, each a conversation through the appliance |
 //! | [`decode`] | translated captures read by tshark and checked against the rules of the NAT |
@@ -21,6 +22,7 @@ pub mod cleanup;
 pub mod conformance;
 pub mod connect_storm;
 pub mod decode;
+pub mod file_transfer;
 pub mod hairpin_storm;
 pub mod judges;
 pub mod lab;
