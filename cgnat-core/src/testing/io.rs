@@ -49,6 +49,12 @@ impl MemoryPacket {
         self
     }
 
+    /// The frame, in pieces or not.
+    #[must_use]
+    pub fn frame(&self) -> Vec<u8> {
+        [self.bytes(), &self.rest].concat()
+    }
+
     /// The same packet in pieces, too long for one buffer.
     #[must_use]
     pub fn too_long(self) -> Self {

@@ -51,6 +51,15 @@ impl Lab {
     /// # Panics
     /// If the configuration is not good; the message lists its problems.
     pub fn new(yaml: &str, workers: u16, seed: u64) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        Self::with_chance(yaml, workers, |bytes| random.fill_bytes(bytes))
+    }
+
+    /// The box of `yaml` with `workers` workers; `chance` fills bytes at random.
+    ///
+    /// # Panics
+    /// If the configuration is not good; the message lists its problems.
+    pub fn with_chance(yaml: &str, workers: u16, chance: impl FnMut(&mut [u8])) -> Self {
         let config = match Config::from_yaml("lab.yaml", yaml) {
             Ok(config) => config,
             Err(problems) => panic!("{problems}"),
@@ -61,10 +70,7 @@ impl Lab {
             blocks: memory::zeroed(layout.block_bytes),
         };
         let macs: Vec<Mac> = (0..config.ports().len()).map(port_mac).collect();
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let assembly = assemble(&config, &layout, memory, &macs, TimeSource::Clock, |bytes| {
-            random.fill_bytes(bytes);
-        });
+        let assembly = assemble(&config, &layout, memory, &macs, TimeSource::Clock, chance);
         let Assembly { seats, housekeeping, counters, owners, .. } = match assembly {
             Ok(assembly) => assembly,
             Err(error) => panic!("{error}"),

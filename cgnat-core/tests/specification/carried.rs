@@ -1,16 +1,10 @@
 //! Worlds in which protocols without ports are carried.
 
-use super::drive::{Fault, World};
-use super::sessions::Filtering;
-use super::wire::{ESP, GRE, UDP_LITE};
-use super::{Wrong, agree, deterministic, difference, exceptional, limited, short_timers, world};
-
-/// Protocols without ports are carried.
-fn carrying(mut world: World) -> World {
-    world.rules.carried = [GRE, ESP, UDP_LITE].into();
-    world.max_mappings = 4_000;
-    world
-}
+use super::model::drive::Fault;
+use super::model::sessions::Filtering;
+use super::model::wire::GRE;
+use super::model::worlds::{carrying, deterministic, exceptional, limited, short_timers, world};
+use super::{Wrong, agree, difference};
 
 #[test]
 fn one_worker_that_carries_other_protocols_agrees() {

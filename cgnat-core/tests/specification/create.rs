@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use cgnat_core::verdict::DropReason::{self, *};
 
 use super::limits::Bucket;
-use super::nat::{Block, Endpoint, Key, Mapping, Nat, Pool, Seen, Subscriber, Ticks};
+use super::mapping::Mapping;
+use super::nat::{Block, Endpoint, Key, Nat, Pool, Seen, Subscriber, Ticks};
 use super::sessions::Filtering;
 use super::wire::{Body, ICMP, Packet, Protocol, TCP, UDP};
 
@@ -58,8 +59,8 @@ impl Nat {
             _ if packet.is_query(false) => return Ok(Err(IcmpNoQuery)),
             _ => {}
         }
-        if self.mappings.values().filter(|m| m.worker == seen.worker).count() >= self.rules.mappings
-        {
+        let of_worker = || self.mappings.values().filter(|m| m.worker == seen.worker).count();
+        if self.mappings.len() >= self.rules.mappings && of_worker() >= self.rules.mappings {
             return Ok(Err(MappingTableFull));
         }
         let pool = &self.rules.pools[pool_number];

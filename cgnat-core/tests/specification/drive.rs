@@ -13,16 +13,12 @@ use cgnat_core::time::Instant;
 use cgnat_core::verdict::DropReason::{self, *};
 use cgnat_core::worker::steering::Steering;
 
-use super::create::selection;
-use super::events::{EXTERNAL, Event, Events, Habits, INTERNAL};
-use super::limits::Limits;
-use super::nat::{Block, Endpoint, Key, Nat, Outcome, Pool, Rules, Seen, Ticks};
-use super::overloading::{self, key_of};
-use super::sessions::word;
+use super::events::{EXTERNAL, Event, Events, INTERNAL};
+use super::nat::{Block, Key, Nat, Outcome, Pool, Rules, Seen, Ticks};
+use super::overloading::key_of;
 use super::wire::{Body, Link, Packet, Protocol, ip};
+use super::world::{EXTERNAL_OWN, INTERNAL_OWN, World};
 
-pub const INTERNAL_OWN: &str = "10.255.0.2";
-pub const EXTERNAL_OWN: &str = "192.0.2.2";
 const INTERNAL_HOP: [u8; 6] = [2, 0, 0, 0, 9, 1];
 const EXTERNAL_HOP: [u8; 6] = [2, 0, 0, 0, 9, 2];
 
@@ -31,136 +27,6 @@ const AUDIT: u64 = 2_000;
 
 /// Events that a failure shows.
 const SHOWN: usize = 25;
-
-/// One world: the rules, and the core's configuration made from them.
-#[derive(Debug, Clone)]
-pub struct World {
-    pub rules: Rules,
-    pub workers: u16,
-    pub vlans: [Option<u16>; 2],
-    pub max_mappings: u32,
-    pub start: Instant,
-    /// Lending comes to rest after each event; else blocks may be under way meanwhile.
-    pub settles: bool,
-    pub habits: Habits,
-}
-
-impl World {
-    pub(super) fn yaml(&self) -> String {
-        let mut yaml = String::from("version: 1\nlab: { allow-short-timers: true }\n");
-        let rules = &self.rules;
-        let vlan = |id: Option<u16>| id.map_or(String::new(), |id| format!("    vlan: {id}\n"));
-        let _ = write!(yaml, "system: {{ max-mappings: {} }}\nports:\n", self.max_mappings);
-        for (name, side, device, own, hop, mac, mtu, id) in [
-            (
-                "i",
-                "internal",
-                "net_null0",
-                INTERNAL_OWN,
-                "10.255.0.1",
-                "02:00:00:00:09:01",
-                rules.mtu_internal,
-                self.vlans[0],
-            ),
-            (
-                "e",
-                "external",
-                "net_null1",
-                EXTERNAL_OWN,
-                "192.0.2.1",
-                "02:00:00:00:09:02",
-                rules.mtu_external,
-                self.vlans[1],
-            ),
-        ] {
-            let _ = write!(
-                yaml,
-                "  {name}:\n    side: {side}\n    device: {device}\n    addresses: [{own}/30]\n    \
-                 next-hop: {hop}\n    mtu: {mtu}\n    neighbours: [{{ address: {hop}, mac: \
-                 \"{mac}\" }}]\n{}",
-                vlan(id)
-            );
-        }
-        yaml.push_str("pools:\n");
-        for (number, pool) in rules.pools.iter().enumerate() {
-            let addresses: Vec<String> =
-                pool.addresses.iter().map(|a| std::net::Ipv4Addr::from(*a).to_string()).collect();
-            let Pool { block_size, max_blocks, hold_s, .. } = pool;
-            let blocks =
-                format!("block-size: {block_size}, max-blocks: {max_blocks}, hold: {hold_s}s");
-            let allocation = match &pool.own {
-                None => blocks,
-                Some(own) => {
-                    let mut text = format!(
-                        "mode: deterministic, ports-per-subscriber: {}, hold: {}s",
-                        own.each, own.hold_s
-                    );
-                    if own.kept > 0 {
-                        text += &format!(", overflow: {{ ports: {}, {blocks} }}", own.kept);
-                    }
-                    text
-                }
-            };
-            let word_of = |preserves: bool| if preserves { "preserve" } else { "random" };
-            let mut choice = format!(
-                "port-choice: {}, keep-parity: {}, max-held: {}, hold-closed-tcp: {}",
-                word_of(pool.choice.port),
-                pool.choice.parity,
-                pool.max_held,
-                pool.hold_closed_tcp
-            );
-            let mut exclude = String::new();
-            if !pool.draining.is_empty() {
-                let text = |a: &u32| std::net::Ipv4Addr::from(*a).to_string();
-                let drain: Vec<String> = pool.draining.iter().map(text).collect();
-                exclude = format!("    drain: [{}]\n", drain.join(", "));
-            }
-            if pool.own.is_none() {
-                choice += &format!(", keep-range: {}", pool.choice.range);
-                let ports: Vec<_> = pool.exclude_ports.iter().collect();
-                exclude += &format!("    exclude-ports: {ports:?}\n    {}", selection(pool));
-            }
-            let _ = write!(
-                yaml,
-                "  pool{number}:\n    addresses: [{}]\n    ports: {}-{}\n    allocation: {{ \
-                 {allocation}, {choice} }}\n{exclude}    filtering: {{ tcp: {}, udp: {}, icmp: {} }}\n",
-                addresses.join(", "),
-                pool.ports.0,
-                pool.ports.1,
-                word(pool.filtering[0]),
-                word(pool.filtering[1]),
-                word(pool.filtering[2]),
-            );
-            yaml += &overloading::yaml(&pool.overloading);
-        }
-        yaml.push_str("subscribers:\n");
-        for (number, (first, last, pool)) in rules.groups.iter().enumerate() {
-            let length = 32 - (last - first + 1).trailing_zeros();
-            let first = std::net::Ipv4Addr::from(*first);
-            let limits = rules.limits.get(number).map(Limits::yaml);
-            let limits = limits.map_or(String::new(), |map| format!(", limits: {map}"));
-            let _ = writeln!(
-                yaml,
-                "  - {{ name: g{number}, match: [{first}/{length}], pool: pool{pool}{limits} }}"
-            );
-        }
-        yaml += &rules.statics_yaml();
-        let Rules { opening_s, established_s, closing_s, reset_s, udp_s, icmp_s, .. } = rules;
-        let by_port: String =
-            rules.udp_by_port_s.iter().map(|(port, s)| format!(", \"{port}\": {s}s")).collect();
-        let _ = write!(
-            yaml,
-            "nat44: {{ hairpinning: {}, inbound-refresh: {}{} }}\ntimeouts:\n  tcp: {{ established: {established_s}s, \
-             opening: {opening_s}s, closing: {closing_s}s, reset: {reset_s}s }}\n  udp: {{ \
-             default: {udp_s}s{by_port} }}\n  icmp: {icmp_s}s\n",
-            rules.hairpinning,
-            rules.inbound_refresh,
-            rules.bypass_yaml() + &rules.carried_yaml()
-        );
-        let _ = writeln!(yaml, "  other: {}s", rules.other_s);
-        yaml
-    }
-}
 
 /// What is broken on purpose, to prove that a difference is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,9 +44,9 @@ pub enum Fault {
 
 pub struct Driver {
     pub(super) world: World,
-    pub(super) lab: Lab,
-    pub(super) nat: Nat,
-    events: Events,
+    pub lab: Lab,
+    pub nat: Nat,
+    pub events: Events,
     steering: Steering,
     /// Last moment at which a worker (or housekeeping) had no free block of an address.
     pub(super) bare: BTreeMap<(u16, u32), Ticks>,
@@ -194,15 +60,30 @@ pub struct Driver {
     /// Datagrams in fragments that got through.
     pub datagrams: u64,
     pub(super) fault: Fault,
-    joined: u64,
+    pub(super) joined: u64,
     /// When each identification was used last: source, destination, protocol, number.
     pub(super) identifications: BTreeMap<(u32, u32, Protocol, u16), Ticks>,
+    /// Everything that arrived, if it is kept.
+    pub tape: Option<Vec<Arrival>>,
+}
+
+/// A frame that arrived, and what was sent because of it, by port.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    pub at: Instant,
+    pub port: usize,
+    pub frame: Vec<u8>,
+    pub sent: Vec<(usize, Vec<u8>)>,
 }
 
 impl Driver {
     pub fn new(world: &World, seed: u64, fault: Fault) -> Self {
+        Self::with_lab(world, seed, fault, Lab::new(&world.yaml(), world.workers, seed))
+    }
+
+    /// The core is in a laboratory of this world that somebody else has made.
+    pub fn with_lab(world: &World, seed: u64, fault: Fault, mut lab: Lab) -> Self {
         let yaml = world.yaml();
-        let mut lab = Lab::new(&yaml, world.workers, seed);
         let config = Config::from_yaml("world.yaml", &yaml).unwrap_or_else(|e| panic!("{e}"));
         let layout = Layout::new(&config, world.workers);
         let mut world = world.clone();
@@ -236,6 +117,7 @@ impl Driver {
             joined: 0,
             fault,
             identifications: BTreeMap::new(),
+            tape: None,
         };
         driver.housekeeping();
         driver
@@ -284,7 +166,8 @@ impl Driver {
         self.lab.now.nanos() / 100_000_000
     }
 
-    fn step(&mut self, number: u64, event: Event) -> Result<(), String> {
+    /// The core and the specification meet one event.
+    pub fn step(&mut self, number: u64, event: Event) -> Result<(), String> {
         match event {
             Event::Pass(ms) => {
                 self.lab.advance_silently(ms);
@@ -511,6 +394,9 @@ impl Driver {
     }
 
     fn note_bare(&mut self) {
+        if !self.world.settles {
+            return;
+        }
         let mut free: BTreeMap<(u16, u32), usize> = BTreeMap::new();
         // The core's own, whatever the specification is made to believe.
         let space = self.lab.space().clone();
@@ -552,6 +438,7 @@ impl Driver {
         packet: MemoryPacket,
     ) -> (Vec<(usize, Vec<u8>)>, Vec<DropReason>) {
         let before = self.drops();
+        let (at, frame) = (self.lab.now, self.tape.as_ref().map(|_| packet.frame()));
         self.lab.workers[worker].io_mut().arrive(port, packet);
         for _ in 0..1000 {
             let mut work = 0;
@@ -572,12 +459,18 @@ impl Driver {
         for (place, reason) in DropReason::ALL.iter().enumerate() {
             dropped.extend((before[place]..after[place]).map(|_| *reason));
         }
-        (self.lab.take_sent(), dropped)
+        let sent = self.lab.take_sent();
+        if let (Some(tape), Some(frame)) = (&mut self.tape, frame) {
+            tape.push(Arrival { at, port, frame, sent: sent.clone() });
+            // No two frames of a capture have the same time, which is in microseconds.
+            self.lab.now = Instant::from_nanos(at.nanos() + 1_000);
+        }
+        (sent, dropped)
     }
 
     /// Housekeeping until nothing is left to do: lending first, then two sweeps, because a
     /// block may become idle in the first.
-    fn housekeeping(&mut self) {
+    pub fn housekeeping(&mut self) {
         self.rounds(self.swept);
         for _ in 0..2 {
             self.swept = self.lab.now;
@@ -603,98 +496,5 @@ impl Driver {
             }
         }
         panic!("housekeeping does not come to rest");
-    }
-
-    /// Tables against the specification.
-    fn audit(&mut self) -> Result<(), String> {
-        let tick = self.lab.now.tick();
-        for worker in &self.lab.workers {
-            worker.shard().audit(tick).map_err(|e| format!("audit: {e}"))?;
-        }
-        let mut mappings = BTreeMap::new();
-        let mut blocks = BTreeMap::new();
-        for worker in &self.lab.workers {
-            for mapping in worker.shard().mapping_list() {
-                let (key, external) = (key_of(&mapping), mapping.external);
-                mappings.insert(key, (key.0, external.address.0, external.port));
-            }
-            for (internal, external, first, _) in worker.shard().block_list() {
-                blocks.insert((u32::from(external), first), u32::from(internal));
-            }
-        }
-        let known: BTreeMap<Key, Endpoint> =
-            self.nat.mappings.iter().map(|(key, mapping)| (*key, mapping.external)).collect();
-        if mappings != known {
-            return Err(format!("mappings differ: {mappings:?}\n{known:?}"));
-        }
-        if blocks != self.nat.blocks {
-            return Err(format!("blocks differ: {blocks:?}\n{:?}", self.nat.blocks));
-        }
-        self.audit_claims()?;
-        let now = self.ticks();
-        let census = self.lab.port_census();
-        let resting = self.nat.resting.values().filter(|due| now < **due).count() as u64;
-        let used = self.nat.external.len();
-        if (census.used, census.resting) != (used as u64, resting) {
-            return Err(format!("{census:?}, {used} used, {resting} resting"));
-        }
-        let outside = self.lab.sum(|c| c.tcp_out_of_window.value());
-        if outside != self.nat.out_of_window {
-            return Err(format!("{outside} out of window, not {}", self.nat.out_of_window));
-        }
-        self.account()
-    }
-
-    /// rx + originated = tx + drops + arp_received + echo_answered + parked.
-    fn account(&self) -> Result<(), String> {
-        let sum =
-            |value: fn(&cgnat_core::control::counters::WorkerCounters) -> u64| self.lab.sum(value);
-        let received = sum(|c| c.ports.iter().map(|p| p.rx_packets.value()).sum());
-        let sent = sum(|c| c.ports.iter().map(|p| p.tx_packets.value()).sum());
-        let dropped = self.lab.all_drops();
-        let (arp, echo) = (sum(|c| c.arp_received.value()), sum(|c| c.echo_answered.value()));
-        let joined: u64 = sum(|c| c.ports.iter().map(|p| p.rx_joined.value()).sum());
-        if joined != self.joined {
-            return Err(format!("{joined} frames joined, not {}", self.joined));
-        }
-        let (made, parked) = (sum(|c| c.originated.value()), sum(|c| c.parked.value()));
-        let parked = parked + sum(|c| c.fragments_waiting.value());
-        if received + made == sent + dropped + arp + echo + parked {
-            return Ok(());
-        }
-        Err(format!("{received} + {made} != {sent} + {dropped} + {arp} + {echo} + {parked}"))
-    }
-
-    /// Everything expires: nothing may be left.
-    fn finish(&mut self) -> Result<(), String> {
-        self.audit()?;
-        for _ in 0..6 {
-            self.lab.advance_silently(8 * 24 * 3600 * 1000);
-            self.housekeeping();
-            self.take_notices()?;
-        }
-        self.audit()?;
-        self.nobody_drains()?;
-        let census = self.lab.port_census();
-        let ports = |pool: &Pool| {
-            let excluded = pool.exclude_ports.len() * pool.addresses.len();
-            let blocks = pool.blocks().len() * usize::from(pool.block_size);
-            let of_pool = self.nat.own.values().filter(|own| pool.addresses.contains(&own.0));
-            let ranges = of_pool.count() * pool.own.as_ref().map_or(0, |own| usize::from(own.each));
-            (blocks * pool.addresses.len() + ranges - excluded) as u64 * 3
-        };
-        let all = self.nat.rules.pools.iter().map(ports).sum::<u64>() - self.nat.reserved_slots();
-        if census.free != all || census.total() != all {
-            return Err(format!("{census:?} of {all} ports in the end"));
-        }
-        let left =
-            self.lab.sum(|c| c.blocks_in_use.value() + c.sessions.value() + c.subscribers.value());
-        let left = left + self.lab.sum(|c| c.associations.value());
-        if left != 0 || !self.nat.mappings.is_empty() {
-            return Err(format!("{left} records, {} mappings left", self.nat.mappings.len()));
-        }
-        let given = self.lab.sum(|c| c.blocks_allocated.value());
-        let back = self.lab.sum(|c| c.blocks_released.value());
-        if given != back { Err(format!("{given} blocks given, {back} back")) } else { Ok(()) }
     }
 }

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use cgnat_core::verdict::DropReason::{self, *};
+use cgnat_core::verdict::DropReason;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::fragments::Datagram;
-use super::nat::{Endpoint, Mapping, Nat};
-use super::wire::{Body, ICMP, Link, Packet, Protocol, TCP, UDP, checksum, ip, numbers, put};
+use super::mapping::Mapping;
+use super::nat::{Endpoint, Nat};
+use super::wire::{Body, ICMP, Link, Packet, Protocol, TCP, UDP, ip, numbers};
 
 pub const INTERNAL: usize = 0;
 pub const EXTERNAL: usize = 1;
@@ -79,8 +80,8 @@ pub struct Events {
     habits: Habits,
     workers: usize,
     /// By port, as frames arrive.
-    links: [Link; 2],
-    own: [u32; 2],
+    pub(super) links: [Link; 2],
+    pub(super) own: [u32; 2],
     /// Of the last datagram in fragments.
     identification: u16,
 }
@@ -169,7 +170,7 @@ impl Events {
         }
     }
 
-    fn protocol(&mut self) -> Protocol {
+    pub fn protocol(&mut self) -> Protocol {
         self.pick(&[UDP, UDP, TCP, TCP, TCP, ICMP])
     }
 
@@ -178,6 +179,10 @@ impl Events {
             // Outside all groups.
             return self.pick(&[ip("10.9.9.9"), ip("100.64.1.0"), ip("192.168.0.1")]);
         }
+        self.host()
+    }
+
+    fn host(&mut self) -> u32 {
         let host = self.below(self.habits.hosts);
         self.pick(&[ip("100.64.0.0"), ip("100.64.0.0"), ip("100.65.0.0")]) + host
     }
@@ -286,7 +291,7 @@ impl Events {
     /// From an internal endpoint that is mapped, to a remote that it knows.
     pub fn again(&mut self, nat: &Nat) -> Packet {
         let protocol = self.protocol();
-        let host = ip("100.64.0.0") + self.below(1 << 17);
+        let host = self.host();
         let found = nat.mappings.range((protocol, host, 0, None)..).next();
         let Some((key, mapping)) = found else { return self.outbound() };
         let to = self.known_remote(mapping);
@@ -305,7 +310,7 @@ impl Events {
     }
 
     /// An endpoint of ours: mapped, resting, or anything.
-    fn target(&mut self, nat: &Nat) -> Endpoint {
+    pub fn target(&mut self, nat: &Nat) -> Endpoint {
         let protocol = self.protocol();
         let pool = &nat.rules.pools[self.below(nat.rules.pools.len() as u32) as usize];
         let place = self.below(pool.addresses.len() as u32) as usize;
@@ -372,7 +377,7 @@ impl Events {
             (protocol, (address, port), to)
         } else {
             let protocol = self.protocol();
-            let host = ip("100.64.0.0") + self.below(1 << 17);
+            let host = self.host();
             let mapped = nat.mappings.range((protocol, host, 0, None)..).next();
             let (protocol, host, id, with) =
                 mapped.map_or((protocol, host, 7, None), |(key, _)| *key);
@@ -418,53 +423,6 @@ impl Events {
         error
     }
 
-    /// A packet of a static mapping or a bypass rule, or one that nearly is.
-    fn exceptional(&mut self, nat: &Nat, port: usize) -> Packet {
-        let place = self.below(nat.rules.statics.len() as u32) as usize;
-        let mapped = nat.rules.statics[place].clone();
-        let ports = mapped.ports.map_or(60_000, u32::from) + 1;
-        let offset = self.below(ports) as u16;
-        let protocol = self.protocol();
-        let (inside, outside) = (mapped.internal, mapped.external);
-        let (inside, outside) = ((inside.0, inside.1 + offset), (outside.0, outside.1 + offset));
-        let place = self.below(nat.rules.bypass.len() as u32) as usize;
-        let rule = &nat.rules.bypass[place];
-        let (to, from) = (rule.to.0 + self.below(4), rule.from);
-        let remote = (to, rule.ports.first().map_or(53, |ports| ports.0) + self.below(2) as u16);
-        let host = match from.filter(|_| !self.one_in(4)) {
-            Some((net, _)) => net + self.below(4),
-            None => self.subscriber(),
-        };
-        let host = (host, 1 + self.below(5) as u16);
-        let (other, elsewhere) = (self.target(nat), self.remote());
-        let other = (other.1, other.2);
-        let (mut from, mut to) = match (port, self.below(6)) {
-            (INTERNAL, 0) => (inside, elsewhere),
-            (INTERNAL, 1) => (inside, other),
-            (INTERNAL, 2) => (host, outside),
-            (INTERNAL, 3) => (inside, remote),
-            (INTERNAL, _) => (host, remote),
-            (_, 0..3) => (elsewhere, outside),
-            (_, 3) => (remote, outside),
-            (_, _) => (remote, host),
-        };
-        if protocol != ICMP {
-            (from.1, to.1) = (from.1.max(1), to.1.max(1));
-        } else {
-            // A query has one identifier; from outside that of whom it is for.
-            let identifier = if port == EXTERNAL { to.1 } else { from.1 };
-            (from.1, to.1) = (identifier, identifier);
-        }
-        self.packet(protocol, from, to)
-    }
-
-    /// An ICMP error about such a packet that went the other way.
-    fn exceptional_error(&mut self, nat: &Nat, port: usize) -> Packet {
-        let answer = self.exceptional(nat, port);
-        let about = self.packet(answer.protocol(), answer.to(), answer.from());
-        self.error_about(about, port)
-    }
-
     fn ping(&mut self, worker: usize) -> Event {
         let port = self.below(2) as usize;
         let from = [ip("100.64.0.1"), ip("198.51.100.7")][port];
@@ -480,180 +438,4 @@ impl Events {
         let back = Link { to: link.from, from: link.to, ..link };
         Event::Ping { worker, port, frame, answer: back.frame(0x0800, &packet.bytes()) }
     }
-
-    /// A good outbound or inbound packet, broken in one way.
-    fn broken(&mut self, worker: usize) -> Event {
-        let port = self.below(2) as usize;
-        let mut link = self.links[port];
-        let (inner, outer) = ((ip("100.64.0.1"), 1000), (ip("198.51.100.7"), 443));
-        let (from, to) = if port == INTERNAL { (inner, outer) } else { (outer, inner) };
-        let protocol = self.pick(&[UDP, TCP, ICMP]);
-        let mut packet = self.packet(protocol, from, to);
-        packet.options.clear();
-        packet.payload.resize(30, 7);
-        let martian = self.pick(&[ip("0.0.0.9"), ip("127.0.0.1"), ip("224.0.0.5"), u32::MAX]);
-        let mut ether_type = 0x0800;
-        let mut whole = true;
-        let mut bytes = packet.bytes();
-        let fix = |bytes: &mut Vec<u8>| {
-            put(bytes, 10, 0);
-            let sum = checksum(&bytes[..20]);
-            put(bytes, 10, sum);
-        };
-        let reason = match self.below(24) {
-            0 => {
-                bytes[10 + self.below(2) as usize] ^= 1 << self.below(8);
-                IpChecksum
-            }
-            1 => {
-                bytes.truncate(self.below(20) as usize);
-                IpShort
-            }
-            2 => {
-                bytes.pop();
-                IpTotalLength
-            }
-            3 => {
-                bytes[0] = self.pick(&[0x05, 0x55, 0x65, 0xf5]);
-                IpVersion
-            }
-            4 => {
-                bytes[0] = 0x40 | self.below(5) as u8;
-                IpHeaderLength
-            }
-            5 => {
-                bytes.truncate(40);
-                bytes[0] = 0x4b + self.below(5) as u8;
-                IpHeaderLength
-            }
-            6 => {
-                let wrong = self.pick(&[19, 0, 5000]);
-                put(&mut bytes, 2, wrong);
-                IpTotalLength
-            }
-            7 => {
-                packet.source = martian;
-                bytes = packet.bytes();
-                SourceMartian
-            }
-            8 => {
-                packet.destination = martian;
-                bytes = packet.bytes();
-                DestinationMartian
-            }
-            9 => {
-                packet.source = packet.destination;
-                bytes = packet.bytes();
-                SourceMartian
-            }
-            10 => {
-                // Each wrong by itself: 38 or more bytes are no whole units, an end beyond 65,535.
-                let word = self.pick(&[0x2000, 0x2004, 0x1fff, 0x3fff]);
-                put(&mut bytes, 6, word);
-                fix(&mut bytes);
-                if word & 0x2000 != 0 { FragmentLength } else { FragmentBeyond }
-            }
-            11 => {
-                bytes[9] = self.pick(&[0, 2, 51, 132, 255]);
-                fix(&mut bytes);
-                ProtocolUnsupported
-            }
-            12 => {
-                // The transport header is cut off.
-                let timestamp = matches!(packet.body, Body::Timestamp { .. });
-                let least = if protocol == TCP || timestamp { 20 } else { 8 };
-                let total = 20 + self.below(least);
-                bytes.truncate(total as usize);
-                put(&mut bytes, 2, total as u16);
-                fix(&mut bytes);
-                TransportTruncated
-            }
-            13 if protocol == UDP => {
-                let wrong = self.pick(&[0, 7, 39, 65535]);
-                put(&mut bytes, 24, wrong);
-                TransportTruncated
-            }
-            13 | 14 if protocol == TCP => {
-                let beyond = if bytes.len() < 20 + 60 { 0xf0 } else { 0x10 };
-                bytes[32] = self.pick(&[0x40, beyond, 0x00]);
-                TransportTruncated
-            }
-            13 | 14 if protocol == ICMP => {
-                let (kind, reason) = self.pick(&[
-                    (4, IcmpSourceQuench),
-                    (5, IcmpRedirect),
-                    (9, IcmpRouterDiscovery),
-                    (16, IcmpInformation),
-                    (17, IcmpAddressMask),
-                    (255, IcmpUnsupported),
-                ]);
-                bytes[20] = kind;
-                reason
-            }
-            14 | 15 if protocol != ICMP => {
-                let at = self.pick(&[20, 22]);
-                put(&mut bytes, at, 0);
-                PortZero
-            }
-            16 => {
-                link.to[5] ^= 0x55;
-                FrameNotForUs
-            }
-            17 => {
-                link.to = self.pick(&[[0xff; 6], [1, 0, 0x5e, 0, 0, 1]]);
-                FrameNotForUs
-            }
-            18 => {
-                link.vlan = match link.vlan {
-                    Some(id) => self.pick(&[None, Some(id + 1)]),
-                    None => Some(5),
-                };
-                VlanMismatch
-            }
-            15 if protocol == ICMP => {
-                let (about, to) = (self.packet(UDP, to, from), to);
-                let error = self.broken_error(about, from, to);
-                bytes = error.0;
-                error.1
-            }
-            19 => {
-                ether_type = 0x86dd;
-                Ipv6
-            }
-            20 => {
-                ether_type = self.pick(&[0x88cc, 0x8847, 0x0000]);
-                EtherTypeOther
-            }
-            21 => {
-                whole = false;
-                FrameLong
-            }
-            22 => {
-                ether_type = 0x0806;
-                ArpMalformed
-            }
-            _ => {
-                packet.destination = self.own[self.below(2) as usize];
-                packet.set_query(false);
-                bytes = packet.bytes();
-                ToUs
-            }
-        };
-        let mut frame = link.frame(ether_type, &bytes);
-        if reason == ArpMalformed {
-            frame.truncate(ethernet(link.vlan) + self.below(28) as usize);
-        }
-        let reason = if reason == IpShort && self.one_in(4) {
-            frame.truncate(self.below(ethernet(link.vlan) as u32) as usize);
-            FrameShort
-        } else {
-            reason
-        };
-        Event::Broken { worker, port, frame, whole, reason }
-    }
-}
-
-/// Bytes of the link header.
-fn ethernet(vlan: Option<u16>) -> usize {
-    if vlan.is_some() { 18 } else { 14 }
 }

@@ -1,7 +1,7 @@
 //! Static mappings and bypass, as the specification understands them: lists that are read from
 //! front to back, prefixes compared bit by bit.
 
-use super::events::{EXTERNAL, INTERNAL};
+use super::events::{EXTERNAL, Events, INTERNAL};
 use super::nat::{Endpoint, Nat, Outcome, Pool, Rules};
 use super::wire::{Body, ICMP, Packet, Protocol, TCP, UDP, ip};
 use cgnat_core::verdict::DropReason::*;
@@ -271,5 +271,54 @@ impl Nat {
         self.is_bypassed(packet, true)
             || matches!(packet.body, Body::Bare { .. })
             || !is_error && self.own_address(packet.source).is_some()
+    }
+}
+
+impl Events {
+    /// A packet of a static mapping or a bypass rule, or one that nearly is.
+    pub fn exceptional(&mut self, nat: &Nat, port: usize) -> Packet {
+        let place = self.below(nat.rules.statics.len() as u32) as usize;
+        let mapped = nat.rules.statics[place].clone();
+        let ports = mapped.ports.map_or(60_000, u32::from) + 1;
+        let offset = self.below(ports) as u16;
+        let protocol = self.protocol();
+        let (inside, outside) = (mapped.internal, mapped.external);
+        let (inside, outside) = ((inside.0, inside.1 + offset), (outside.0, outside.1 + offset));
+        let place = self.below(nat.rules.bypass.len() as u32) as usize;
+        let rule = &nat.rules.bypass[place];
+        let (to, from) = (rule.to.0 + self.below(4), rule.from);
+        let remote = (to, rule.ports.first().map_or(53, |ports| ports.0) + self.below(2) as u16);
+        let host = match from.filter(|_| !self.one_in(4)) {
+            Some((net, _)) => net + self.below(4),
+            None => self.subscriber(),
+        };
+        let host = (host, 1 + self.below(5) as u16);
+        let (other, elsewhere) = (self.target(nat), self.remote());
+        let other = (other.1, other.2);
+        let (mut from, mut to) = match (port, self.below(6)) {
+            (INTERNAL, 0) => (inside, elsewhere),
+            (INTERNAL, 1) => (inside, other),
+            (INTERNAL, 2) => (host, outside),
+            (INTERNAL, 3) => (inside, remote),
+            (INTERNAL, _) => (host, remote),
+            (_, 0..3) => (elsewhere, outside),
+            (_, 3) => (remote, outside),
+            (_, _) => (remote, host),
+        };
+        if protocol != ICMP {
+            (from.1, to.1) = (from.1.max(1), to.1.max(1));
+        } else {
+            // A query has one identifier; from outside that of whom it is for.
+            let identifier = if port == EXTERNAL { to.1 } else { from.1 };
+            (from.1, to.1) = (identifier, identifier);
+        }
+        self.packet(protocol, from, to)
+    }
+
+    /// An ICMP error about such a packet that went the other way.
+    pub fn exceptional_error(&mut self, nat: &Nat, port: usize) -> Packet {
+        let answer = self.exceptional(nat, port);
+        let about = self.packet(answer.protocol(), answer.to(), answer.from());
+        self.error_about(about, port)
     }
 }

@@ -5,10 +5,6 @@
 //! the choice was legal; what the core refuses it checks to be unavailable. Expiry happens
 //! at the deadline; a port begins to rest when its owner notices: at the next outbound
 //! packet of the same internal endpoint, or when housekeeping runs.
-//!
-//! One thing of the core's making is repeated here on purpose: a TCP mapping carries its
-//! first session inside, and the others are records of their own that keep the mapping until
-//! their owner has ended them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,9 +15,10 @@ use super::create::{Choice, Selection};
 use super::events::{EXTERNAL, INTERNAL};
 use super::exceptions::{Bypass, Static};
 use super::limits::{Bucket, Limits};
+use super::mapping::Mapping;
 use super::overloading::Named;
 use super::ranges::Own;
-use super::sessions::{Session, State};
+use super::sessions::State;
 use super::wire::{Body, ICMP, Packet, Protocol, TCP, UDP, ip};
 
 pub use super::sessions::Filtering;
@@ -107,18 +104,6 @@ impl Rules {
 }
 
 #[derive(Debug, Clone)]
-pub struct Mapping {
-    pub external: Endpoint,
-    pub worker: u16,
-    pub filtering: Filtering,
-    pub deadline: Ticks,
-    pub first: Option<((u32, u16), Session)>,
-    pub further: BTreeMap<(u32, u16), Session>,
-    /// A session of it has ended other than by FIN from both sides.
-    pub unclosed: bool,
-}
-
-#[derive(Debug, Clone)]
 pub struct Subscriber {
     pub address: u32,
     pub blocks: BTreeSet<Block>,
@@ -161,7 +146,7 @@ pub struct Nat {
     pub holds: BTreeMap<Flow, Association>,
     pub claims: BTreeMap<Flow, Association>,
     /// Sessions of strangers whose mapping has ended: worker and deadline.
-    orphans: Vec<(u16, Ticks)>,
+    pub(super) orphans: Vec<(u16, Ticks)>,
     pub out_of_window: u64,
     /// Flows that shared a port.
     pub shared: u64,
@@ -173,63 +158,6 @@ pub struct Nat {
 
 pub fn after(now: Ticks, seconds: u64) -> Ticks {
     now + seconds * 10 + 1
-}
-
-impl Mapping {
-    pub fn is_expired(&self, now: Ticks) -> bool {
-        if !self.has_sessions() {
-            return now >= self.deadline;
-        }
-        !self.further.values().any(|session| session.holds)
-            && self.first.is_none_or(|(_, session)| now >= session.deadline)
-    }
-
-    fn has_sessions(&self) -> bool {
-        self.external.0 == TCP || self.filtering != Filtering::Anybody
-    }
-
-    /// Records outside the mapping: further sessions, and a permission for each address.
-    fn records(&self) -> usize {
-        let sessions = self.first.iter().map(|(remote, session)| (remote, session));
-        let permitted: BTreeSet<u32> = sessions
-            .chain(&self.further)
-            .filter(|(_, session)| session.permits)
-            .map(|(remote, _)| remote.0)
-            .collect();
-        self.further.len() + permitted.len()
-    }
-
-    fn is_permitted(&self, remote: (u32, u16)) -> bool {
-        let sessions = self.first.iter().map(|(remote, session)| (remote, session));
-        match self.filtering {
-            Filtering::Anybody => true,
-            Filtering::Address => {
-                sessions.chain(&self.further).any(|(with, s)| s.permits && with.0 == remote.0)
-            }
-            Filtering::AddressAndPort => false,
-        }
-    }
-
-    /// Forgets the sessions for which `ended` says so, the one inside or the others.
-    fn forget(&mut self, first: bool, ended: impl Fn(&(u32, u16), &Session) -> bool) {
-        let mut closed = true;
-        let mut keeps = |remote: &(u32, u16), session: &Session| {
-            let ended = ended(remote, session);
-            closed &= !ended || !session.holds || session.state == State::Closing;
-            !ended
-        };
-        if first {
-            self.first = self.first.filter(|(remote, session)| keeps(remote, session));
-        } else {
-            self.further.retain(|remote, session| keeps(remote, session));
-        }
-        self.unclosed |= !closed;
-    }
-
-    /// Remote endpoints of its sessions.
-    pub fn remotes(&self) -> impl Iterator<Item = (u32, u16)> {
-        self.first.iter().map(|(remote, _)| *remote).chain(self.further.keys().copied())
-    }
 }
 
 impl Nat {
@@ -283,10 +211,18 @@ impl Nat {
         count
     }
 
+    fn mappings_from(&self, address: u32) -> impl Iterator<Item = (&Key, &Mapping)> {
+        let of = move |protocol| {
+            let from = self.mappings.range((protocol, address, 0, None)..);
+            from.take_while(move |(key, _)| (key.0, key.1) == (protocol, address))
+        };
+        [TCP, UDP, ICMP].into_iter().flat_map(of)
+    }
+
     /// Sessions of a subscriber, opened inside and outside; a mapping that has none is one.
     fn sessions_of(&self, address: u32) -> (usize, usize) {
         let (mut inside, mut outside) = (self.holds_of(address), 0);
-        for (_, mapping) in self.mappings.iter().filter(|(key, _)| key.1 == address) {
+        for (_, mapping) in self.mappings_from(address) {
             inside += usize::from(!mapping.has_sessions());
             let first = mapping.first.iter().map(|(_, session)| session);
             for session in first.chain(mapping.further.values()) {
@@ -515,114 +451,6 @@ impl Nat {
             INTERNAL => Outcome::Internal(packet),
             _ => Outcome::External(packet),
         }
-    }
-
-    /// What a packet does to its mapping and to the session that it belongs to.
-    fn note(
-        &mut self,
-        key: Key,
-        remote: (u32, u16),
-        packet: &Packet,
-        inside: bool,
-        now: Ticks,
-    ) -> Result<(), DropReason> {
-        let rules = &self.rules;
-        let mapping = &self.mappings[&key];
-        let segment = packet.segment();
-        let timeout_s = match key.0 {
-            UDP => rules.udp_by_port_s.get(&remote.1).copied().unwrap_or(rules.udp_s),
-            _ => rules.icmp_s,
-        };
-        let refreshes = inside || rules.inbound_refresh;
-        if !mapping.has_sessions() {
-            if refreshes && let Some(mapping) = self.mappings.get_mut(&key) {
-                mapping.deadline = mapping.deadline.max(after(now, timeout_s));
-            }
-            return Ok(());
-        }
-        let by_address = mapping.filtering == Filtering::Address || key.0 == ICMP;
-        let remote = if by_address && segment.is_none() { (remote.0, 0) } else { remote };
-        self.meet(key, remote, now);
-        let worker = self.mappings[&key].worker;
-        let full = self.refuses_session(key, worker, inside);
-        let admitted = self.admit_session(key.1, inside, now);
-        let Some(mapping) = self.mappings.get_mut(&key) else {
-            unreachable!("the caller found it")
-        };
-        let permitted = mapping.is_permitted(remote);
-        let session = match &mut mapping.first {
-            Some((with, session)) if *with == remote => Some(session),
-            _ => mapping.further.get_mut(&remote),
-        };
-        if let Some(session) = session {
-            match segment {
-                None if refreshes => {
-                    session.deadline = session.deadline.max(after(now, timeout_s));
-                }
-                None => {}
-                Some(segment) => {
-                    let belongs = session.note(&segment, inside, now, &self.rules);
-                    self.out_of_window += u64::from(!belongs);
-                }
-            }
-            return Ok(());
-        }
-        if !inside && (segment.is_none() || !permitted) {
-            return Err(Filtered);
-        }
-        let mut session = match segment {
-            None => Session::flow(after(now, timeout_s)),
-            Some(segment) if !segment.opens() => return Ok(()),
-            Some(segment) => Session::opened(&segment, inside, after(now, self.rules.opening_s)),
-        };
-        admitted?;
-        // A permission takes a record of its own.
-        session.permits = inside && key.0 == TCP && mapping.filtering == Filtering::Address;
-        if mapping.first.is_none() && inside {
-            mapping.first = Some((remote, session));
-            if session.permits && !permitted && full.1 {
-                mapping.first = None;
-                return Err(SessionTableFull);
-            }
-        } else {
-            if full.0 {
-                return Err(SessionTableFull);
-            }
-            mapping.further.insert(remote, session);
-            if session.permits && self.in_use(worker) > self.rules.further_sessions {
-                let mapping = self.mappings.get_mut(&key);
-                mapping.map(|mapping| mapping.further.remove(&remote));
-                return Err(SessionTableFull);
-            }
-        }
-        if inside {
-            self.spend(key.1, now);
-        }
-        Ok(())
-    }
-
-    /// The owner ends what it meets and finds over: the first session, and that with `remote`.
-    pub fn meet(&mut self, key: Key, remote: (u32, u16), now: Ticks) {
-        let Some(mapping) = self.mappings.get_mut(&key) else { return };
-        mapping.forget(true, |_, session| now >= session.deadline);
-        mapping.forget(false, |with, session| *with == remote && now >= session.deadline);
-    }
-
-    /// Records of a worker's session table in use.
-    fn in_use(&self, worker: u16) -> usize {
-        let own = self.mappings.values().filter(|mapping| mapping.worker == worker);
-        own.map(Mapping::records).sum::<usize>()
-            + self.orphans.iter().filter(|(owner, _)| *owner == worker).count()
-    }
-
-    /// Whether one more session outside the mapping's record is refused, and whether there is
-    /// no record at all.
-    fn refuses_session(&self, key: Key, worker: u16, inside: bool) -> (bool, bool) {
-        let records = self.rules.further_sessions;
-        let in_use = self.in_use(worker);
-        // Strangers open a few, and never in the last quarter of the records.
-        let (most, room) = if inside { (2048, records) } else { (256, records - records / 4) };
-        (self.mappings[&key].further.len() >= most || in_use >= room, in_use >= records)
     }
 
     /// The owner notices that a mapping has ended: its port rests.

@@ -15,11 +15,28 @@ const BEGIN: Duration = Duration::from_secs(1_700_000_000);
 /// Shortest Ethernet frame without its checksum; what is shorter is padded.
 const SHORTEST: usize = 60;
 
-/// Writes frames with their times, which count from the beginning of the capture.
+/// Writes frames with their times, which count from the beginning of the capture. Short ones are
+/// padded, as on a wire.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn write(path: &Path, frames: &[(Duration, Vec<u8>)]) -> Result<()> {
+    let padded = frames.iter().map(|(at, frame)| {
+        let mut frame = frame.clone();
+        frame.resize(frame.len().max(SHORTEST), 0);
+        (*at, frame)
+    });
+    write_as_they_are(path, padded)
+}
+
+/// Writes frames with their times, which count from the beginning of the capture, of any length.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_as_they_are(
+    path: &Path,
+    frames: impl Iterator<Item = (Duration, Vec<u8>)>,
+) -> Result<()> {
     let problem = || format!("cannot write {}", path.display());
     let file = File::create(path).with_context(problem)?;
     let header = PcapHeader {
@@ -29,9 +46,7 @@ pub fn write(path: &Path, frames: &[(Duration, Vec<u8>)]) -> Result<()> {
     };
     let mut writer = PcapWriter::with_header(BufWriter::new(file), header).with_context(problem)?;
     for (at, frame) in frames {
-        let mut frame = frame.clone();
-        frame.resize(frame.len().max(SHORTEST), 0);
-        let packet = PcapPacket::new(BEGIN + *at, frame.len() as u32, &frame);
+        let packet = PcapPacket::new(BEGIN + at, frame.len() as u32, &frame);
         writer.write_packet(&packet).with_context(problem)?;
     }
     writer.into_writer().flush().with_context(problem)

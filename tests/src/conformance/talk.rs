@@ -283,7 +283,11 @@ impl Talk {
     }
 }
 
-fn replay(file: &Path, seed: Option<u64>, directory: &Path) -> Result<Stats> {
+/// Runs the program with a configuration whose devices are captures; its statistics.
+///
+/// # Errors
+/// It failed, or did not end in time.
+pub fn replay(file: &Path, seed: Option<u64>, directory: &Path) -> Result<Stats> {
     let stats = directory.join("stats.json");
     let mut command = Command::new(appliance::program()?);
     command.env("RUNTIME_DIRECTORY", directory);
