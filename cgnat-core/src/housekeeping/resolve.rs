@@ -98,8 +98,9 @@ impl Resolver {
         if !self.table.publish(port, address, None) {
             return;
         }
-        let next = clock.plus_millis(RETRY_MS);
-        let tries = u32::from(ask(links, worker, port, address, BROADCAST));
+        let asked = ask(links, worker, port, address, BROADCAST);
+        let next = if asked { clock.plus_millis(RETRY_MS) } else { clock };
+        let tries = u32::from(asked);
         let entry =
             Entry { mac: None, keep: false, static_: false, tries, next, born: clock, worker };
         self.entries.insert((port, address), entry);
@@ -147,15 +148,15 @@ impl Resolver {
             let to = entry.mac.unwrap_or(BROADCAST);
             if ask(links, entry.worker, *port, *address, to) {
                 entry.tries += 1;
+                entry.next = clock.plus_millis(RETRY_MS);
             }
-            entry.next = clock.plus_millis(RETRY_MS);
             true
         });
     }
 }
 
-/// Has a worker send a request. A worker with a full channel is busy enough: then nothing is
-/// sent, and false says so.
+/// Has a worker send a request. A worker with a full channel is busy enough, for one with the
+/// port blocks of the start: then nothing is sent, and false says that it is still due.
 fn ask(links: &mut [Link], worker: u16, port: u8, target: u32, to: Mac) -> bool {
     let link = &mut links[usize::from(worker)];
     let room = link.has_room();
