@@ -57,20 +57,24 @@ impl Log {
         self.entries.last().map(|refusal| refusal.last)
     }
 
-    fn note(&mut self, refusal: Refusal) {
+    /// Adds one; how many were forgotten for it.
+    fn note(&mut self, refusal: Refusal) -> u64 {
         if let Some(last) = self.entries.last_mut() {
             let same = (last.reason, last.protocol, last.destination_port, last.limit)
                 == (refusal.reason, refusal.protocol, refusal.destination_port, refusal.limit);
             if same && refusal.first.0.wrapping_sub(last.last.0) <= TICKS_PER_SECOND {
                 last.last = refusal.last;
                 last.count = last.count.saturating_add(1);
-                return;
+                return 0;
             }
         }
-        if self.entries.is_full() {
-            self.entries.remove(0);
-        }
+        let oldest = if self.entries.is_full() { self.entries.pop_at(0) } else { None };
         self.entries.push(refusal);
+        oldest.map_or(0, |refusal| u64::from(refusal.count))
+    }
+
+    fn sum(&self) -> u64 {
+        self.entries.iter().map(|refusal| u64::from(refusal.count)).sum()
     }
 }
 
@@ -78,11 +82,13 @@ impl Log {
 pub struct Refusals {
     logs: Vec<Log>,
     forgotten: u64,
+    refusals_forgotten: u64,
 }
 
 impl Default for Refusals {
     fn default() -> Self {
-        Self { logs: (0..SUBSCRIBERS).map(|_| Log::default()).collect(), forgotten: 0 }
+        let logs = (0..SUBSCRIBERS).map(|_| Log::default()).collect();
+        Self { logs, forgotten: 0, refusals_forgotten: 0 }
     }
 }
 
@@ -122,10 +128,11 @@ impl Refusals {
         let log = &mut ways[way];
         if known.is_none() {
             self.forgotten += u64::from(log.last().is_some());
+            self.refusals_forgotten += log.sum();
             log.entries.clear();
             log.address = address;
         }
-        log.note(refusal);
+        self.refusals_forgotten += log.note(refusal);
     }
 
     /// Each remembered subscriber with its refusals, oldest first.
@@ -137,6 +144,12 @@ impl Refusals {
     /// Subscribers that were forgotten for others.
     pub fn forgotten(&self) -> u64 {
         self.forgotten
+    }
+
+    /// Refusals that are not remembered any more, of subscribers who are or are not. With those
+    /// that are remembered they are all that there were.
+    pub fn refusals_forgotten(&self) -> u64 {
+        self.refusals_forgotten
     }
 }
 
@@ -176,6 +189,9 @@ mod tests {
         let list = of(&memory, 7);
         assert_eq!((list.len(), list[30].count, list[30].last), (32, 3, Tick(12)));
         assert_eq!(list[31], refusal(40, 23));
+        let remembered: u32 = list.iter().map(|refusal| refusal.count).sum();
+        assert_eq!(u64::from(remembered) + memory.refusals_forgotten(), 40 + 3);
+        assert_eq!(memory.forgotten(), 0);
     }
 
     #[test]
@@ -188,6 +204,7 @@ mod tests {
         assert_eq!(memory.forgotten(), 0);
         memory.keep(8, 0, refusal(3, 201));
         assert_eq!((memory.forgotten(), memory.iter().count()), (1, 8));
+        assert_eq!(memory.refusals_forgotten(), 1);
         assert!(of(&memory, 1).is_empty());
         assert_eq!((of(&memory, 0).len(), of(&memory, 8).len()), (2, 1));
     }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 pub struct Refused {
     now: Tick,
     forgotten: u64,
+    refusals_forgotten: u64,
     subscribers: Vec<(Ipv4Addr, Vec<Refusal>)>,
 }
 
@@ -20,6 +21,7 @@ impl Refused {
     pub fn add(&mut self, shard: &Shard, now: Tick) {
         self.now = now;
         self.forgotten += shard.refusals().forgotten();
+        self.refusals_forgotten += shard.refusals().refusals_forgotten();
         let lists = shard.refusals().iter().map(|(address, list)| (address, list.to_vec()));
         self.subscribers.extend(lists);
         self.subscribers.sort_unstable_by_key(|(address, _)| *address);
@@ -73,7 +75,11 @@ impl Refused {
                 "list": list.iter().map(one).collect::<Vec<_>>(),
             })
         });
-        json!({ "forgotten": self.forgotten, "subscribers": subscribers.collect::<Vec<_>>() })
+        json!({
+            "forgotten": self.forgotten,
+            "refusals_forgotten": self.refusals_forgotten,
+            "subscribers": subscribers.collect::<Vec<_>>(),
+        })
     }
 
     /// With one digit behind the point.
@@ -114,7 +120,7 @@ subscribers:
         lab.advance(2_500);
         let mut refused = Refused::default();
         refused.add(lab.workers[0].shard(), lab.now.tick());
-        let expected = json!({ "forgotten": 0, "subscribers": [{
+        let expected = json!({ "forgotten": 0, "refusals_forgotten": 0, "subscribers": [{
             "subscriber": "100.64.0.9",
             "list": [{
                 "reason": "limit-ports", "protocol": "udp", "destination_port": 53, "limit": 1,
