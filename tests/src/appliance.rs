@@ -24,7 +24,7 @@ use crate::lab::{
     WORLD,
 };
 use crate::process::{Process, read_log, wait_until};
-use crate::stats::Stats;
+use crate::stats::{PortCensus, Stats};
 
 /// Name of the appliance's port towards the subscribers.
 pub const INTERNAL_PORT: &str = "internal0";
@@ -56,6 +56,8 @@ pub struct Settings {
     pub hold: String,
     /// Idle time of a UDP mapping, as the configuration writes it; the default if `None`.
     pub udp_timeout: Option<String>,
+    /// Idle times of UDP mappings by destination port, as the configuration writes them.
+    pub udp_port_timeouts: Vec<(u16, String)>,
     /// Idle time of an ICMP mapping, as the configuration writes it; the default if `None`.
     pub icmp_timeout: Option<String>,
     /// All idle times of a TCP session, as the configuration writes them; the defaults if `None`.
@@ -74,8 +76,18 @@ pub struct Settings {
     pub other_protocols: Option<String>,
     /// Application level gateways, as the configuration writes them; none if `None`.
     pub alg: Option<String>,
+    /// What one subscriber may take, as the configuration writes it; no limits if `None`.
+    pub limits: Option<String>,
+    /// Static mappings, as the configuration writes them.
+    pub static_mappings: Vec<String>,
+    /// Further lines of the section `nat44`.
+    pub nat44: Vec<String>,
+    /// Largest IPv4 packet of the internal port; the default if `None`.
+    pub internal_mtu: Option<u16>,
     /// Largest IPv4 packet of the external port; the default if `None`.
     pub external_mtu: Option<u16>,
+    /// Further arguments of both packet sockets, as in `framecnt=4096`; none is none.
+    pub ring: String,
     /// Tap interfaces instead of packet sockets: for them the kernel does not reassemble, so that
     /// the appliance sees fragments as they were sent. One worker only.
     pub taps: bool,
@@ -93,6 +105,7 @@ impl Default for Settings {
             max_blocks: 4,
             hold: "2m".to_owned(),
             udp_timeout: None,
+            udp_port_timeouts: Vec::new(),
             icmp_timeout: None,
             tcp_timeout: None,
             short_timers: false,
@@ -101,7 +114,12 @@ impl Default for Settings {
             port_overloading: Vec::new(),
             other_protocols: None,
             alg: None,
+            limits: None,
+            static_mappings: Vec::new(),
+            nat44: Vec::new(),
+            internal_mtu: None,
             external_mtu: None,
+            ring: String::new(),
             taps: false,
         }
     }
@@ -120,10 +138,17 @@ pub struct Devices {
 
 impl Devices {
     /// Packet sockets on the laboratory's veths, a queue pair per worker.
-    pub fn packet_sockets(workers: u16) -> Devices {
+    pub fn packet_sockets(settings: &Settings) -> Devices {
+        let Settings { workers, ring, .. } = settings;
         let device = |number, interface| {
-            let queues = if workers > 1 { format!(",qpairs={workers}") } else { String::new() };
-            format!("net_af_packet{number},iface={interface}{queues}")
+            let mut text = format!("net_af_packet{number},iface={interface}");
+            if *workers > 1 {
+                text.push_str(&format!(",qpairs={workers}"));
+            }
+            if !ring.is_empty() {
+                text.push_str(&format!(",{ring}"));
+            }
+            text
         };
         let (internal, external) = (device(0, INTERNAL), device(1, EXTERNAL));
         Devices { internal, external, silent: false }
@@ -167,6 +192,7 @@ impl Settings {
             max_blocks,
             hold,
             udp_timeout,
+            udp_port_timeouts,
             icmp_timeout,
             tcp_timeout,
             short_timers,
@@ -175,7 +201,12 @@ impl Settings {
             port_overloading,
             other_protocols,
             alg,
+            limits,
+            static_mappings,
+            nat44,
+            internal_mtu,
             external_mtu,
+            ring: _,
             taps: _,
         } = self;
         let Devices { internal, external, silent } = devices;
@@ -185,7 +216,8 @@ impl Settings {
             false => format!("    drain: [{}]\n", drain.join(", ")),
         };
         let lent = ports.as_ref().map(|ports| format!("    ports: {ports}\n")).unwrap_or_default();
-        let mtu = external_mtu.map(|mtu| format!("    mtu: {mtu}\n")).unwrap_or_default();
+        let mtu = |mtu: &Option<u16>| mtu.map(|mtu| format!("    mtu: {mtu}\n"));
+        let [inner, outer] = [internal_mtu, external_mtu].map(|of| mtu(of).unwrap_or_default());
         let neighbour = |address, mac: &str| match silent {
             true => format!("    neighbours: [{{ address: {address}, mac: \"{mac}\" }}]\n"),
             false => String::new(),
@@ -197,46 +229,42 @@ impl Settings {
              \x20 memory: 512MiB\n  huge-pages: off\n\
              ports:\n\
              \x20 {INTERNAL_PORT}:\n    side: internal\n    device: \"{internal}\"\n\
-             \x20   addresses: [{BOX_INTERNAL}/30]\n    next-hop: {ROUTER}\n{router}\
+             \x20   addresses: [{BOX_INTERNAL}/30]\n    next-hop: {ROUTER}\n{router}{inner}\
              \x20 {EXTERNAL_PORT}:\n    side: external\n    device: \"{external}\"\n\
-             \x20   addresses: [{BOX_EXTERNAL}/30]\n    next-hop: {WORLD}\n{world}{mtu}\
+             \x20   addresses: [{BOX_EXTERNAL}/30]\n    next-hop: {WORLD}\n{world}{outer}\
              pools:\n  laboratory:\n    addresses: [{pool}]\n{drain}{lent}    allocation:\n\
              \x20     block-size: {block_size}\n      max-blocks: {max_blocks}\n\
              \x20     hold: {hold}\n\
              subscribers:\n  - name: laboratory\n    match: [{SUBSCRIBER_PREFIX}]\n\
              \x20   pool: laboratory\n"
         );
-        if udp_timeout.is_some() || icmp_timeout.is_some() || tcp_timeout.is_some() {
-            text.push_str("timeouts:\n");
+        if let Some(limits) = limits {
+            text.push_str(&format!("    limits: {limits}\n"));
         }
-        // Writing to a String cannot fail.
-        if let Some(timeout) = udp_timeout {
-            let _ = writeln!(text, "  udp: {{ default: {timeout} }}");
+        let default = udp_timeout.iter().map(|timeout| format!("default: {timeout}"));
+        let by_port = udp_port_timeouts.iter().map(|(port, time)| format!("\"{port}\": {time}"));
+        let udp = default.chain(by_port).collect::<Vec<_>>().join(", ");
+        let mut timeouts = Vec::new();
+        if !udp.is_empty() {
+            timeouts.push(format!("udp: {{ {udp} }}"));
         }
-        if let Some(timeout) = icmp_timeout {
-            let _ = writeln!(text, "  icmp: {timeout}");
-        }
-        if let Some(t) = tcp_timeout {
-            let _ = writeln!(
-                text,
-                "  tcp: {{ established: {t}, opening: {t}, closing: {t}, reset: {t} }}"
-            );
-        }
-        let mut nat44 = String::new();
-        if let Some(filtering) = filtering {
-            let _ = writeln!(nat44, "  filtering: {filtering}");
-        }
+        timeouts.extend(icmp_timeout.iter().map(|timeout| format!("icmp: {timeout}")));
+        timeouts.extend(tcp_timeout.iter().map(|t| {
+            format!("tcp: {{ established: {t}, opening: {t}, closing: {t}, reset: {t} }}")
+        }));
+        let mut rules = nat44.clone();
+        rules.extend(filtering.iter().map(|filtering| format!("filtering: {filtering}")));
         if !port_overloading.is_empty() {
-            let _ = writeln!(nat44, "  port-overloading: [{}]", port_overloading.join(", "));
+            rules.push(format!("port-overloading: [{}]", port_overloading.join(", ")));
         }
-        if let Some(protocols) = other_protocols {
-            let _ = writeln!(nat44, "  other-protocols: {protocols}");
-        }
-        if let Some(alg) = alg {
-            let _ = writeln!(nat44, "  alg: {alg}");
-        }
-        if !nat44.is_empty() {
-            let _ = write!(text, "nat44:\n{nat44}");
+        rules.extend(other_protocols.iter().map(|carried| format!("other-protocols: {carried}")));
+        rules.extend(alg.iter().map(|alg| format!("alg: {alg}")));
+        let statics = static_mappings.iter().map(|mapping| format!("- {mapping}")).collect();
+        for (section, lines) in [("timeouts", timeouts), ("nat44", rules), ("static", statics)] {
+            if !lines.is_empty() {
+                // Writing to a String cannot fail.
+                let _ = writeln!(text, "{section}:\n  {}", lines.join("\n  "));
+            }
         }
         if *short_timers {
             text.push_str("lab:\n  allow-short-timers: true\n");
@@ -285,6 +313,59 @@ pub struct Outcome {
     pub stats: Stats,
 }
 
+impl Outcome {
+    /// A number of the statistics, by its JSON pointer.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn number(&self, path: &str) -> Result<u64> {
+        let value = self.stats.document().pointer(path).and_then(serde_json::Value::as_u64);
+        value.with_context(|| format!("statistics have no number {path}"))
+    }
+
+    /// What must hold after every run: every packet is accounted for, nobody met what is not its
+    /// own, and nothing nearly left untranslated.
+    ///
+    /// # Errors
+    /// Something is amiss.
+    pub fn nothing_is_amiss(&self) -> Result<()> {
+        let (came, ended) = (self.number("/balance/came")?, self.number("/balance/ended")?);
+        ensure!(came == ended, "{came} came, {ended} ended");
+        let violations = self.stats.ownership_violations()?;
+        ensure!(violations == 0, "{violations} ownership violations");
+        let drops = self.stats.drops()?;
+        for never in ["ownership-violation", "leak-prevented"] {
+            ensure!(!drops.contains_key(never), "drops: {drops:?}");
+        }
+        let PortCensus { free, used, resting, total } = self.stats.port_census()?;
+        ensure!(
+            free + used + resting == total,
+            "{free} + {used} + {resting} ports are not {total}"
+        );
+        Ok(())
+    }
+}
+
+/// Does `ask` with an appliance in the middle of `lab`, then stops it; adds what the appliance
+/// said if something fails.
+///
+/// # Errors
+/// Those of `ask`, of the start and of the stop, and what [`Outcome::nothing_is_amiss`] finds.
+pub fn with_appliance<T>(
+    lab: &Lab,
+    settings: &Settings,
+    ask: impl FnOnce(&Appliance) -> Result<T>,
+) -> Result<(T, Outcome)> {
+    let appliance = Appliance::start(lab, settings)?;
+    let answer = ask(&appliance);
+    let errors = appliance.errors();
+    let outcome = appliance.stop()?;
+    let said = || format!("the appliance said:\n{errors}{}", outcome.printed);
+    let answer = answer.with_context(said)?;
+    outcome.nothing_is_amiss().with_context(said)?;
+    Ok((answer, outcome))
+}
+
 impl Appliance {
     /// Starts `cgnat run` on the laboratory's veths and waits until packets flow.
     ///
@@ -300,7 +381,7 @@ impl Appliance {
         let configuration = directory.path().join("cgnat.yaml");
         let devices = match settings.taps {
             true => Devices::taps(),
-            false => Devices::packet_sockets(settings.workers),
+            false => Devices::packet_sockets(settings),
         };
         std::fs::write(&configuration, settings.yaml(&name, &devices))
             .context("cannot write the configuration")?;
@@ -387,7 +468,7 @@ impl Appliance {
             lines.filter(about).collect::<Vec<String>>()
         };
         let mut before = said();
-        let text = change(settings.yaml(&self.name, &Devices::packet_sockets(settings.workers)));
+        let text = change(settings.yaml(&self.name, &Devices::packet_sockets(settings)));
         std::fs::write(self.directory.path().join("cgnat.yaml"), text)
             .context("cannot write the configuration")?;
         cleanup::signal_group(self.id(), Signal::HUP);
@@ -405,6 +486,17 @@ impl Appliance {
     /// Process id.
     pub fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Bytes that it has in memory.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn resident(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        Ok(kib.context("no VmRSS")?.trim().parse::<u64>()? * 1024)
     }
 
     /// Stops it with SIGTERM and reads its statistics.
@@ -439,7 +531,7 @@ mod tests {
             external_mtu: Some(1400),
             ..Settings::default()
         };
-        let text = settings.yaml("lab-1-0", &Devices::packet_sockets(4));
+        let text = settings.yaml("lab-1-0", &Devices::packet_sockets(&settings));
         for line in [
             "  workers: 4",
             "  internal0:",

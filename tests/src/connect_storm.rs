@@ -22,20 +22,8 @@ pub use server::{ServerReport, run_server};
 
 use std::io;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 /// Longest line of the protocol, bytes: `u64 a.b.c.d:p a.b.c.d:p\n`.
 const LINE_BYTES: usize = 80;
-
-/// Raises the number of open files towards `wanted`, as far as is permitted.
-fn allow_open_files(wanted: u64) -> io::Result<()> {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let wanted = maximum.map_or(wanted, |maximum| wanted.min(maximum));
-    if current.is_none_or(|current| current >= wanted) {
-        return Ok(());
-    }
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })?)
-}
 
 /// Reads from a non-blocking stream until it has no more; `true` at its end.
 fn read_available(stream: &mut impl io::Read, into: &mut Vec<u8>) -> io::Result<bool> {

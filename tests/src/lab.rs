@@ -262,6 +262,23 @@ impl Lab {
         self.server.ip_batch(&batch)
     }
 
+    /// Makes every address of subscriber space one of the subscribers' namespace, so that programs
+    /// there may be as many subscribers as they like.
+    ///
+    /// # Errors
+    /// ip refused.
+    pub fn house_everybody(&self) -> Result<()> {
+        self.subscribers.ip_batch(&format!("route add local {SUBSCRIBER_PREFIX} dev lo\n"))
+    }
+
+    /// Tells the servers the way to one subscriber as it is, for what is not translated.
+    ///
+    /// # Errors
+    /// ip refused.
+    pub fn route_untranslated(&self, subscriber: Ipv4Addr) -> Result<()> {
+        self.server.ip_batch(&format!("route add {subscriber}/32 via {BOX_EXTERNAL}\n"))
+    }
+
     /// Makes the external link carry IPv4 packets of at most `mtu` bytes, seen from both ends.
     ///
     /// # Errors
@@ -312,13 +329,28 @@ impl Lab {
     /// # Errors
     /// ip, sysctl or nft refused.
     pub fn use_kernel_nat(&self, external: &str, ports: &str) -> Result<()> {
+        self.use_kernel_rules(&format!(
+            "ip saddr {SUBSCRIBER_PREFIX} oifname {EXTERNAL} meta l4proto {{ tcp, udp }} \
+             snat to {external}:{ports} persistent\n\
+             ip saddr {SUBSCRIBER_PREFIX} oifname {EXTERNAL} snat to {external} persistent\n"
+        ))
+    }
+
+    /// Puts the kernel's own NAT in the place of the appliance as most people use it: the box's
+    /// external address for everybody, and ports as the kernel likes them.
+    ///
+    /// # Errors
+    /// ip, sysctl or nft refused.
+    pub fn use_kernel_masquerade(&self) -> Result<()> {
+        self.use_kernel_rules(&format!(
+            "ip saddr {SUBSCRIBER_PREFIX} oifname {EXTERNAL} masquerade\n"
+        ))
+    }
+
+    fn use_kernel_rules(&self, rules: &str) -> Result<()> {
         let rules = format!(
             "table ip laboratory {{\n chain out {{\n\
-             type nat hook postrouting priority srcnat;\n\
-             ip saddr {SUBSCRIBER_PREFIX} oifname {EXTERNAL} meta l4proto {{ tcp, udp }} \
-             snat to {external}:{ports} persistent\n\
-             ip saddr {SUBSCRIBER_PREFIX} oifname {EXTERNAL} snat to {external} persistent\n\
-             }}\n}}\n"
+             type nat hook postrouting priority srcnat;\n{rules}}}\n}}\n"
         );
         let mut file = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
         file.write_all(rules.as_bytes()).context("cannot write the rules for nft")?;

@@ -6,11 +6,14 @@
 //! | [`process`] | child processes with a bound on every wait |
 //! | [`cleanup`] | what was made is removed, also on a signal |
 //! | [`appliance`] | `cgnat run` inside the laboratory |
+//! | [`command_line`], [`reports`] | what the programs below have in common |
 //! | [`stats`] | the statistics that the appliance writes |
 //! | [`traffic`] | real clients and servers: curl, busybox httpd, dig, dnsmasq, ping, iperf3, tcpdump |
 //! | [`judges`] | programs that find out what a NAT does: natdiscovery, tracepath, ping with options |
 //! | [`file_transfer`] | FTP and TFTP: vsftpd, dnsmasq, curl |
 //! | [`connect_storm`] | very many TCP connections, each checked for mix-ups |
+//! | [`leases`] | 20,000 DHCP relays that renew their leases |
+//! | [`flood`], [`steady`], [`told`], [`ordeal`] | attacks, flows that have to survive them, what comes back |
 //! | [`conformance`] | clauses of the RFCs, each a conversation through the appliance |
 //! | [`decode`] | translated captures read by tshark and checked against the rules of the NAT |
 //!
@@ -19,13 +22,20 @@
 
 pub mod appliance;
 pub mod cleanup;
+pub mod command_line;
 pub mod conformance;
 pub mod connect_storm;
 pub mod decode;
 pub mod file_transfer;
+pub mod flood;
 pub mod hairpin_storm;
 pub mod judges;
 pub mod lab;
+pub mod leases;
+pub mod ordeal;
 pub mod process;
+pub mod reports;
 pub mod stats;
+pub mod steady;
+pub mod told;
 pub mod traffic;

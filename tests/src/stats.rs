@@ -1,6 +1,6 @@
 //! The statistics that `cgnat run --stats-file` writes: the one place that knows their keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -25,6 +25,19 @@ pub struct PortCensus {
     pub resting: u64,
     /// All of them.
     pub total: u64,
+}
+
+/// What subscribers were refused, as the appliance remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Remembered {
+    /// Subscribers with a list.
+    pub subscribers: u64,
+    /// Refusals in the lists.
+    pub listed: u64,
+    /// Refusals that are in no list any more.
+    pub forgotten: u64,
+    /// The reasons in the lists.
+    pub reasons: BTreeSet<String>,
 }
 
 impl Stats {
@@ -120,6 +133,22 @@ impl Stats {
             resting: count("resting")?,
             total: count("total")?,
         })
+    }
+
+    /// What subscribers were refused.
+    ///
+    /// # Errors
+    /// A key is missing or holds something else than it should.
+    pub fn remembered_refusals(&self) -> Result<Remembered> {
+        let lists = self.at(&["refusals", "subscribers"])?.as_array().context("not a list")?;
+        let forgotten = self.number(&["refusals", "refusals_forgotten"])?;
+        let subscribers = lists.len() as u64;
+        let mut found = Remembered { subscribers, forgotten, ..Remembered::default() };
+        for entry in lists.iter().filter_map(|of| of["list"].as_array()).flatten() {
+            found.listed += entry["count"].as_u64().context("an entry has no count")?;
+            found.reasons.insert(entry["reason"].as_str().context("no reason")?.to_owned());
+        }
+        Ok(found)
     }
 
     /// Records, requests or packets that met a shard which does not own them.

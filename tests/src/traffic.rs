@@ -171,10 +171,37 @@ pub fn download(
     into: &Path,
     limit: Duration,
 ) -> Result<()> {
+    run(download_command(namespace, source, server, path, into), limit).map(drop)
+}
+
+/// As [`download`], at most so many bytes per second.
+///
+/// # Errors
+/// As there.
+pub fn download_slowly(
+    namespace: &Namespace,
+    source: Ipv4Addr,
+    (server, path): (Ipv4Addr, &str),
+    into: &Path,
+    bytes_per_second: u64,
+    limit: Duration,
+) -> Result<()> {
+    let mut command = download_command(namespace, source, server, path, into);
+    command.args(["--limit-rate", &bytes_per_second.to_string()]);
+    run(command, limit).map(drop)
+}
+
+fn download_command(
+    namespace: &Namespace,
+    source: Ipv4Addr,
+    server: Ipv4Addr,
+    path: &str,
+    into: &Path,
+) -> Command {
     let mut command = namespace.command("curl");
     command.args(["--silent", "--show-error", "--fail", "--interface", &source.to_string()]);
     command.arg("--output").arg(into).arg(format!("http://{server}/{path}"));
-    run(command, limit).map(drop)
+    command
 }
 
 /// The two endpoints of a connection from `source`: as curl has it, and as the web server sees it.

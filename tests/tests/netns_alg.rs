@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
-use cgnat_tests::appliance::{Appliance, Outcome, Settings};
+use anyhow::{Result, ensure};
+use cgnat_tests::appliance::{Settings, with_appliance};
 use cgnat_tests::file_transfer::{self, Client, INCOMING, Mode};
 use cgnat_tests::judges;
 use cgnat_tests::lab::{Lab, SERVERS};
@@ -58,16 +58,6 @@ fn all_modes(lab: &Lab, threads: usize) -> Result<Vec<String>> {
     file_transfer::commands(&ftp)
 }
 
-fn run<T>(lab: &Lab, settings: &Settings, ask: impl FnOnce() -> Result<T>) -> Result<(T, Outcome)> {
-    let appliance = Appliance::start(lab, settings)?;
-    let answer = ask();
-    let errors = appliance.errors();
-    let outcome = appliance.stop()?;
-    let answer =
-        answer.with_context(|| format!("the appliance said:\n{errors}{}", outcome.printed))?;
-    Ok((answer, outcome))
-}
-
 fn with_alg(alg: &str) -> Settings {
     Settings { alg: Some(alg.to_owned()), ..Settings::default() }
 }
@@ -80,7 +70,7 @@ fn root_netns_curl_moves_files_in_each_mode_of_ftp_5382_req_6() -> Result<()> {
     for (workers, filtering) in [(1, "address-and-port-dependent"), (4, "endpoint-independent")] {
         let filtering = Some(filtering.to_owned());
         let settings = Settings { workers, filtering, ..with_alg("{ ftp: true }") };
-        let (commands, outcome) = run(&lab, &settings, || all_modes(&lab, 3))?;
+        let (commands, outcome) = with_appliance(&lab, &settings, |_| all_modes(&lab, 3))?;
         let count = |mode: Mode| commands.iter().filter(|c| c.starts_with(mode.verb())).count();
         // Eight transfers of each of six clients.
         let counts = Mode::FTP.map(count);
@@ -99,7 +89,7 @@ fn root_netns_curl_moves_files_in_each_mode_of_ftp_5382_req_6() -> Result<()> {
 #[test]
 fn root_netns_ftp_survives_losses_on_the_control_connection_5382_s9a() -> Result<()> {
     let lab = Lab::new(2)?;
-    let (commands, outcome) = run(&lab, &with_alg("{ ftp: true }"), || {
+    let (commands, outcome) = with_appliance(&lab, &with_alg("{ ftp: true }"), |_| {
         judges::lose(&lab.server, 21, 9)?;
         all_modes(&lab, 4)
     })?;
@@ -115,7 +105,7 @@ fn root_netns_ftp_survives_losses_on_the_control_connection_5382_s9a() -> Result
 #[test]
 fn root_netns_active_ftp_fails_without_its_alg() -> Result<()> {
     let lab = Lab::new(1)?;
-    run(&lab, &with_alg("{ ftp: false, tftp: true }"), || {
+    with_appliance(&lab, &with_alg("{ ftp: false, tftp: true }"), |_| {
         let ftp = file_transfer::ftp(&lab.server, SERVERS[0])?;
         write_files(&ftp.root())?;
         for mode in Mode::FTP {
@@ -146,7 +136,7 @@ fn root_netns_curl_fetches_files_by_tftp() -> Result<()> {
     ] {
         let filtering = Some(filtering.to_owned());
         let settings = Settings { workers, filtering, ..with_alg(alg) };
-        let ((), outcome) = run(&lab, &settings, || {
+        let ((), outcome) = with_appliance(&lab, &settings, |_| {
             let tftp = file_transfer::tftp(&lab.server, SERVERS[1])?;
             write_files(&tftp.root())?;
             for source in lab.addresses().iter().take(if comes { 3 } else { 1 }) {

@@ -5,16 +5,14 @@
 //! Needs root. Lasts `CGNAT_HAIRPIN_SECONDS` (10).
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::process::Stdio;
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use cgnat_tests::appliance::{Appliance, Outcome, Settings};
+use cgnat_tests::appliance::{Outcome, Settings, with_appliance};
 use cgnat_tests::hairpin_storm::{Reflected, StormReport};
 use cgnat_tests::lab::{Lab, SERVERS};
-use cgnat_tests::process::{Process, output_within, wait_until};
+use cgnat_tests::reports::{self, Serving};
 use cgnat_tests::stats::PortCensus;
 
 const WORKERS: u16 = 4;
@@ -52,46 +50,24 @@ fn seconds() -> Result<u64> {
     }
 }
 
-fn sources_file(addresses: impl Iterator<Item = Ipv4Addr>) -> Result<tempfile::NamedTempFile> {
-    let mut file = tempfile::NamedTempFile::new()?;
-    for address in addresses {
-        writeln!(file, "{address}")?;
-    }
-    Ok(file)
-}
-
 /// Runs the storm through whatever is in the middle of `lab`.
 fn storm(lab: &Lab, seconds: u64) -> Result<(StormReport, Reflected)> {
     const PROGRAM: &str = env!("CARGO_BIN_EXE_hairpin-storm");
     let address = SocketAddrV4::new(SERVERS[0], 3478);
-    let log = tempfile::NamedTempFile::new()?;
-    let mut command = lab.server.command(PROGRAM);
-    command.arg("reflector").arg(address.to_string());
-    command.stdout(log.reopen()?).stderr(Stdio::inherit());
-    let mut reflecting = Process::start("hairpin-storm reflector", command)?;
-    let text = || std::fs::read_to_string(log.path()).context("the reflector's output vanished");
-    wait_until("the reflector", Duration::from_secs(10), || Ok(text()?.contains("ready")))?;
+    let to = address.to_string();
+    let reflecting = Serving::start(&lab.server, PROGRAM, &["reflector", &to])?;
 
     let all = lab.addresses().iter().copied();
     let crowded = all.clone().step_by(CROWDED_ONE_IN);
     let more = crowded.flat_map(|address| std::iter::repeat_n(address, SOCKETS_OF_CROWDED));
-    let sources = sources_file(all.clone().chain(more))?;
-    let tcp_sources = sources_file(all)?;
-    let mut command = lab.subscribers.command(PROGRAM);
-    command.arg("storm").arg(address.to_string()).args(["--seconds", &seconds.to_string()]);
-    command.arg("--sources-file").arg(sources.path());
-    command.arg("--tcp-sources-file").arg(tcp_sources.path());
-    let output = output_within(command, Duration::from_secs(seconds + 60))?;
-    let printed = String::from_utf8_lossy(&output.stdout);
-    let report = last_json(&printed)
-        .with_context(|| format!("storm: {}", String::from_utf8_lossy(&output.stderr)))?;
-    reflecting.terminate(Duration::from_secs(10))?;
-    Ok((report, last_json(&text()?)?))
-}
-
-fn last_json<T: serde::de::DeserializeOwned>(printed: &str) -> Result<T> {
-    let line = printed.lines().last().context("it printed nothing")?;
-    serde_json::from_str(line).with_context(|| format!("not a report: {line}"))
+    let files = [reports::file_of(all.clone().chain(more))?, reports::file_of(all)?];
+    let [sources, tcp] = files.each_ref().map(|file| file.path().to_string_lossy());
+    let lasting = seconds.to_string();
+    let arguments = ["storm", &to, "--seconds", &lasting, "--sources-file", &sources];
+    let arguments = [&arguments[..], &["--tcp-sources-file", &tcp]].concat();
+    let limit = Duration::from_secs(seconds + 60);
+    let report = reports::report_of(&lab.subscribers, PROGRAM, &arguments, limit)?;
+    Ok((report, reflecting.report()?))
 }
 
 /// What the appliance says about itself, beyond what every test asks.
@@ -105,19 +81,13 @@ struct Figures {
     blocks_in_use: u64,
     blocks_total: u64,
     stale_requests: u64,
-    came: u64,
-    ended: u64,
     handed_off: Vec<u64>,
     drops: BTreeMap<String, u64>,
 }
 
 impl Figures {
     fn of(outcome: &Outcome) -> Result<Figures> {
-        let document = outcome.stats.document();
-        let number = |path: &str| {
-            let value = document.pointer(path).and_then(serde_json::Value::as_u64);
-            value.with_context(|| format!("statistics have no number {path}"))
-        };
+        let number = |path: &str| outcome.number(path);
         let handed_off =
             (0..WORKERS).map(|worker| number(&format!("/workers/{worker}/handed_off")));
         Ok(Figures {
@@ -129,8 +99,6 @@ impl Figures {
             blocks_in_use: outcome.stats.blocks_in_use()?,
             blocks_total: number("/blocks/total")?,
             stale_requests: number("/ownership/stale_requests")?,
-            came: number("/balance/came")?,
-            ended: number("/balance/ended")?,
             handed_off: handed_off.collect::<Result<_>>()?,
             drops: outcome.stats.drops()?,
         })
@@ -153,14 +121,12 @@ fn weather(pool: &Pool) -> Result<()> {
         max_mappings: 20_000,
         ..Settings::default()
     };
-    let appliance = Appliance::start(&lab, &settings)?;
-    let stormed = storm(&lab, seconds);
-    std::thread::sleep(SILENCE);
-    let errors = appliance.errors();
-    let outcome = appliance.stop()?;
+    let ((report, reflected), outcome) = with_appliance(&lab, &settings, |_| {
+        let stormed = storm(&lab, seconds);
+        std::thread::sleep(SILENCE);
+        stormed
+    })?;
     drop(lab);
-    let (report, reflected) =
-        stormed.with_context(|| format!("the appliance said:\n{errors}{}", outcome.printed))?;
     let figures = Figures::of(&outcome)?;
     let per_second = figures.hairpinned as f64 / report.seconds;
     println!(
@@ -176,16 +142,7 @@ fn weather(pool: &Pool) -> Result<()> {
     );
     println!("{figures:?}\n{report:#?}\n{reflected:?}");
 
-    let violations = outcome.stats.ownership_violations()?;
-    ensure!(violations == 0, "{violations} ownership violations");
-    for never in ["ownership-violation", "leak-prevented"] {
-        let count = figures.drops.get(never);
-        ensure!(count.is_none(), "{count:?} drops as {never}");
-    }
-    ensure!(figures.came == figures.ended, "{} came, {} ended", figures.came, figures.ended);
-
-    let PortCensus { free, used, resting, total } = outcome.stats.port_census()?;
-    ensure!(free + used + resting == total, "{free} + {used} + {resting} ports are not {total}");
+    let PortCensus { used, resting, total, .. } = outcome.stats.port_census()?;
     let all = pool.all_ports() * PROTOCOLS;
     ensure!(total == all, "{total} ports of {all} are left: a block is lost");
     ensure!(used == 0 && figures.mappings_active == 0, "{used} ports are used after the silence");

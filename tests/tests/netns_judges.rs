@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use cgnat_tests::appliance::{Appliance, Outcome, Settings};
+use cgnat_tests::appliance::{Appliance, Outcome, Settings, with_appliance};
 use cgnat_tests::judges::{self, Question, REFUSED};
 use cgnat_tests::lab::{BOX_EXTERNAL, BOX_INTERNAL, Lab, POOL_PREFIX, SERVERS};
 use cgnat_tests::traffic::{self, Capture, Direction, NAME_ADDRESS, Server};
@@ -17,21 +17,6 @@ const APDM: &str = "NAT with Address and Port Dependent Mapping!";
 const EIF: &str = "NAT with Endpoint Independent Filtering!";
 const ADF: &str = "NAT with Address Dependent Filtering!";
 const APDF: &str = "NAT with Address and Port Dependent Filtering!";
-
-/// Runs `ask` with an appliance in the middle, and adds what the appliance said if it fails.
-fn with_appliance<T>(
-    lab: &Lab,
-    settings: &Settings,
-    ask: impl FnOnce() -> Result<T>,
-) -> Result<(T, Outcome)> {
-    let appliance = Appliance::start(lab, settings)?;
-    let answer = ask();
-    let errors = appliance.errors();
-    let outcome = appliance.stop()?;
-    let answer =
-        answer.with_context(|| format!("the appliance said:\n{errors}{}", outcome.printed))?;
-    Ok((answer, outcome))
-}
 
 fn expect_drops(outcome: &Outcome, expected: &[(&str, u64)]) -> Result<()> {
     let expected = expected.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
@@ -63,7 +48,7 @@ fn root_netns_natdiscovery_says_what_is_configured_4787_req_8() -> Result<()> {
     ];
     for (filtering, verdict, drops) in kinds {
         let settings = Settings { filtering: Some(filtering.to_owned()), ..Settings::default() };
-        let (said, outcome) = with_appliance(&lab, &settings, || discover(&lab, 20_000))?;
+        let (said, outcome) = with_appliance(&lab, &settings, |_| discover(&lab, 20_000))?;
         ensure!(said == [EIM, verdict], "{filtering}: natdiscovery says {said:?}");
         expect_drops(&outcome, drops).context(filtering)?;
     }
@@ -82,7 +67,7 @@ fn root_netns_natdiscovery_says_that_named_ports_are_overloaded_7857_s3() -> Res
     ] {
         let settings =
             Settings { port_overloading: named.map(str::to_owned).to_vec(), ..Settings::default() };
-        let (said, outcome) = with_appliance(&lab, &settings, || discover(&lab, 20_000))?;
+        let (said, outcome) = with_appliance(&lab, &settings, |_| discover(&lab, 20_000))?;
         ensure!(said == verdicts, "{named:?}: natdiscovery says {said:?}");
         let drops = outcome.stats.drops()?;
         let only = drops.keys().all(|reason| reason == "filtered");
@@ -106,7 +91,7 @@ fn root_netns_natdiscovery_tells_the_kernels_nat_apart() -> Result<()> {
 #[test]
 fn root_netns_natdiscovery_finds_hairpinning_4787_req_9() -> Result<()> {
     let lab = Lab::new(1)?;
-    let (said, outcome) = with_appliance(&lab, &Settings::default(), || {
+    let (said, outcome) = with_appliance(&lab, &Settings::default(), |_| {
         let _stun = judges::stun(&lab.server, [SERVERS[0], SERVERS[1]])?;
         let source = (lab.addresses()[0], 20_000);
         judges::natdiscovery(&lab.subscribers, source, SERVERS[0], Question::Hairpinning, false)
@@ -123,7 +108,7 @@ fn root_netns_hop_and_path_mtu_are_found_through_a_narrow_port_1191_s3() -> Resu
     let settings = Settings { external_mtu: Some(NARROW), ..Settings::default() };
     let (namespace, client) = (&lab.subscribers, lab.addresses()[0]);
     let [web, other, traced] = SERVERS;
-    let (_, outcome) = with_appliance(&lab, &settings, || {
+    let (_, outcome) = with_appliance(&lab, &settings, |_| {
         judges::prefer_source(namespace, client, traced)?;
         let path = judges::tracepath(namespace, traced)?;
         for line in [
@@ -168,7 +153,7 @@ fn root_netns_recorded_routes_show_nothing_of_the_inside() -> Result<()> {
     let (namespace, client, server) = (&lab.subscribers, lab.addresses()[0], SERVERS[0]);
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("options.pcap");
-    let (route, outcome) = with_appliance(&lab, &Settings::default(), || {
+    let (route, outcome) = with_appliance(&lab, &Settings::default(), |_| {
         let filter = "icmp and ip[0] & 0x0f > 5";
         let capture = Capture::start(&lab.server, "world", Direction::Both, filter, &path)?;
         let mut route = Vec::new();
@@ -262,7 +247,7 @@ fn root_netns_programs_report_the_same_through_the_kernels_nat() -> Result<()> {
     let lab = Lab::new(1)?;
     lab.narrow_external_link(NARROW)?;
     let settings = Settings { external_mtu: Some(NARROW), ..Settings::default() };
-    let (of_appliance, _) = with_appliance(&lab, &settings, || reports(&lab))?;
+    let (of_appliance, _) = with_appliance(&lab, &settings, |_| reports(&lab))?;
 
     ensure!(of_kernel.len() == of_appliance.len(), "not the same questions");
     for ((question, kernel), (_, appliance)) in of_kernel.iter().zip(&of_appliance) {
@@ -290,7 +275,7 @@ fn root_netns_traceroute_by_protocols_without_ports_reaches_the_server() -> Resu
         other_protocols: Some("{ default: carry, sctp: drop }".to_owned()),
         ..Settings::default()
     };
-    let ask = || -> Result<()> {
+    let ask = |_: &Appliance| -> Result<()> {
         let trace = |from, options: &[&str]| {
             let answer = judges::traceroute(&lab.subscribers, from, web, options)?;
             println!("{from} {options:?}:\n{answer}");
@@ -327,7 +312,7 @@ fn root_netns_datagrams_of_1400_to_9000_bytes_arrive_4787_req_14() -> Result<()>
     let settings = Settings { taps: true, ..Settings::default() };
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("fragments.pcap");
-    let (_, outcome) = with_appliance(&lab, &settings, || {
+    let (_, outcome) = with_appliance(&lab, &settings, |_| {
         let filter = "ip[6:2] & 0x3fff != 0";
         let capture = Capture::start(&lab.server, "world", Direction::Both, filter, &path)?;
         let _iperf = Server::iperf3(&lab.server, streams)?;

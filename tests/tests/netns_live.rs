@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use cgnat_tests::appliance::{Appliance, Settings};
+use cgnat_tests::appliance::{Settings, with_appliance};
 use cgnat_tests::decode::{Captures, Report, Rules, Violation, verify_translated};
 use cgnat_tests::lab::{
     BOX_EXTERNAL, BOX_INTERNAL, EXTERNAL, INTERNAL, Lab, POOL_PREFIX, SERVERS, SUBSCRIBER_PREFIX,
@@ -71,17 +71,11 @@ fn everything_goes_through(lab: &Lab) -> Result<()> {
 fn through_the_appliance(workers: u16) -> Result<()> {
     let lab = Lab::new(8)?;
     let settings = Settings { workers, ..Settings::default() };
-    let appliance = Appliance::start(&lab, &settings)?;
-    let done = everything_goes_through(&lab);
-    let reached = traffic::ping(&lab.subscribers, lab.addresses()[0], BOX_INTERNAL, 1, 56)?;
-    let errors = appliance.errors();
-    let outcome = appliance.stop()?;
-    done.with_context(|| format!("the appliance said:\n{errors}{}", outcome.printed))?;
+    let (reached, _) = with_appliance(&lab, &settings, |_| {
+        everything_goes_through(&lab)?;
+        traffic::ping(&lab.subscribers, lab.addresses()[0], BOX_INTERNAL, 1, 56)
+    })?;
     ensure!(reached == 1, "the appliance does not answer a ping to its own address");
-    let violations = outcome.stats.ownership_violations()?;
-    ensure!(violations == 0, "{violations} ownership violations");
-    let PortCensus { free, used, resting, total } = outcome.stats.port_census()?;
-    ensure!(free + used + resting == total, "{free} + {used} + {resting} ports are not {total}");
     Ok(())
 }
 
@@ -178,12 +172,7 @@ fn decode_small_traffic(lab: &Lab, hairpin: bool) -> Result<Report> {
 fn root_netns_what_4_workers_send_keeps_every_rule() -> Result<()> {
     let lab = Lab::new(12)?;
     let settings = Settings { workers: 4, ..Settings::default() };
-    let appliance = Appliance::start(&lab, &settings)?;
-    let decoded = decode_small_traffic(&lab, true);
-    let errors = appliance.errors();
-    let outcome = appliance.stop()?;
-    let report =
-        decoded.with_context(|| format!("the appliance said:\n{errors}{}", outcome.printed))?;
+    let (report, outcome) = with_appliance(&lab, &settings, |_| decode_small_traffic(&lab, true))?;
     ensure!(report.violations.is_empty(), "{report}{}", outcome.printed);
     Ok(())
 }
@@ -251,11 +240,13 @@ fn ports_after(hold: &str, seconds: u64) -> Result<(PortCensus, u64)> {
         short_timers: true,
         ..Settings::default()
     };
-    let appliance = Appliance::start(&lab, &settings)?;
-    let _dns = Server::dns(&lab.server, SERVERS[0], PORT)?;
-    traffic::dig(&lab.subscribers, (lab.addresses()[0], 0), (SERVERS[0], PORT), &[])?;
-    std::thread::sleep(Duration::from_secs(seconds));
-    let stats = appliance.stop()?.stats;
+    let (_, outcome) = with_appliance(&lab, &settings, |_| {
+        let _dns = Server::dns(&lab.server, SERVERS[0], PORT)?;
+        traffic::dig(&lab.subscribers, (lab.addresses()[0], 0), (SERVERS[0], PORT), &[])?;
+        std::thread::sleep(Duration::from_secs(seconds));
+        Ok(())
+    })?;
+    let stats = outcome.stats;
     Ok((stats.port_census()?, stats.active_mappings()?))
 }
 

@@ -40,14 +40,6 @@ fn settings(workers: u16, pool: &[Ipv4Addr], drain: &[Ipv4Addr]) -> Settings {
     }
 }
 
-/// Bytes that a process has in memory.
-fn resident(id: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    Ok(kib.context("no VmRSS")?.trim().parse::<u64>()? * 1024)
-}
-
 fn said(line: &str, expected: &str) -> Result<()> {
     ensure!(line.contains(expected), "it said {line:?}, not {expected:?}");
     Ok(())
@@ -93,10 +85,10 @@ fn change_addresses(lab: &Lab, appliance: &Appliance, workers: u16) -> Result<()
         let line = appliance.reload(&settings(workers, pool, &[FIRST]), same)?;
         said(&line, "reloaded")?;
         if round == RELOADS / 10 {
-            before = resident(appliance.id())?;
+            before = appliance.resident()?;
         }
     }
-    let after = resident(appliance.id())?;
+    let after = appliance.resident()?;
     println!("{RELOADS} reloads: {before} bytes in memory, then {after}");
     ensure!(after < before + (1 << 20), "memory grew from {before} to {after} bytes");
     Ok(())

@@ -3,14 +3,12 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use cgnat_tests::command_line::{addresses, exit_code, stop_on_signal};
 use cgnat_tests::connect_storm::{ClientOptions, run_client, run_server};
 use clap::{Args, Parser, Subcommand};
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Makes very many TCP connections to one server endpoint and checks each for mix-ups.
 #[derive(Debug, Parser)]
@@ -66,21 +64,11 @@ fn main() -> ExitCode {
         Side::Server(arguments) => server(&arguments),
         Side::Client(arguments) => client(arguments),
     };
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("connect-storm: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("connect-storm", done)
 }
 
 fn server(arguments: &ServerArguments) -> Result<bool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot catch signals")?;
-    }
+    let stop = stop_on_signal()?;
     let address = arguments.address;
     let report = run_server(address, &stop, || println!("ready {address}"))
         .with_context(|| format!("cannot serve on {address}"))?;
@@ -91,12 +79,7 @@ fn server(arguments: &ServerArguments) -> Result<bool> {
 fn client(arguments: ClientArguments) -> Result<bool> {
     let mut sources = arguments.sources;
     if let Some(path) = arguments.sources_file {
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            let address = line.trim().parse();
-            sources.push(address.with_context(|| format!("{line:?} is not an IPv4 address"))?);
-        }
+        sources.extend(addresses(&path)?);
     }
     if sources.is_empty() {
         sources.push(Ipv4Addr::UNSPECIFIED);

@@ -1,16 +1,14 @@
 //! Subscribers that reach each other by their external endpoints while everything expires.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddrV4;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use cgnat_tests::command_line::{addresses, exit_code, stop_on_signal};
 use cgnat_tests::hairpin_storm::{StormOptions, Timers, run_reflector, run_storm};
 use clap::{Args, Parser, Subcommand};
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Sends between subscribers by way of their external endpoints and checks who receives what.
 #[derive(Debug, Parser)]
@@ -72,21 +70,11 @@ fn main() -> ExitCode {
         Side::Reflector(arguments) => reflector(&arguments).map(|()| true),
         Side::Storm(arguments) => storm(&arguments),
     };
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("hairpin-storm: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("hairpin-storm", done)
 }
 
 fn reflector(arguments: &ReflectorArguments) -> Result<()> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot catch signals")?;
-    }
+    let stop = stop_on_signal()?;
     let address = arguments.address;
     let reflected = run_reflector(address, &stop, || println!("ready {address}"))
         .with_context(|| format!("cannot answer on {address}"))?;
@@ -114,16 +102,4 @@ fn storm(arguments: &StormArguments) -> Result<bool> {
     .context("the storm cannot run")?;
     println!("{}", serde_json::to_string(&report)?);
     Ok(report.wrong() == 0)
-}
-
-fn addresses(path: &Path) -> Result<Vec<Ipv4Addr>> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    text.lines()
-        .filter(|line| !line.trim().is_empty())
-        .map(|line| {
-            let address = line.trim().parse();
-            address.with_context(|| format!("{line:?} is not an IPv4 address"))
-        })
-        .collect()
 }

@@ -247,7 +247,7 @@ fn note(
         "\nThe configuration. External ports follow from it and from the seed, so a replay uses \
          the same pool, blocks, one worker and `--seed 1`; only the devices differ.\n\n\
          ```yaml\n{}```\n",
-        settings.yaml("recording", &Devices::packet_sockets(settings.workers))
+        settings.yaml("recording", &Devices::packet_sockets(settings))
     ));
     Ok(text)
 }

@@ -12,7 +12,8 @@ use mio::{Events, Interest, Poll, Token};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{LINE_BYTES, allow_open_files, read_available};
+use super::{LINE_BYTES, read_available};
+use crate::command_line::allow_open_files;
 
 /// What the clients are to do.
 #[derive(Debug, Clone)]
