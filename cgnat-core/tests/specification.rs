@@ -22,7 +22,7 @@ use model::wire::{ICMP, TCP, UDP};
 use model::world::World;
 use model::worlds::{
     addresses, choosy, deterministic, exceptional, greedy, limited, overloaded, reloading,
-    selecting, short_timers, world,
+    selecting, short_timers, transferring, world,
 };
 
 const EVENTS: u64 = 250_000;
@@ -45,10 +45,14 @@ fn agree(name: &str, world: &World, seed: u64) {
     let spent = started.elapsed();
     println!("{name}: seed {seed}, {events} events in {spent:?}, {} frames", driver.sent);
     println!("  drops: {:?}", driver.reasons);
+    println!("  FTP: {:?}", driver.nat.ftp);
     assert!(driver.sent > events / 5, "too few packets got through to prove anything");
     assert!(driver.datagrams > events / 500, "{} datagrams in fragments", driver.datagrams);
     let shares = world.rules.pools.iter().any(|pool| !pool.overloading.is_empty());
     assert_eq!(driver.nat.shared > events / 200, shares, "{} shared", driver.nat.shared);
+    let ftp = driver.nat.ftp;
+    let followed = [ftp.replaced, ftp.passed, ftp.ended].map(|count| count > events / 4_000);
+    assert_eq!(followed, [world.rules.ftp; 3], "{ftp:?}");
 }
 
 #[test]
@@ -219,6 +223,18 @@ fn four_workers_with_choosy_pools_and_ranges_agree() {
     world.rules.pools[0].choice.range = true;
     world.rules.pools[1].hold_s = 200;
     agree("choosy pools of four workers", &world, 13);
+}
+
+#[test]
+fn one_worker_that_follows_ftp_agrees() {
+    agree("FTP", &transferring(world(1)), 19);
+}
+
+#[test]
+fn three_workers_that_follow_ftp_within_limits_and_with_short_timers_agree() {
+    let mut world = transferring(short_timers(limited(3), 1));
+    world.settles = false;
+    agree("FTP, limits", &world, 20);
 }
 
 #[test]
@@ -396,6 +412,18 @@ fn each_wrong_rule_about_overloading_is_found() {
     ];
     for (name, wrong) in wrongs {
         let found = difference(&overloaded(world(1)), wrong, Fault::None);
+        assert!(!found.is_empty(), "a wrong {name} was not noticed");
+    }
+}
+
+#[test]
+fn each_wrong_rule_about_ftp_is_found() {
+    let wrongs: [(&str, Wrong); 2] = [
+        ("room for control connections", |rules| rules.controls -= 16),
+        ("time to connect", |rules| rules.opening_s += 1),
+    ];
+    for (name, wrong) in wrongs {
+        let found = difference(&transferring(world(1)), wrong, Fault::None);
         assert!(!found.is_empty(), "a wrong {name} was not noticed");
     }
 }

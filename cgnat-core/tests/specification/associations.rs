@@ -318,7 +318,9 @@ impl Driver {
         }
         let internal = (packet.protocol(), packet.source, packet.from().1);
         let key = self.nat.key_of(internal, packet.to(), now);
-        let seen = self.seen(key, dropped, now);
+        let mut seen = self.seen(key, dropped, now);
+        let named = self.nat.named_by(key, packet);
+        seen.named = named.map(|named| Box::new(self.seen(named, &[], now)));
         self.nat.outbound(packet, now, &seen)
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::drive::Driver;
+use super::ftp::Counts;
 use super::nat::{Endpoint, Key, Pool};
 use super::overloading::key_of;
 
@@ -44,7 +45,23 @@ impl Driver {
         if outside != self.nat.out_of_window {
             return Err(format!("{outside} out of window, not {}", self.nat.out_of_window));
         }
+        self.audit_ftp()?;
         self.account()
+    }
+
+    fn audit_ftp(&self) -> Result<(), String> {
+        let counts = Counts {
+            unfollowed: self.lab.sum(|c| c.ftp_unfollowed.value()),
+            ended: self.lab.sum(|c| c.ftp_ended.value()),
+            replaced: self.lab.sum(|c| c.ftp_replaced.value()),
+            passed: self.lab.sum(|c| c.ftp_passed.value()),
+        };
+        let followed = self.lab.sum(|c| c.ftp_followed.value());
+        if (counts, followed) != (self.nat.ftp, self.nat.controls.len() as u64) {
+            let (known, counted) = (self.nat.controls.len(), self.nat.ftp);
+            return Err(format!("{followed} followed, not {known}; {counts:?}, not {counted:?}"));
+        }
+        Ok(())
     }
 
     /// rx + originated = tx + drops + arp_received + echo_answered + parked.

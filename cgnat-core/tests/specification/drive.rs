@@ -90,6 +90,7 @@ impl Driver {
         world.rules.mappings = layout.mappings_per_shard as usize;
         world.rules.further_sessions = layout.sessions_per_shard as usize;
         world.rules.associations = layout.associations_per_shard as usize;
+        world.rules.controls = layout.controls_per_shard as usize;
         let link = |port: usize| {
             let from = [INTERNAL_HOP, EXTERNAL_HOP][port];
             Link { to: port_mac(port), from, vlan: world.vlans[port] }
@@ -364,7 +365,7 @@ impl Driver {
         let sole = self.world.workers == 1;
         let reason = dropped.first().copied();
         let block = self.core_blocks(worker).find(|(of, _)| *of == key.1).map(|(_, block)| block);
-        Seen { reason, choice: choice.flatten(), block, worker, scarce, sole }
+        Seen { reason, choice: choice.flatten(), block, worker, scarce, sole, named: None }
     }
 
     /// Whether a worker may refuse a block: it has none itself, and each of the others had

@@ -137,6 +137,7 @@ impl Events {
                 };
                 Event::Arrive { worker, port, packet }
             }
+            n if n % 5 < 2 && nat.rules.ftp => self.ftp(nat),
             n if n % 7 == 0 && !nat.rules.carried.is_empty() => self.bare(nat),
             n if n % 23 == 0 => {
                 let port = self.below(2) as usize;
@@ -182,7 +183,7 @@ impl Events {
         self.host()
     }
 
-    fn host(&mut self) -> u32 {
+    pub fn host(&mut self) -> u32 {
         let host = self.below(self.habits.hosts);
         self.pick(&[ip("100.64.0.0"), ip("100.64.0.0"), ip("100.65.0.0")]) + host
     }
@@ -305,8 +306,8 @@ impl Events {
             return any;
         }
         let (address, port) = self.pick(&known);
-        // Who is known by address may come from any port.
-        (address, if port == 0 { any.1 } else { port })
+        // Who is known by address may come from any port; what is said to port 21 is for `ftp`.
+        (address, if port == 0 || port == 21 { any.1 } else { port })
     }
 
     /// An endpoint of ours: mapped, resting, or anything.

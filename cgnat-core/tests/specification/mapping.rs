@@ -59,6 +59,11 @@ impl Mapping {
         }
     }
 
+    /// Whether an ALG lets a server open sessions.
+    fn expects(&self, server: u32, now: Ticks) -> bool {
+        self.further.get(&(server, 0)).is_some_and(|session| now < session.deadline)
+    }
+
     /// Forgets the sessions for which `ended` says so, the one inside or the others.
     pub fn forget(&mut self, first: bool, ended: impl Fn(&(u32, u16), &Session) -> bool) {
         let mut closed = true;
@@ -118,6 +123,7 @@ impl Nat {
             unreachable!("the caller found it")
         };
         let permitted = mapping.is_permitted(remote);
+        let may = permitted || segment.is_some() && mapping.expects(remote.0, now);
         let session = match &mut mapping.first {
             Some((with, session)) if *with == remote => Some(session),
             _ => mapping.further.get_mut(&remote),
@@ -135,7 +141,7 @@ impl Nat {
             }
             return Ok(());
         }
-        if !inside && (segment.is_none() || !permitted) {
+        if !inside && (segment.is_none() || !may) {
             return Err(Filtered);
         }
         let mut session = match segment {
@@ -174,10 +180,11 @@ impl Nat {
         let Some(mapping) = self.mappings.get_mut(&key) else { return };
         mapping.forget(true, |_, session| now >= session.deadline);
         mapping.forget(false, |with, session| *with == remote && now >= session.deadline);
+        self.mind_controls();
     }
 
     /// Records of a worker's session table in use.
-    fn in_use(&self, worker: u16) -> usize {
+    pub fn in_use(&self, worker: u16) -> usize {
         let own = self.mappings.values().filter(|mapping| mapping.worker == worker);
         own.map(Mapping::records).sum::<usize>()
             + self.orphans.iter().filter(|(owner, _)| *owner == worker).count()

@@ -12,6 +12,8 @@ pub mod drive;
 pub mod events;
 pub mod exceptions;
 pub mod fragments;
+pub mod ftp;
+pub mod ftp_events;
 #[path = "../scenarios/leaks.rs"]
 pub mod leaks;
 pub mod limits;

@@ -14,6 +14,7 @@ use super::associations::{Association, Flow};
 use super::create::{Choice, Selection};
 use super::events::{EXTERNAL, INTERNAL};
 use super::exceptions::{Bypass, Static};
+use super::ftp::{Control, Counts};
 use super::limits::{Bucket, Limits};
 use super::mapping::Mapping;
 use super::overloading::Named;
@@ -86,10 +87,13 @@ pub struct Rules {
     /// Protocols without ports that are carried.
     pub carried: BTreeSet<Protocol>,
     pub other_s: u64,
+    /// Control connections of FTP are followed.
+    pub ftp: bool,
     /// Records of one worker.
     pub mappings: usize,
     pub further_sessions: usize,
     pub associations: usize,
+    pub controls: usize,
 }
 
 impl Rules {
@@ -123,6 +127,8 @@ pub struct Seen {
     pub scarce: bool,
     /// There is one worker, which has every block that nobody holds.
     pub sole: bool,
+    /// The same of the endpoint that a command in the packet names.
+    pub named: Option<Box<Seen>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,6 +151,9 @@ pub struct Nat {
     pub blocks: BTreeMap<Block, u32>,
     pub holds: BTreeMap<Flow, Association>,
     pub claims: BTreeMap<Flow, Association>,
+    /// By mapping and server.
+    pub controls: BTreeMap<(Key, u32), Control>,
+    pub ftp: Counts,
     /// Sessions of strangers whose mapping has ended: worker and deadline.
     pub(super) orphans: Vec<(u16, Ticks)>,
     pub out_of_window: u64,
@@ -173,6 +182,8 @@ impl Nat {
             blocks: BTreeMap::new(),
             holds: BTreeMap::new(),
             claims: BTreeMap::new(),
+            controls: BTreeMap::new(),
+            ftp: Counts::default(),
             orphans: Vec::new(),
             out_of_window: 0,
             shared: 0,
@@ -358,6 +369,10 @@ impl Nat {
             self.spend(key.1, now);
         }
         let mut packet = packet.clone();
+        let ftp = self.ftp_outbound(key, &mut packet, now, seen.named.as_deref())?;
+        if let Some(outcome) = ftp {
+            return Ok(outcome);
+        }
         let external = self.mappings[&key].external;
         packet.set_source((external.1, external.2));
         packet.hide_route(external.1);
@@ -432,10 +447,12 @@ impl Nat {
             return Outcome::Drop(TooBig);
         }
         let is_error = matches!(packet.body, Body::Error { .. });
-        if !is_error && let Err(reason) = self.note(key, packet.from(), packet, false, now) {
+        let mut packet = packet.clone();
+        let arriving = self.ftp_inbound(key, &mut packet, now);
+        if !is_error && let Err(reason) = self.note(key, packet.from(), &packet, false, now) {
             return Outcome::Drop(reason);
         }
-        let mut packet = packet.clone();
+        self.ftp_answered(key, &packet, arriving);
         packet.set_destination((key.1, key.2));
         packet.ttl -= u8::from(!hairpinned);
         self.leaves(packet, INTERNAL)
@@ -454,8 +471,9 @@ impl Nat {
     }
 
     /// The owner notices that a mapping has ended: its port rests.
-    fn end(&mut self, key: Key, now: Ticks) {
+    pub fn end(&mut self, key: Key, now: Ticks) {
         let Some(mut mapping) = self.mappings.remove(&key) else { return };
+        self.mind_controls();
         let orphans = mapping.further.values().map(|session| (mapping.worker, session.deadline));
         self.orphans.extend(orphans);
         mapping.forget(true, |_, _| true);
@@ -508,6 +526,7 @@ impl Nat {
         for key in ended {
             self.end(key, now);
         }
+        self.mind_controls();
         self.end_associations(now);
         self.resting.retain(|_, due| now < *due);
         let mut busy: BTreeSet<Block> = self

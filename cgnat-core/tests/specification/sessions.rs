@@ -134,6 +134,16 @@ impl Session {
         session
     }
 
+    /// Number behind what the subscriber has sent.
+    pub fn next_inside(&self) -> u32 {
+        self.inside.until
+    }
+
+    /// Number behind what the other side has sent.
+    pub fn next_outside(&self) -> u32 {
+        self.outside.until
+    }
+
     fn of(&mut self, inside: bool) -> &mut Sent {
         if inside { &mut self.inside } else { &mut self.outside }
     }

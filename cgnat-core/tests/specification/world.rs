@@ -137,7 +137,9 @@ impl World {
              default: {udp_s}s{by_port} }}\n  icmp: {icmp_s}s\n",
             rules.hairpinning,
             rules.inbound_refresh,
-            rules.bypass_yaml() + &rules.carried_yaml()
+            rules.bypass_yaml()
+                + &rules.carried_yaml()
+                + &format!(", alg: {{ ftp: {} }}", rules.ftp)
         );
         let _ = writeln!(yaml, "  other: {}s", rules.other_s);
         yaml

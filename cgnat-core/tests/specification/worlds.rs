@@ -85,9 +85,11 @@ pub fn world(workers: u16) -> World {
             icmp_s: 60,
             carried: BTreeSet::new(),
             other_s: 600,
+            ftp: false,
             mappings: 0,
             further_sessions: 0,
             associations: 0,
+            controls: 0,
         },
         workers,
         vlans: [None, None],
@@ -247,5 +249,17 @@ pub fn reloading(mut world: World) -> World {
 pub fn carrying(mut world: World) -> World {
     world.rules.carried = [GRE, ESP, UDP_LITE].into();
     world.max_mappings = 4_000;
+    world
+}
+
+/// FTP is followed. Few hosts, so that they dial the same servers from the same ports again, and
+/// data connections to endpoints that other traffic uses as well.
+pub fn transferring(mut world: World) -> World {
+    use Filtering::{Address, AddressAndPort, Anybody};
+    world.rules.ftp = true;
+    world.rules.pools[0].filtering = [AddressAndPort, Anybody, Anybody];
+    world.rules.pools[1].filtering = [Address, Anybody, Anybody];
+    world.habits.hosts = 20;
+    world.habits.first_port = 1010;
     world
 }
