@@ -147,12 +147,12 @@ hairpin: need-root deps-test build ## hairpinning between workers while mappings
 	@export CGNAT_HAIRPIN_SECONDS=$(HAIRPIN_SECONDS); \
 	$(call run-tests,hairpin.log,some,hairpin -- --nocapture)
 
-soak: need-root build ## random events against the specification, leases and exhaustion for minutes, hairpinning for an hour (root)
+soak: need-root build ## random events against the specification, leases, exhaustion and attacks for minutes, hairpinning for an hour (root)
 	CGNAT_EVENTS=$(SOAK_EVENTS) CGNAT_SEED=$(SOAK_SEED) CGNAT_FUZZ=2000000 \
 		$(CARGO) test $(LOCKED) --release -p cgnat-core --test specification --test fuzz -- --nocapture agree mutations
 	CGNAT_SPECIFICATION_SECONDS=600 CGNAT_SEED=$(SOAK_SEED) \
 		$(CARGO) test $(LOCKED) -p cgnat-tests --test replay_specification -- --nocapture two_thousand
-	@export CGNAT_SOAK=1; $(call run-tests,soak.log,some,--test netns_leases --test netns_exhaustion -- --nocapture)
+	@export CGNAT_SOAK=1; $(call run-tests,soak.log,some,--test netns_leases --test netns_exhaustion --test netns_attacks -- --nocapture --test-threads 1)
 	@$(MAKE) hairpin HAIRPIN_SECONDS=$(SOAK_SECONDS)
 
 fuzz: deps ## look for inputs that break a parser or the NAT, 60 s for each target

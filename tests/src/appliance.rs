@@ -25,6 +25,7 @@ use crate::lab::{
 };
 use crate::process::{Process, read_log, wait_until};
 use crate::stats::{PortCensus, Stats};
+use crate::traffic;
 
 /// Name of the appliance's port towards the subscribers.
 pub const INTERNAL_PORT: &str = "internal0";
@@ -418,6 +419,14 @@ impl Appliance {
         appliance.wait_ready(&is_ready)?;
         if settings.taps {
             lab.bridge_taps()?;
+            // It has asked for its neighbours before anybody could hear it.
+            for (namespace, own, of_box) in
+                [(&lab.subscribers, ROUTER, BOX_INTERNAL), (&lab.server, WORLD, BOX_EXTERNAL)]
+            {
+                wait_until("the appliance on its taps", START_LIMIT, || {
+                    Ok(traffic::ping(namespace, own, of_box, 1, 56)? == 1)
+                })?;
+            }
         }
         Ok(appliance)
     }

@@ -279,13 +279,17 @@ impl Lab {
         self.server.ip_batch(&format!("route add {subscriber}/32 via {BOX_EXTERNAL}\n"))
     }
 
-    /// Makes the external link carry IPv4 packets of at most `mtu` bytes, seen from both ends.
+    /// Makes the internal and the external link carry IPv4 packets of at most so many bytes, seen
+    /// from both ends.
     ///
     /// # Errors
     /// ip refused.
-    pub fn narrow_external_link(&self, mtu: u16) -> Result<()> {
-        self.middle.ip_batch(&format!("link set {EXTERNAL} mtu {mtu}\n"))?;
-        self.server.ip_batch(&format!("link set world mtu {mtu}\n"))
+    pub fn size_links(&self, internal: u16, external: u16) -> Result<()> {
+        self.subscribers.ip_batch(&format!("link set router mtu {internal}\n"))?;
+        self.middle.ip_batch(&format!(
+            "link set {INTERNAL} mtu {internal}\nlink set {EXTERNAL} mtu {external}\n"
+        ))?;
+        self.server.ip_batch(&format!("link set world mtu {external}\n"))
     }
 
     /// Joins each of [`TAPS`] to its veth by a bridge.

@@ -18,7 +18,7 @@ pub const VOID: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 200);
 /// Port of the echo.
 const ECHO_PORT: u16 = 7;
 /// Before the flood, and after it.
-const CALM: Duration = Duration::from_secs(2);
+const CALM: Duration = Duration::from_secs(1);
 
 /// Flows that exist before the flood begins, one of each subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

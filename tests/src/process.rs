@@ -84,10 +84,29 @@ impl Process {
         if self.try_wait()?.is_none() {
             cleanup::signal_group(self.id(), signal);
         }
+        let id = self.id();
         let status = self.wait_within(limit);
+        let status = status.with_context(|| format!("its threads are\n{}", threads(id)));
         cleanup::end_group(&mut self.child);
         status
     }
+}
+
+/// What each thread of a process does, as the kernel has it: its name, whether it runs or sleeps,
+/// the ticks that it has run, and the system call that it is in.
+fn threads(id: u32) -> String {
+    let text = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let entries = std::fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    let one = |entry: std::fs::DirEntry| {
+        let (stat, syscall) = (entry.path().join("stat"), entry.path().join("syscall"));
+        let (stat, syscall) = (text(&stat), text(&syscall));
+        let (name, rest) = stat.rsplit_once(')').unwrap_or_default();
+        let rest: Vec<&str> = rest.split_whitespace().collect();
+        let field = |number: usize| rest.get(number).copied().unwrap_or("?");
+        let ticks = (field(11), field(12));
+        format!("{name}) {} {ticks:?} in {}", field(0), syscall.trim())
+    };
+    entries.map(one).collect::<Vec<_>>().join("\n")
 }
 
 impl Drop for Process {
@@ -198,6 +217,18 @@ mod tests {
         let error = run(sleep, Duration::from_millis(200)).expect_err("it sleeps for 30 s");
         assert!(error.to_string().contains("did not end within"), "{error}");
         assert!(begun.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn of_one_that_does_not_end_its_threads_are_told() {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "trap '' TERM; echo ready; sleep 30"]).stdout(Stdio::piped());
+        let mut process = Process::start("a deaf shell", shell).expect("it starts");
+        let mut first = [0; 5];
+        let mut stdout = process.take_stdout().expect("a pipe");
+        stdout.read_exact(&mut first).expect("it is ready");
+        let error = process.terminate(Duration::from_millis(200)).expect_err("it does not hear");
+        assert!(format!("{error:#}").contains("(sh) S"), "{error:#}");
     }
 
     #[test]

@@ -29,7 +29,7 @@ const DOWNLOAD: u64 = 500_000;
 
 #[test]
 fn root_netns_ten_times_more_flows_than_ports_take_nothing_from_those_that_exist() -> Result<()> {
-    let seconds = if std::env::var_os("CGNAT_SOAK").is_some() { 60 } else { 12 };
+    let seconds = if std::env::var_os("CGNAT_SOAK").is_some() { 60 } else { 10 };
     let lab = Lab::new(0)?;
     lab.house_everybody()?;
     let settings = Settings {

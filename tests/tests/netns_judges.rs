@@ -240,12 +240,12 @@ fn reports(lab: &Lab) -> Result<Vec<(String, String)>> {
 fn root_netns_programs_report_the_same_through_the_kernels_nat() -> Result<()> {
     let of_kernel = {
         let lab = Lab::new(1)?;
-        lab.narrow_external_link(NARROW)?;
+        lab.size_links(1500, NARROW)?;
         lab.use_kernel_nat("203.0.113.0-203.0.113.7", "1024-65535")?;
         reports(&lab)?
     };
     let lab = Lab::new(1)?;
-    lab.narrow_external_link(NARROW)?;
+    lab.size_links(1500, NARROW)?;
     let settings = Settings { external_mtu: Some(NARROW), ..Settings::default() };
     let (of_appliance, _) = with_appliance(&lab, &settings, |_| reports(&lab))?;
 

@@ -23,7 +23,7 @@ const RATE: u64 = 8_000;
 
 /// Rounds, and seconds from one to the next.
 fn pace() -> (u32, u64) {
-    if std::env::var_os("CGNAT_SOAK").is_some() { (10, 30) } else { (2, 4) }
+    if std::env::var_os("CGNAT_SOAK").is_some() { (10, 30) } else { (2, 3) }
 }
 
 fn server(port: u16) -> SocketAddrV4 {

@@ -41,7 +41,7 @@ pub enum Shape {
         port: Option<u16>,
     },
     /// Fragments of which no datagram can be made: first ones alone, later ones alone, pairs that
-    /// overlap, and tiny ones; each with an identification of its own.
+    /// overlap, and ones too small for the TCP header; each with an identification of its own.
     Fragments {
         /// Number of the first subscriber.
         first: u32,
@@ -78,22 +78,24 @@ impl Shape {
                 let pair = number / 2;
                 let turn = pair / 4;
                 let source = lab::subscriber(first + (turn % u64::from(subscribers)) as u32);
-                let id = ((turn / u64::from(subscribers)) * 4 + pair % 4) as u16;
                 let second = number % 2 == 1;
-                let unique = id.wrapping_mul(2).wrapping_add(u16::from(second));
+                let id = ((turn / u64::from(subscribers)) * 8 + pair % 4 * 2) as u16;
+                let unique = id | u16::from(second);
                 let ports = (FIRST_PORT as u16 + 7, DISCARD);
                 let whole = transport(UDP, (source, to), ports, &[0; 152]);
+                let of_tcp = transport(TCP, (source, to), ports, &[]);
                 let (id, at, bytes) = match (pair % 4, second) {
                     (0, _) => (unique, 0, &whole[..64]),
                     (1, _) => (unique, 64, &whole[64..128]),
                     // The second begins inside of the first.
                     (2, false) => (id, 0, &whole[..64]),
                     (2, true) => (id, 32, &whole[32..96]),
-                    _ => (unique, 0, &whole[..8]),
+                    _ => (unique, 0, &of_tcp[..8]),
                 };
+                let protocol = if pair % 4 == 3 { TCP } else { UDP };
                 // None is the last.
                 let flags = (at / 8) | MORE_FRAGMENTS;
-                (ipv4(UDP, (source, to), 64, (id, flags), bytes), to)
+                (ipv4(protocol, (source, to), 64, (id, flags), bytes), to)
             }
         }
     }
