@@ -45,7 +45,7 @@ fn agree(name: &str, world: &World, seed: u64) {
     let spent = started.elapsed();
     println!("{name}: seed {seed}, {events} events in {spent:?}, {} frames", driver.sent);
     println!("  drops: {:?}", driver.reasons);
-    println!("  FTP: {:?}", driver.nat.ftp);
+    println!("  FTP: {:?}; TFTP: {}", driver.nat.ftp, driver.nat.requests);
     assert!(driver.sent > events / 5, "too few packets got through to prove anything");
     assert!(driver.datagrams > events / 500, "{} datagrams in fragments", driver.datagrams);
     let shares = world.rules.pools.iter().any(|pool| !pool.overloading.is_empty());
@@ -53,6 +53,8 @@ fn agree(name: &str, world: &World, seed: u64) {
     let ftp = driver.nat.ftp;
     let followed = [ftp.replaced, ftp.passed, ftp.ended].map(|count| count > events / 4_000);
     assert_eq!(followed, [world.rules.ftp; 3], "{ftp:?}");
+    let requests = driver.nat.requests;
+    assert_eq!(requests > events / 1_000, world.rules.tftp, "{requests} requests of TFTP");
 }
 
 #[test]
@@ -226,12 +228,12 @@ fn four_workers_with_choosy_pools_and_ranges_agree() {
 }
 
 #[test]
-fn one_worker_that_follows_ftp_agrees() {
+fn one_worker_that_follows_ftp_and_tftp_agrees() {
     agree("FTP", &transferring(world(1)), 19);
 }
 
 #[test]
-fn three_workers_that_follow_ftp_within_limits_and_with_short_timers_agree() {
+fn three_workers_that_follow_ftp_and_tftp_within_limits_and_with_short_timers_agree() {
     let mut world = transferring(short_timers(limited(3), 1));
     world.settles = false;
     agree("FTP, limits", &world, 20);
@@ -417,8 +419,9 @@ fn each_wrong_rule_about_overloading_is_found() {
 }
 
 #[test]
-fn each_wrong_rule_about_ftp_is_found() {
-    let wrongs: [(&str, Wrong); 2] = [
+fn each_wrong_rule_about_ftp_and_tftp_is_found() {
+    let wrongs: [(&str, Wrong); 3] = [
+        ("switch of TFTP", |rules| rules.tftp = false),
         ("room for control connections", |rules| rules.controls -= 16),
         ("time to connect", |rules| rules.opening_s += 1),
     ];

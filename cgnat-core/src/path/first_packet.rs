@@ -6,9 +6,10 @@
 
 use rand_chacha::rand_core::RngCore;
 
-use crate::endpoint::{ExternalEndpoint, FlowKey, RemoteEndpoint};
+use crate::endpoint::{ExternalEndpoint, FlowKey, Protocol, RemoteEndpoint};
 use crate::packet::ipv4::Transport;
 use crate::policy::admission::Rate;
+use crate::policy::filtering::Filtering;
 use crate::policy::tcp_state;
 use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
@@ -30,9 +31,13 @@ impl Shard {
         remote: RemoteEndpoint,
         now: Tick,
     ) -> Result<u32, Verdict> {
-        if self.group_of(key.internal.address.0).is_none() {
+        let Some(group) = self.group_of(key.internal.address.0) else {
             return Err(Verdict::Drop(DropReason::SourceNotSubscriber));
-        }
+        };
+        let pool = &self.space.pools()[usize::from(group.pool)];
+        let permits = key.protocol == Protocol::Tcp
+            && pool.filtering[key.protocol as usize] == Filtering::AddressDependent
+            && !pool.overloading.has(key.protocol as usize, remote.port);
         match transport {
             Transport::Tcp { segment, .. } if !tcp_state::opens(segment.flags) => {
                 return Err(Verdict::Drop(DropReason::TcpNotSyn));
@@ -41,6 +46,10 @@ impl Shard {
                 return Err(Verdict::Drop(DropReason::IcmpNoQuery));
             }
             _ => {}
+        }
+        // A permission takes a record. Without one no port is taken, which would have to rest.
+        if permits && self.sessions.is_full() {
+            return Err(Verdict::Drop(DropReason::SessionTableFull));
         }
         let slot = self.new_mapping(key, hash, remote, now)?;
         if let Transport::Tcp { segment, .. } = transport {
@@ -163,9 +172,9 @@ impl Shard {
         Ok(slot)
     }
 
-    /// The place for a session inside the new record is free and the limits were asked, so only
-    /// a permission (ADF) can have found no room; then the mapping ends again. Its port was
-    /// shown to nobody.
+    /// The place for a session inside the new record is free, the limits were asked and there is
+    /// a record for a permission (ADF), so only the index can have found no room; then the mapping
+    /// ends again.
     fn keep_or_end(
         &mut self,
         slot: u32,

@@ -163,6 +163,10 @@ impl Shard {
                 if let Some(slot) = expired {
                     self.end_mapping(slot, now);
                 }
+                // Before it takes a port, which would have to rest.
+                if self.sessions.is_full() {
+                    return Err(Verdict::Drop(DropReason::SessionTableFull));
+                }
                 (
                     self.new_mapping(
                         key,

@@ -61,7 +61,11 @@ impl Driver {
             let (known, counted) = (self.nat.controls.len(), self.nat.ftp);
             return Err(format!("{followed} followed, not {known}; {counts:?}, not {counted:?}"));
         }
-        Ok(())
+        let requests = self.lab.sum(|c| c.tftp_requests.value());
+        match requests == self.nat.requests {
+            true => Ok(()),
+            false => Err(format!("{requests} requests, not {}", self.nat.requests)),
+        }
     }
 
     /// rx + originated = tx + drops + arp_received + echo_answered + parked.

@@ -59,11 +59,16 @@ impl Nat {
             _ if packet.is_query(false) => return Ok(Err(IcmpNoQuery)),
             _ => {}
         }
+        let pool = &self.rules.pools[pool_number];
+        // A permission takes a record of its own.
+        let permits = (key.0, key.3) == (TCP, None) && pool.filtering[0] == Filtering::Address;
+        if permits && self.in_use(seen.worker) >= self.rules.further_sessions {
+            return Ok(Err(SessionTableFull));
+        }
         let of_worker = || self.mappings.values().filter(|m| m.worker == seen.worker).count();
         if self.mappings.len() >= self.rules.mappings && of_worker() >= self.rules.mappings {
             return Ok(Err(MappingTableFull));
         }
-        let pool = &self.rules.pools[pool_number];
         let held = self.subscribers.get(&key.1);
         let blocks = held.map(|held| held.blocks.clone()).unwrap_or_default();
         let shared = self.shared(key, &blocks);

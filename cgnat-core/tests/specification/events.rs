@@ -138,6 +138,7 @@ impl Events {
                 Event::Arrive { worker, port, packet }
             }
             n if n % 5 < 2 && nat.rules.ftp => self.ftp(nat),
+            n if n % 25 == 2 && nat.rules.ftp => self.tftp(nat),
             n if n % 7 == 0 && !nat.rules.carried.is_empty() => self.bare(nat),
             n if n % 23 == 0 => {
                 let port = self.below(2) as usize;

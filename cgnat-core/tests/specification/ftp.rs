@@ -4,7 +4,7 @@
 //! has all of the one before, so nothing older is sent again by a client that has heard of that.
 //! The events keep to it.
 
-use super::nat::{Key, Nat, Outcome, Seen, Ticks, after};
+use super::nat::{Key, Nat, Outcome, Seen, Ticks};
 use super::sessions::{Session, State};
 use super::wire::{Body, Packet, TCP};
 use cgnat_core::verdict::DropReason::{self, *};
@@ -395,31 +395,17 @@ impl Nat {
             self.end(data, now);
         }
         let is_new = !self.mappings.contains_key(&data);
+        if is_new && self.in_use(seen.worker) >= self.rules.further_sessions {
+            return Ok(Err(SessionTableFull));
+        }
         if is_new && let Err(reason) = self.create_for(data, server, now, seen)? {
             return Ok(Err(reason));
         }
-        let expected = (server, 0);
-        let deadline = after(now, self.rules.opening_s);
-        let Some(mapping) = self.mappings.get_mut(&data) else { unreachable!("just made") };
-        mapping.forget(false, |with, session| *with == expected && now >= session.deadline);
-        if let Some(session) = mapping.further.get_mut(&expected) {
-            session.deadline = deadline;
-            return Ok(Ok(()));
+        let expected = self.expect(data, server, self.rules.opening_s, now);
+        if is_new && expected.is_err() {
+            self.end(data, now);
         }
-        let room = mapping.further.len() < 2048;
-        let full = !room || self.in_use(seen.worker) >= self.rules.further_sessions;
-        let admitted = self.admit_session(data.1, true, now);
-        let admitted = admitted.and(if full { Err(SessionTableFull) } else { Ok(()) });
-        if let Err(reason) = admitted {
-            if is_new {
-                self.end(data, now);
-            }
-            return Ok(Err(reason));
-        }
-        let Some(mapping) = self.mappings.get_mut(&data) else { unreachable!("just met") };
-        mapping.further.insert(expected, Session::flow(deadline));
-        self.spend(data.1, now);
-        Ok(Ok(()))
+        Ok(expected)
     }
 
     /// A mapping as for a first packet to the server's data port. Why the core refused one it

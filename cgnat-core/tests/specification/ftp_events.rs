@@ -53,7 +53,7 @@ impl Events {
         packet
     }
 
-    fn ftp_server(&mut self) -> u32 {
+    pub fn ftp_server(&mut self) -> u32 {
         ip("198.51.100.7") + self.below(2)
     }
 

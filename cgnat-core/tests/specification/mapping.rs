@@ -115,7 +115,11 @@ impl Nat {
         self.meet(key, remote, now);
         let worker = self.mappings[&key].worker;
         // Counts everything: only for those that are new.
+        let expected = self.mappings[&key].expects(remote.0, now);
         let is_known = self.mappings[&key].remotes().any(|with| with == remote);
+        // The session that it opens counts as the subscriber's, who has asked for it.
+        let answers = !inside && !is_known && segment.is_none() && expected;
+        let inside = inside || answers;
         let full =
             if is_known { (false, false) } else { self.refuses_session(key, worker, inside) };
         let admitted = self.admit_session(key.1, inside, now);
@@ -123,7 +127,7 @@ impl Nat {
             unreachable!("the caller found it")
         };
         let permitted = mapping.is_permitted(remote);
-        let may = permitted || segment.is_some() && mapping.expects(remote.0, now);
+        let may = permitted || expected;
         let session = match &mut mapping.first {
             Some((with, session)) if *with == remote => Some(session),
             _ => mapping.further.get_mut(&remote),
@@ -168,6 +172,10 @@ impl Nat {
                 mapping.map(|mapping| mapping.further.remove(&remote));
                 return Err(SessionTableFull);
             }
+        }
+        if answers && let Some(mapping) = self.mappings.get_mut(&key) {
+            // One answer; the next is not expected.
+            mapping.forget(false, |with, _| *with == (remote.0, 0));
         }
         if inside {
             self.spend(key.1, now);

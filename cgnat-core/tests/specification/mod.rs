@@ -24,6 +24,7 @@ pub mod overloading;
 pub mod ranges;
 pub mod reload;
 pub mod sessions;
+pub mod tftp;
 pub mod wire;
 pub mod world;
 pub mod worlds;

@@ -89,6 +89,8 @@ pub struct Rules {
     pub other_s: u64,
     /// Control connections of FTP are followed.
     pub ftp: bool,
+    /// Answers to requests of TFTP are let in.
+    pub tftp: bool,
     /// Records of one worker.
     pub mappings: usize,
     pub further_sessions: usize,
@@ -154,6 +156,8 @@ pub struct Nat {
     /// By mapping and server.
     pub controls: BTreeMap<(Key, u32), Control>,
     pub ftp: Counts,
+    /// Of TFTP.
+    pub requests: u64,
     /// Sessions of strangers whose mapping has ended: worker and deadline.
     pub(super) orphans: Vec<(u16, Ticks)>,
     pub out_of_window: u64,
@@ -184,6 +188,7 @@ impl Nat {
             claims: BTreeMap::new(),
             controls: BTreeMap::new(),
             ftp: Counts::default(),
+            requests: 0,
             orphans: Vec::new(),
             out_of_window: 0,
             shared: 0,
@@ -373,6 +378,7 @@ impl Nat {
         if let Some(outcome) = ftp {
             return Ok(outcome);
         }
+        self.tftp_outbound(key, &packet, now);
         let external = self.mappings[&key].external;
         packet.set_source((external.1, external.2));
         packet.hide_route(external.1);

@@ -139,7 +139,7 @@ impl World {
             rules.inbound_refresh,
             rules.bypass_yaml()
                 + &rules.carried_yaml()
-                + &format!(", alg: {{ ftp: {} }}", rules.ftp)
+                + &format!(", alg: {{ ftp: {}, tftp: {} }}", rules.ftp, rules.tftp)
         );
         let _ = writeln!(yaml, "  other: {}s", rules.other_s);
         yaml

@@ -86,6 +86,7 @@ pub fn world(workers: u16) -> World {
             carried: BTreeSet::new(),
             other_s: 600,
             ftp: false,
+            tftp: false,
             mappings: 0,
             further_sessions: 0,
             associations: 0,
@@ -252,13 +253,13 @@ pub fn carrying(mut world: World) -> World {
     world
 }
 
-/// FTP is followed. Few hosts, so that they dial the same servers from the same ports again, and
+/// FTP is followed, and TFTP. Few hosts, so that they dial the same servers from the same ports again, and
 /// data connections to endpoints that other traffic uses as well.
 pub fn transferring(mut world: World) -> World {
     use Filtering::{Address, AddressAndPort, Anybody};
-    world.rules.ftp = true;
-    world.rules.pools[0].filtering = [AddressAndPort, Anybody, Anybody];
-    world.rules.pools[1].filtering = [Address, Anybody, Anybody];
+    (world.rules.ftp, world.rules.tftp) = (true, true);
+    world.rules.pools[0].filtering = [AddressAndPort, AddressAndPort, Anybody];
+    world.rules.pools[1].filtering = [Address, AddressAndPort, Anybody];
     world.habits.hosts = 20;
     world.habits.first_port = 1010;
     world
