@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use cgnat_tests::appliance::{Settings, with_appliance};
+use cgnat_tests::appliance::{INTERNAL_PORT, Settings, with_appliance};
 use cgnat_tests::lab::{Lab, SERVERS};
 use cgnat_tests::ordeal::{Innocents, VOID, endure};
 use cgnat_tests::stats::PortCensus;
@@ -53,6 +53,8 @@ fn root_netns_ten_times_more_flows_than_ports_take_nothing_from_those_that_exist
     let copy = directory.path().join("copy");
     let flood = format!("flows {VOID} --count {FLOODING} --flows {FLOWS} --rate {RATE}");
     let ((endured, begun, loaded), outcome) = with_appliance(&lab, &settings, |_| {
+        // Or the whole file would be in the client's kernel after a moment, and the flow idle.
+        lab.subscribers.run("sysctl", &["-q", "-w", "net.ipv4.tcp_rmem=4096 65536 65536"])?;
         let http = Server::http(&lab.server, SERVERS[1])?;
         let file = http.root().join("file");
         traffic::random_file(&file, DOWNLOAD * (seconds + 2))?;
@@ -71,24 +73,14 @@ fn root_netns_ten_times_more_flows_than_ports_take_nothing_from_those_that_exist
         Ok((endured?, traffic::sha256(&file)?, traffic::sha256(&copy)?))
     })?;
 
-    let drops = outcome.stats.drops()?;
-    let received = outcome.number("/ports/internal0/rx_packets")?;
-    println!(
-        "{} flows for {} ports: {} packets at {}/s, {received} received; existing flows lost {:?} \
-         of {:?} during it, {:?} of {:?} in calm; drops {drops:?}",
-        FLOWS * u64::from(FLOODING),
-        PORTS * PROTOCOLS,
-        endured.flood.sent,
-        endured.flood.rate(),
-        endured.during[0].lost(),
-        endured.during[0],
-        endured.calm[0].lost(),
-        endured.calm[0],
-    );
-    endured.lost_at_most(0.001)?;
+    println!("{} flows for {} ports", FLOWS * u64::from(FLOODING), PORTS * PROTOCOLS);
+    let mut drops = endured.judge(&outcome, INTERNAL_PORT, 0.001)?;
     ensure!(begun == loaded, "the download differs from the file");
 
-    // Every refusal is counted, remembered and told, or why it was not told.
+    // Every refusal is counted, remembered and told, or why it was not told. On a slow machine the
+    // places where a first packet waits for the answer of housekeeping may be full for a moment.
+    let unasked = drops.remove("parking-full").unwrap_or_default();
+    ensure!(unasked * 100 <= endured.flood.sent, "{unasked} found no place to wait");
     let refused: u64 = drops.values().sum();
     let reasons: Vec<_> = drops.keys().map(String::as_str).collect();
     let known = ["address-exhausted", "pool-exhausted", "subscriber-ports"];

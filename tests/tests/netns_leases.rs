@@ -171,16 +171,20 @@ fn root_netns_relays_that_find_no_room_are_all_counted_and_exceptions_are_served
         let storm = storm.ok().context("a thread panicked")??;
         Ok((storm, exempt?, served.report::<LeaseServerReport>()?, listener.report::<Told>()?))
     })?;
-    let drops = outcome.stats.drops()?;
+    let mut drops = outcome.stats.drops()?;
     println!("{storm:?}\n{served:?}\ndrops {drops:?}");
 
     // Who is served stays served; nobody else is.
     let room = PORTS / u64::from(BLOCK_SIZE);
     ensure!(storm.by_round == vec![room; rounds as usize], "{:?}", storm.by_round);
     ensure!(storm.wrong == 0 && storm.unsent == 0 && served.shared == 0, "{storm:?} {served:?}");
+    // On a slow machine the places where a first packet waits for the answer of housekeeping may be
+    // full for a moment.
+    let unasked = drops.remove("parking-full").unwrap_or_default();
     let unanswered = storm.requests - storm.answered;
-    let refused = drops.get("pool-exhausted").copied().unwrap_or_default();
-    ensure!(drops.len() == 1 && refused == unanswered, "{unanswered} unanswered, drops {drops:?}");
+    let refused = drops.remove("pool-exhausted").unwrap_or_default();
+    ensure!(refused + unasked == unanswered, "{unanswered} unanswered, {refused} refused");
+    ensure!(drops.is_empty() && unasked * 100 <= unanswered, "{unasked}, drops {drops:?}");
 
     let remembered = outcome.stats.remembered_refusals()?;
     println!("{remembered:?}");

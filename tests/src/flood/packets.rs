@@ -79,7 +79,8 @@ impl Shape {
                 let turn = pair / 4;
                 let source = lab::subscriber(first + (turn % u64::from(subscribers)) as u32);
                 let second = number % 2 == 1;
-                let id = ((turn / u64::from(subscribers)) * 8 + pair % 4 * 2) as u16;
+                // Never 0, in the place of which the kernel puts another.
+                let id = ((turn / u64::from(subscribers)) % 8191 * 8 + 8 + pair % 4 * 2) as u16;
                 let unique = id | u16::from(second);
                 let ports = (FIRST_PORT as u16 + 7, DISCARD);
                 let whole = transport(UDP, (source, to), ports, &[0; 152]);
