@@ -104,14 +104,9 @@ fn root_netns_attack_a3_a_scan_of_the_whole_pool_leaves_no_trace() -> Result<()>
     ensure!(created == u64::from(OTHERS.count), "{created} mappings were created");
     ensure!(endured.to_servers.icmp.is_empty(), "answered: {:?}", endured.to_servers);
     ensure!(endured.to_servers.tcp == 0, "answered: {:?}", endured.to_servers);
-    ensure!(
-        endured.to_servers.udp == endured.sent,
-        "{} sent: {:?}",
-        endured.sent,
-        endured.to_servers
-    );
-    let resting = outcome.stats.port_census()?.used;
-    ensure!(resting == created, "{resting} ports are used");
+    ensure!(endured.to_servers.udp <= endured.sent, "answered: {:?}", endured.to_servers);
+    let used = outcome.stats.port_census()?.used;
+    ensure!(used == created, "{used} ports are used");
     Ok(())
 }
 
