@@ -94,22 +94,6 @@ struct Answer {
 }
 
 impl Answer {
-    fn range(config: &Config, range: OwnRange, text: String) -> Answer {
-        let overflow =
-            range.overflow.map(|(first, last)| json!({ "first_port": first, "last_port": last }));
-        let json = json!({
-            "answer": "range",
-            "pool": config.pools()[range.pool].name(),
-            "number": range.number,
-            "subscriber": range.internal,
-            "external": range.external,
-            "first_port": range.ports.0,
-            "last_port": range.ports.1,
-            "overflow": overflow,
-        });
-        Answer { found: true, text, json }
-    }
-
     fn none(text: String) -> Answer {
         let json = json!({ "answer": "none", "reason": text });
         Answer { found: false, text, json }
@@ -125,29 +109,62 @@ fn forward(config: &Config, internal: Ipv4Addr, found: Forward) -> Answer {
             json: json!({ "answer": "static", "internal": internal, "external": external }),
         },
         Forward::NotSubscriber => Answer::none(format!("{internal} is no subscriber")),
-        Forward::Dynamic { pool } => Answer {
-            found: false,
-            text: format!(
-                "{internal} gets blocks of pool {} on demand: only a log can tell which",
-                name(pool)
-            ),
-            json: json!({ "answer": "log", "pool": name(pool), "subscriber": internal }),
-        },
-        Forward::Range(range) => {
-            let OwnRange { pool, number, external, ports: (first, last), overflow, .. } = range;
-            let mut text = format!(
-                "{internal} has {external} ports {first}-{last}: subscriber {number} of pool {}",
-                name(pool)
-            );
-            if let Some((first, last)) = overflow {
-                text += &format!(
-                    "\n{internal} may have overflow blocks of {external} ports {first}-{last}: \
-                     only a log can tell which"
-                );
-            }
-            Answer::range(config, range, text)
+        Forward::Pools { ranges, on_demand } => {
+            let on_demand: Vec<&str> = on_demand.into_iter().map(name).collect();
+            pools(config, internal, &ranges, &on_demand)
         }
     }
+}
+
+/// Ranges first: they are known. Of the others only a log can tell.
+fn pools(config: &Config, internal: Ipv4Addr, ranges: &[OwnRange], on_demand: &[&str]) -> Answer {
+    let mut lines = Vec::new();
+    for range in ranges {
+        let OwnRange { pool, number, external, ports: (first, last), overflow, .. } = range;
+        lines.push(format!(
+            "{internal} has {external} ports {first}-{last}: subscriber {number} of pool {}",
+            config.pools()[*pool].name()
+        ));
+        lines.extend(overflow.map(|(first, last)| {
+            format!(
+                "{internal} may have overflow blocks of {external} ports {first}-{last}: only a \
+                 log can tell which"
+            )
+        }));
+    }
+    if !on_demand.is_empty() {
+        let (word, names) =
+            (if on_demand.len() > 1 { "pools" } else { "pool" }, on_demand.join(", "));
+        lines.push(format!(
+            "{internal} gets blocks of {word} {names} on demand: only a log can tell which"
+        ));
+    }
+    let json = match (ranges, on_demand) {
+        ([range], []) => range_json(config, range),
+        ([], [pool]) => json!({ "answer": "log", "pool": pool, "subscriber": internal }),
+        _ => json!({
+            "answer": "pools",
+            "subscriber": internal,
+            "ranges": ranges.iter().map(|range| range_json(config, range)).collect::<Vec<_>>(),
+            "on_demand": on_demand,
+        }),
+    };
+    Answer { found: !ranges.is_empty(), text: lines.join("\n"), json }
+}
+
+fn range_json(config: &Config, range: &OwnRange) -> Value {
+    let overflow =
+        range.overflow.map(|(first, last)| json!({ "first_port": first, "last_port": last }));
+    json!({
+        "answer": "range",
+        "pool": config.pools()[range.pool].name(),
+        "number": range.number,
+        "subscriber": range.internal,
+        "external": range.external,
+        "first_port": range.ports.0,
+        "last_port": range.ports.1,
+        "overflow": overflow,
+    })
 }
 
 fn reverse(config: &Config, external: SocketAddrV4, found: Reverse) -> Answer {
@@ -203,7 +220,7 @@ fn reverse(config: &Config, external: SocketAddrV4, found: Reverse) -> Answer {
                 "{external} is {internal}: subscriber {number} of pool {}, ports {first}-{last}",
                 name(pool)
             );
-            Answer::range(config, range, text)
+            Answer { found: true, text, json: range_json(config, &range) }
         }
     }
 }

@@ -35,9 +35,13 @@ fn every_example_loads_without_a_warning() {
 fn the_summary_counts_addresses_blocks_and_possible_subscribers() {
     // 64 + 6 + 1 - 5 addresses of 126 blocks, and 32 - 2 of 20 ranges; the business group
     // takes 512 addresses out of the residential range.
-    let expected = "configuration ok: 2 pools, 96 addresses, 2 subscriber groups\n\
+    let expected = "configuration ok: 4 pools, 136 addresses, 2 subscriber groups\n\
         residential  66 addresses  8,316 blocks of 512 ports  4,193,792 possible subscribers \
         (1 in 505 may be active at once)\n\
+        spare        32 addresses  4,032 blocks of 512 ports  4,193,792 possible subscribers \
+        (1 in 1,041 may be active at once)\n\
+        dns          8 addresses  8,064 blocks of 64 ports  4,193,792 possible subscribers \
+        (1 in 521 may be active at once)\n\
         business     30 addresses  600 ranges of 2016 ports for 512 subscribers; overflow on \
         each address: 17 blocks of 512 ports\n";
     assert_eq!(check::summary(&load("isp.yaml")), expected);

@@ -76,7 +76,8 @@ fn what_the_file_alone_cannot_tell_is_said_and_ends_with_1() {
         (
             "--internal",
             "100.64.0.1",
-            "100.64.0.1 gets blocks of pool residential on demand: only a log can tell which",
+            "100.64.0.1 gets blocks of pools residential, spare, dns on demand: only a log can tell \
+             which",
         ),
         ("--internal", "10.0.0.1", "10.0.0.1 is no subscriber"),
         (
@@ -118,7 +119,8 @@ fn programs_get_one_object_for_both_directions() {
     says(
         &["--json", "--internal", "100.64.0.1"],
         1,
-        "{\"answer\":\"log\",\"pool\":\"residential\",\"subscriber\":\"100.64.0.1\"}\n",
+        "{\"answer\":\"pools\",\"on_demand\":[\"residential\",\"spare\",\"dns\"],\"ranges\":[],\
+         \"subscriber\":\"100.64.0.1\"}\n",
     );
     says(
         &["--json", "--internal", "10.0.0.1"],

@@ -233,21 +233,50 @@ impl fmt::Debug for IpProtocol {
     }
 }
 
-/// What an outbound packet is looked up by: endpoint-independent mapping knows nothing of
-/// the destination (RFC 4787 REQ-1).
+/// Which of a subscriber group's lists of pools a flow uses, by its destination; 0 is the
+/// group's own, and the only one unless `destinations` are configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Realm(pub u8);
+
+impl Realm {
+    /// How many one group may have: realm and protocol share a byte.
+    pub const COUNT: usize = 16;
+
+    /// The group's own list of pools.
+    pub const OWN: Realm = Realm(0);
+}
+
+/// What an outbound packet is looked up by: within a realm, endpoint-independent mapping knows
+/// nothing of the destination (RFC 4787 REQ-1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// Internal endpoint.
     pub internal: InternalEndpoint,
     /// Transport protocol.
     pub protocol: Protocol,
+    /// Realm of the destination.
+    pub realm: Realm,
 }
 
+const _: () = assert!(Protocol::COUNT <= 16 && Realm::COUNT <= 16, "they share a byte");
+
 impl FlowKey {
+    /// Realm and protocol in one byte.
+    #[inline]
+    pub fn kind(self) -> u8 {
+        self.realm.0 << 4 | self.protocol as u8
+    }
+
+    /// Protocol and realm of a byte that [`FlowKey::kind`] made.
+    pub fn from_kind(internal: InternalEndpoint, kind: u8) -> Option<FlowKey> {
+        let protocol = Protocol::from_record(kind & 0xf)?;
+        Some(FlowKey { internal, protocol, realm: Realm(kind >> 4) })
+    }
+
     /// The key in 56 bits, for hashing.
     pub fn packed(self) -> u64 {
         u64::from(self.internal.address.0) << 24
             | u64::from(self.internal.port) << 8
-            | self.protocol as u64
+            | u64::from(self.kind())
     }
 }

@@ -22,10 +22,10 @@ use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::config::{Algs, Config, Overloading};
-use crate::endpoint::{ExternalEndpoint, InternalEndpoint, Protocol, RemoteEndpoint};
+use crate::endpoint::{ExternalEndpoint, InternalEndpoint, Protocol, Realm, RemoteEndpoint};
 use crate::layout::ShardMemory;
-use crate::policy::admission::Limits;
 use crate::policy::alg::ftp::CONTROL_PORT;
+use crate::policy::groups::Groups;
 use crate::policy::other_protocols::OtherProtocols;
 use crate::policy::port_choice::BlockFit;
 use crate::policy::timeouts::Timeouts;
@@ -133,6 +133,8 @@ pub struct ListedMapping {
     pub external: ExternalEndpoint,
     /// Of a flow whose external port is overloaded, its remote endpoint.
     pub only_with: Option<RemoteEndpoint>,
+    /// Realm of the remote ends that it is for.
+    pub realm: Realm,
 }
 
 /// State of a wish.
@@ -149,15 +151,6 @@ struct PoolWishes {
     at: Vec<[Wish; BlockFit::COUNT]>,
 }
 
-/// Ranges of a subscriber group.
-pub(crate) struct Group {
-    pub(crate) first: u32,
-    pub(crate) last: u32,
-    pub(crate) pool: u16,
-    /// Index into [`Shard::limits`].
-    pub(crate) limits: u16,
-}
-
 /// The NAT instance of one worker.
 ///
 /// ```compile_fail
@@ -167,9 +160,7 @@ pub(crate) struct Group {
 pub struct Shard {
     pub(crate) id: u16,
     pub(crate) space: Arc<ExternalSpace>,
-    pub(crate) groups: Vec<Group>,
-    /// By group of the configuration.
-    pub(crate) limits: Vec<Limits>,
+    pub(crate) groups: Groups,
     /// What was refused lately.
     pub(crate) refusals: Refusals,
     pub(crate) timeouts: Timeouts,
@@ -240,14 +231,6 @@ impl Shard {
         let mut seed = [0; 32];
         seed.copy_from_slice(&entropy[16..]);
         let key = HashKey::new(hash_entropy);
-        let groups = config.groups().iter().enumerate().flat_map(|(number, group)| {
-            group.ranges().iter().map(move |range| Group {
-                first: u32::from(range.network()),
-                last: u32::from(range.broadcast()),
-                pool: group.pool() as u16,
-                limits: number as u16,
-            })
-        });
         let free = space.pools().iter().map(|pool| {
             let blocks = pool.dynamic_per_address() as usize;
             let mut free = FreeBlocks::new(pool.places().len(), blocks);
@@ -262,8 +245,7 @@ impl Shard {
         });
         Self {
             id,
-            groups: groups.collect(),
-            limits: config.groups().iter().map(|group| Limits::new(group.limits())).collect(),
+            groups: Groups::new(config),
             refusals: Refusals::default(),
             timeouts: Timeouts::new(config.timeouts()),
             hairpinning: config.hairpinning(),
@@ -320,9 +302,9 @@ impl Shard {
         self.gauges
     }
 
-    /// The first group whose ranges hold a source address.
-    pub(crate) fn group_of(&self, address: u32) -> Option<&Group> {
-        self.groups.iter().find(|group| (group.first..=group.last).contains(&address))
+    /// Number of the first group whose ranges hold a source address.
+    pub(crate) fn group_of(&self, address: u32) -> Option<u16> {
+        self.groups.of(address)
     }
 
     /// Whether echo queries to an external address reach somebody: it is mapped one to one.
@@ -481,10 +463,16 @@ impl Shard {
             ListedMapping {
                 protocol: key.protocol,
                 internal: key.internal,
+                realm: key.realm,
                 external: mapping.external(),
                 only_with: mapping.is_overloaded().then(|| mapping.first.remote()),
             }
         })
+    }
+
+    /// New subscribers, of any shard, that a pool could not take and a later one has taken.
+    pub fn spilled(&self, pool: u16) -> u64 {
+        self.space.occupancy().spilled(pool)
     }
 
     /// What subscribers were refused lately.
@@ -645,6 +633,16 @@ impl Shard {
             let controls = self.controls.iter().filter(|(_, c)| c.subscriber == slot).count();
             if controls != usize::from(subscriber.controls) {
                 return Err(format!("subscriber {slot}: {controls} control connections"));
+            }
+            let identity = subscriber.identity();
+            if self.find_subscriber(identity) != Some(slot) {
+                return Err(format!("subscriber {slot} is not in the index"));
+            }
+            for (other, record) in self.subscribers.iter() {
+                let bucket = |s: &Subscriber| (s.bucket, s.bucket_at);
+                if record.identity().0 == identity.0 && bucket(record) != bucket(subscriber) {
+                    return Err(format!("subscribers {slot} and {other} differ in their bucket"));
+                }
             }
             for block in subscriber.blocks() {
                 let holder = self.leases[*block as usize].as_ref().map(BlockLease::subscriber);

@@ -66,6 +66,8 @@ mod overloading;
 mod pools;
 #[path = "scenarios/ports.rs"]
 mod ports;
+#[path = "scenarios/realms.rs"]
+mod realms;
 #[path = "scenarios/reload.rs"]
 mod reload;
 #[path = "scenarios/silence.rs"]

@@ -10,6 +10,8 @@ mod model;
 
 #[path = "specification/carried.rs"]
 mod carried;
+#[path = "specification/spilling.rs"]
+mod spilling;
 
 use cgnat_core::time::Instant;
 

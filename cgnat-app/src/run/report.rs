@@ -74,6 +74,8 @@ pub struct Report {
     census: Option<PortCensus>,
     mapping_list: Vec<ListedMapping>,
     block_list: Vec<(Ipv4Addr, Ipv4Addr, u16, u16)>,
+    /// By pool: its name, and the new subscribers that it could not take and another did.
+    spilled: Vec<(String, u64)>,
     refused: Refused,
     reloads: Tally,
     /// With the name of the pool.
@@ -158,6 +160,7 @@ impl Report {
             census: None,
             mapping_list: Vec::new(),
             block_list: Vec::new(),
+            spilled: config.pools().iter().map(|pool| (pool.name().to_owned(), 0)).collect(),
             refused: Refused::default(),
             reloads: Tally::default(),
             draining: Vec::new(),
@@ -174,7 +177,13 @@ impl Report {
             self.block_list.extend(shard.block_list().take(LISTED_JSON));
             self.refused.add(shard, now);
         }
-        self.mapping_list.sort_unstable_by_key(|m| (m.internal, m.protocol, m.only_with));
+        // All shards know the same.
+        if let Some(shard) = shards.first() {
+            for (pool, (_, spilled)) in (0..).zip(&mut self.spilled) {
+                *spilled = shard.spilled(pool);
+            }
+        }
+        self.mapping_list.sort_unstable_by_key(|m| (m.internal, m.protocol, m.realm, m.only_with));
         self.block_list.sort_unstable();
         self.census = Some(census);
         self.nat_time = Some(now);
@@ -263,7 +272,7 @@ impl Report {
             self.associations
         )?;
         for mapping in self.mapping_list.iter().take(LISTED) {
-            let ListedMapping { protocol, internal, external, only_with } = mapping;
+            let ListedMapping { protocol, internal, external, only_with, realm: _ } = mapping;
             write!(out, "  {protocol:<5} {:<22} -> {external}", internal.to_string())?;
             match only_with {
                 Some(remote) => writeln!(out, " with {remote} only")?,
@@ -299,6 +308,12 @@ impl Report {
                 census.used,
                 census.resting,
                 census.total()
+            )?;
+        }
+        for (pool, spilled) in self.spilled.iter().filter(|(_, spilled)| *spilled > 0) {
+            writeln!(
+                out,
+                "Pool {pool} had no room for {spilled} new subscribers; others took them"
             )?;
         }
         if self.choices_missed + self.holds_cut > 0 {
@@ -510,6 +525,7 @@ impl Report {
                 },
                 "tftp": { "requests": self.algs.tftp_requests },
             },
+            "spilled": self.spilled.iter().map(|(pool, n)| (pool.clone(), json!(n))).collect::<Map<_, _>>(),
             "port_choice": { "missed": self.choices_missed, "holds_cut": self.holds_cut },
             "ports_census": {
                 "free": census.free,

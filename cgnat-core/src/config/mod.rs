@@ -4,7 +4,8 @@
 //! with its place. Whoever holds a `Config` may rely on these invariants:
 //!
 //! 1. at least one internal and one external port, each with an address;
-//! 2. at least one pool and one subscriber group; a group's pool exists;
+//! 2. at least one pool and one subscriber group; a group's pools exist, and a deterministic
+//!    pool is alone in its list;
 //! 3. pool addresses are sorted, unique, disjoint between pools, and outside every
 //!    subscriber range and port address;
 //! 4. a pool's block size is a power of two that divides its port range; a deterministic pool
@@ -17,6 +18,7 @@
 
 mod difference;
 mod frames;
+mod groups;
 mod keys;
 mod limits;
 mod other_protocols;
@@ -38,6 +40,7 @@ use ipnet::Ipv4Net;
 
 pub use difference::Source;
 pub use frames::MOST_MTU;
+pub use groups::{DestinationRule, SubscriberGroup};
 pub use keys::{KEYS, NOT_YET};
 pub use limits::{Limits, NewSessions, Reserved};
 pub use other_protocols::OtherProtocols;
@@ -220,15 +223,6 @@ pub struct Overflow {
     pub(crate) hold_s: u32,
 }
 
-/// A group of subscribers; the first whose ranges hold the address wins.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SubscriberGroup {
-    pub(crate) name: String,
-    pub(crate) ranges: Vec<Ipv4Net>,
-    pub(crate) pool: usize,
-    pub(crate) limits: Limits,
-}
-
 /// What the sender of a new flow is told that is refused, for want of something or by
 /// administration (RFC 5508 REQ-8, RFC 6888 REQ-11b).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -373,23 +367,28 @@ impl Config {
         &self.warnings
     }
 
-    /// Index of the pool of an internal address; the first group that matches wins.
-    pub fn pool_of(&self, internal: Ipv4Addr) -> Option<usize> {
-        let matching =
-            |group: &&SubscriberGroup| group.ranges.iter().any(|r| r.contains(&internal));
-        self.groups.iter().find(matching).map(|group| group.pool)
+    /// The group of an internal address: the first that matches.
+    pub fn group_of(&self, internal: Ipv4Addr) -> Option<&SubscriberGroup> {
+        self.groups.iter().find(|group| group.ranges.iter().any(|r| r.contains(&internal)))
     }
 
-    /// Internal addresses that fall to the pool with this index, first match wins: first and
-    /// last address of each piece, in the order of the file. In this order a deterministic
-    /// pool numbers its subscribers.
+    /// Which internal addresses fall to which group, first match wins: first and last address
+    /// of each piece in the order of the file, and the index of the group.
+    pub fn pieces_by_group(&self) -> Vec<(u32, u32, usize)> {
+        let of = |(number, group): (usize, &SubscriberGroup)| {
+            let ranges = group.ranges.clone();
+            ranges.into_iter().map(move |range| (range, number))
+        };
+        ranges::by_group(self.groups.iter().enumerate().flat_map(of))
+    }
+
+    /// Internal addresses that may use the pool with this index, piece by piece as
+    /// [`Config::pieces_by_group`]. In this order a deterministic pool numbers its subscribers.
     pub fn subscriber_ranges(&self, pool: usize) -> Vec<(u32, u32)> {
-        let groups = self.groups.iter();
-        let all = groups.flat_map(|group| group.ranges.iter().map(|r| (*r, Some(group.pool))));
-        ranges::of_pool(all, pool)
+        ranges::of(self.pieces_by_group(), |group| self.groups[group].uses(pool))
     }
 
-    /// How many internal addresses fall to the pool with this index.
+    /// How many internal addresses may use the pool with this index.
     pub fn possible_subscribers(&self, pool: usize) -> u64 {
         ranges::count(&self.subscriber_ranges(pool))
     }
@@ -593,28 +592,6 @@ impl Overflow {
     /// Seconds that a freed port of it rests.
     pub fn hold_s(self) -> u32 {
         self.hold_s
-    }
-}
-
-impl SubscriberGroup {
-    /// Name in the configuration.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Internal ranges.
-    pub fn ranges(&self) -> &[Ipv4Net] {
-        &self.ranges
-    }
-
-    /// Index into [`Config::pools`].
-    pub fn pool(&self) -> usize {
-        self.pool
-    }
-
-    /// What each of its subscribers may take.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
     }
 }
 

@@ -1,38 +1,42 @@
-//! Which internal addresses use a pool, when the first range that matches wins.
+//! Which group an internal address falls to, when the first range that matches wins.
 
 use ipnet::Ipv4Net;
 
-/// The internal addresses of one pool, as first and last addresses of pieces in the order of
-/// the file; what an earlier range holds is left out of a later one.
+/// First and last address, and the number of the group.
+pub(super) type Piece = (u32, u32, usize);
+
+/// Which internal addresses fall to which group, in the order of the file; what an earlier
+/// range holds is left out of a later one.
 ///
-/// `ranges` are those of all groups in the order of the file, each with its pool. Two
+/// `ranges` are those of all groups in the order of the file, each with its group. Two
 /// prefixes are either disjoint or one holds the other; nothing else is handled here.
-pub(super) fn of_pool(
-    ranges: impl Iterator<Item = (Ipv4Net, Option<usize>)>,
-    pool: usize,
-) -> Vec<(u32, u32)> {
+pub(super) fn by_group(ranges: impl Iterator<Item = (Ipv4Net, usize)>) -> Vec<Piece> {
     let mut taken: Vec<(u32, u32)> = Vec::new();
     let mut pieces = Vec::new();
-    for (range, of) in ranges {
+    for (range, group) in ranges {
         let (first, last) = (u32::from(range.network()), u32::from(range.broadcast()));
         if taken.iter().any(|earlier| earlier.0 <= first && last <= earlier.1) {
             continue;
         }
         let is_inside = |earlier: &(u32, u32)| first <= earlier.0 && earlier.1 <= last;
-        if of == Some(pool) {
-            let mut inside: Vec<_> = taken.iter().copied().filter(is_inside).collect();
-            inside.sort_unstable();
-            let mut next = Some(first);
-            for (hole, end) in inside {
-                pieces.extend(next.filter(|next| *next < hole).map(|next| (next, hole - 1)));
-                next = end.checked_add(1);
-            }
-            pieces.extend(next.filter(|next| *next <= last).map(|next| (next, last)));
+        let mut inside: Vec<_> = taken.iter().copied().filter(is_inside).collect();
+        inside.sort_unstable();
+        let mut next = Some(first);
+        for (hole, end) in inside {
+            pieces.extend(next.filter(|next| *next < hole).map(|next| (next, hole - 1, group)));
+            next = end.checked_add(1);
         }
+        pieces.extend(next.filter(|next| *next <= last).map(|next| (next, last, group)));
         taken.retain(|earlier| !is_inside(earlier));
         taken.push((first, last));
     }
     pieces
+}
+
+/// The pieces of chosen groups.
+pub(super) fn of(pieces: Vec<Piece>, is_chosen: impl Fn(usize) -> bool) -> Vec<(u32, u32)> {
+    let chosen = pieces.into_iter().filter(|(_, _, group)| is_chosen(*group));
+    chosen.map(|(first, last, _)| (first, last)).collect()
 }
 
 /// Addresses of pieces.
@@ -45,8 +49,8 @@ mod tests {
     use super::*;
 
     fn pieces(ranges: &[(&str, usize)], pool: usize) -> Vec<(u32, u32)> {
-        let parsed = ranges.iter().map(|(net, of)| (net.parse().expect("a prefix"), Some(*of)));
-        of_pool(parsed, pool)
+        let parsed = ranges.iter().map(|(net, of)| (net.parse().expect("a prefix"), *of));
+        of(by_group(parsed), |group| group == pool)
     }
 
     #[test]

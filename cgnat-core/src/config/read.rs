@@ -90,6 +90,11 @@ impl<'a> Cursor<'a> {
         matches!(self.node.value, Value::Map(_))
     }
 
+    /// Whether the value is a list.
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.node.value, Value::List(_))
+    }
+
     /// The items of a list.
     pub(super) fn items(&self, report: &mut Report<'_>) -> Option<Vec<Cursor<'a>>> {
         let Value::List(list) = &self.node.value else {

@@ -79,6 +79,9 @@ subscribers:
   - name: many
     match: [100.64.0.0/16]
     pool: a
+    destinations:
+      - { to: [198.51.101.0/24], protocol: udp, ports: [53, 5000-5010], pool: c }
+      - { to: [0.0.0.0/0], protocol: icmp, pool: [a] }
 nat44:
   mapping: endpoint-independent
   port-overloading: [udp/53]
@@ -365,6 +368,39 @@ fn walk(node: &mut Node, pattern: &str, visit: &mut dyn FnMut(&str, &mut Node)) 
         }
         Value::Empty | Value::Scalar(_) => {}
     }
+}
+
+#[test]
+fn equal_lists_of_pools_are_one_realm_and_the_own_list_is_the_first() {
+    let text =
+        FULL.replace("pool: [a] }", "pool: [a] }\n      - { to: [198.51.102.0/24], pool: b }");
+    let config = config(&text.replace("match: [100.64.0.0/16]", "match: [100.64.0.0/27]"));
+    let many = &config.groups()[2];
+    assert_eq!(many.realms(), [vec![0], vec![2], vec![1]]);
+    let rules: Vec<_> = many.destinations().iter().map(|rule| rule.realm().0).collect();
+    assert_eq!(rules, [1, 0, 2]);
+    let rule = &many.destinations()[0];
+    assert_eq!(rule.protocol(), Some(crate::endpoint::Protocol::Udp));
+    assert_eq!(rule.ports(), [(53, 53), (5000, 5010)]);
+    assert_eq!(rule.to()[0].to_string(), "198.51.101.0/24");
+    // Whoever may use a deterministic pool by a rule has a number in it.
+    assert_eq!(config.possible_subscribers(1), 80 + 32);
+    assert!(config.groups()[1].uses(0) && !config.groups()[1].uses(1));
+}
+
+#[test]
+fn a_pool_that_nobody_uses_is_warned_of() {
+    let more =
+        "pools:\n  idle: { addresses: [192.0.2.128/28] }\n  held: { addresses: [192.0.2.160/28] }";
+    let fixed =
+        "static:\n  - { internal: \"100.64.1.9:80\", external: \"192.0.2.161:80\", protocol: tcp }";
+    let text = FULL.replace("pools:", more).replace("static:", fixed);
+    let warnings = config(&text);
+    let texts: Vec<String> = warnings.warnings().iter().map(ToString::to_string).collect();
+    let unused: Vec<&String> =
+        texts.iter().filter(|text| text.contains("no subscriber group")).collect();
+    assert_eq!(unused.len(), 1, "{texts:?}");
+    assert!(unused[0].contains("pools.idle"), "{unused:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 mod bypass;
 mod change;
 mod cross;
+mod destinations;
 mod deterministic;
 mod device;
 mod filtering;
@@ -76,6 +77,7 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
     }
     cross::pools(report, &pools, &ports, &groups);
     cross::subscribers(report, &ports, &groups);
+    destinations::check(report, &ports, &groups);
     deterministic::room(report, &pools, &groups);
     statics::check(report, &statics, &ports, &pools, &groups, &routes);
     statics::take_addresses(report, &statics, &mut pools);
@@ -83,6 +85,7 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
     if report.has_errors() {
         return None;
     }
+    cross::unused_pools(report, &pools, &groups, &statics);
     Some(Config {
         system,
         ports: ports.into_iter().map(ports::Draft::finish).collect::<Option<_>>()?,

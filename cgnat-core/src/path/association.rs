@@ -8,7 +8,7 @@
 use arrayvec::ArrayVec;
 
 use crate::endpoint::{
-    ExternalAddress, FlowKey, InternalEndpoint, IpProtocol, Protocol, RemoteEndpoint,
+    ExternalAddress, FlowKey, InternalEndpoint, IpProtocol, Protocol, Realm, RemoteEndpoint,
 };
 use crate::packet::icmp_error::Quote;
 use crate::packet::ipv4::Header;
@@ -69,11 +69,11 @@ impl Shard {
         let Some(group) = self.group_of(key.near) else {
             return Err(Verdict::Drop(DropReason::SourceNotSubscriber));
         };
-        let (pool, limits) = (group.pool, group.limits);
+        let realm = self.portless_realm(key.near, key.protocol, key.remote);
         if self.associations.is_full() {
             return Err(Verdict::Drop(DropReason::AssociationTableFull));
         }
-        let subscriber = match self.find_subscriber(key.near) {
+        let subscriber = match self.find_subscriber((key.near, realm)) {
             Some(slot) if self.subscribers[slot].shard != self.id => {
                 return Err(Verdict::Drop(DropReason::OwnershipViolation));
             }
@@ -82,10 +82,12 @@ impl Shard {
                 slot
             }
             None => {
-                // No port is taken, so any block will do, as for ICMP.
-                let internal = InternalEndpoint::new(key.near, 0);
-                let flow = FlowKey { internal, protocol: Protocol::Icmp };
-                self.new_subscriber(flow, (pool, limits), now)?
+                // As for the first mapping in a further realm.
+                if let Some(slot) = self.in_any_realm(key.near, group) {
+                    self.admit_session(slot, Sender::Internal, now).map_err(Verdict::Drop)?;
+                    self.admit_block(slot).map_err(Verdict::Drop)?;
+                }
+                self.new_subscriber(without_port(key.near, realm), group, now)?
             }
         };
         let held = &self.subscribers[subscriber];
@@ -101,8 +103,8 @@ impl Shard {
     /// Where filtering depends on the remote end, that must be the gateway.
     fn prolong_ike(&mut self, header: &Header, now: Tick) -> Result<(), DropReason> {
         let internal = InternalEndpoint::new(header.source, IKE);
-        let key = FlowKey { internal, protocol: Protocol::Udp };
         let remote = RemoteEndpoint::new(header.destination, IKE);
+        let key = self.flow_key(internal, Protocol::Udp, remote);
         let slot = self.find_internal(key, remote, now).ok_or(DropReason::EspWithoutIke)?;
         if self.mappings[slot].shard != self.id {
             return Err(DropReason::OwnershipViolation);
@@ -146,18 +148,23 @@ impl Shard {
 
     fn refused_portless(&mut self, reason: DropReason, header: &Header, now: Tick) -> DropReason {
         if reason.is_refusal() {
-            let limit = self.limit_behind(reason, header.source, Protocol::Icmp);
+            let (source, remote) = (header.source, header.destination);
+            let realm = self.portless_realm(source, header.protocol, remote);
+            let limit = self.limit_behind(reason, without_port(source, realm));
             let flow = (IpProtocol(header.protocol), 0);
             self.remember_refusal(reason, header.source, flow, limit, now);
         }
         reason
     }
 
-    /// Whether a subscriber with this address may claim tuples of this external address, as far
-    /// as anybody but its owner can tell.
-    pub(crate) fn may_claim(&self, internal: u32, external: u32) -> bool {
+    /// Whether the source of a packet may claim its tuple under this external address, as far as
+    /// anybody but its owner can tell.
+    pub(crate) fn may_claim(&self, header: &Header, external: u32) -> bool {
         let pool = self.space.pool_of(ExternalAddress(external));
-        pool.is_some() && self.group_of(internal).map(|group| group.pool) == pool
+        let group = self.group_of(header.source).map(|group| &self.groups[group]);
+        let (Some(pool), Some(group)) = (pool, group) else { return false };
+        let realm = self.portless_realm(header.source, header.protocol, header.destination);
+        group.pools[usize::from(realm.0)].contains(&pool)
     }
 
     /// A packet at the keeper of its tuple: claims it for the packet's source, and translates
@@ -333,6 +340,11 @@ impl Shard {
 fn hash(secret: HashKey, record: &Association) -> u64 {
     let (first, second) = record.key().words();
     secret.hash_pair(first, second)
+}
+
+/// A flow that takes no port, so that any block will do, as for ICMP.
+fn without_port(internal: u32, realm: Realm) -> FlowKey {
+    FlowKey { internal: InternalEndpoint::new(internal, 0), protocol: Protocol::Icmp, realm }
 }
 
 fn hold_key(internal: u32, remote: u32, protocol: u8) -> AssociationKey {

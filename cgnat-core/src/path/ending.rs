@@ -8,6 +8,7 @@ use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
 use crate::table::due::Kind;
 use crate::table::port_block::BlockLease;
+use crate::table::subscriber::Subscriber;
 use crate::time::Tick;
 
 /// What became of a proposal.
@@ -134,7 +135,7 @@ impl Shard {
         let held = record.remove_block(block);
         debug_assert!(held, "block {block} was not held by subscriber {subscriber}");
         if record.blocks().is_empty() {
-            let hash = self.key.hash(u64::from(record.address));
+            let hash = self.key.hash(Subscriber::packed(record.identity()));
             let removed = self.subscriber_index.remove(hash, subscriber);
             debug_assert!(removed, "subscriber {subscriber} was not in the index");
             let (pool, paired) = (record.pool, record.paired);

@@ -6,14 +6,14 @@
 
 use rand_chacha::rand_core::RngCore;
 
-use crate::endpoint::{ExternalEndpoint, FlowKey, Protocol, RemoteEndpoint};
+use crate::endpoint::{ExternalEndpoint, FlowKey, Protocol, Realm, RemoteEndpoint};
 use crate::packet::ipv4::Transport;
-use crate::policy::admission::Rate;
 use crate::policy::filtering::Filtering;
 use crate::policy::tcp_state;
 use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
 use crate::table::mapping::Behaviour;
+use crate::table::subscriber::Subscriber;
 use crate::time::Tick;
 use crate::verdict::{DropReason, Verdict};
 
@@ -34,10 +34,6 @@ impl Shard {
         let Some(group) = self.group_of(key.internal.address.0) else {
             return Err(Verdict::Drop(DropReason::SourceNotSubscriber));
         };
-        let pool = &self.space.pools()[usize::from(group.pool)];
-        let permits = key.protocol == Protocol::Tcp
-            && pool.filtering[key.protocol as usize] == Filtering::AddressDependent
-            && !pool.overloading.has(key.protocol as usize, remote.port);
         match transport {
             Transport::Tcp { segment, .. } if !tcp_state::opens(segment.flags) => {
                 return Err(Verdict::Drop(DropReason::TcpNotSyn));
@@ -47,8 +43,8 @@ impl Shard {
             }
             _ => {}
         }
-        // A permission takes a record. Without one no port is taken, which would have to rest.
-        if permits && self.sessions.is_full() {
+        // Without a record for the permission no port is taken, which would have to rest.
+        if self.sessions.is_full() && self.permits(key, group, remote.port) {
             return Err(Verdict::Drop(DropReason::SessionTableFull));
         }
         let slot = self.new_mapping(key, hash, remote, now)?;
@@ -83,25 +79,21 @@ impl Shard {
         remote: RemoteEndpoint,
         now: Tick,
     ) -> Result<u32, Verdict> {
-        let address = key.internal.address.0;
-        let Some(group) = self.group_of(address) else {
+        let identity = (key.internal.address.0, key.realm);
+        let Some(group) = self.group_of(identity.0) else {
             return Err(Verdict::Drop(DropReason::SourceNotSubscriber));
         };
-        let (pool, limits) = (group.pool, group.limits);
+        let held = self.find_subscriber(identity);
         if self.mappings.is_full() {
             return Err(Verdict::Drop(DropReason::MappingTableFull));
         }
-        let overloaded = {
-            let ports = &self.space.pools()[usize::from(pool)].overloading;
-            ports.has(key.protocol as usize, remote.port)
-        };
         let mut shared = None;
-        let subscriber = match self.find_subscriber(address) {
+        let subscriber = match held {
             Some(slot) if self.subscribers[slot].shard != self.id => {
                 return Err(Verdict::Drop(DropReason::OwnershipViolation));
             }
             Some(slot) => {
-                if overloaded {
+                if self.is_overloaded_for(slot, key.protocol, remote.port) {
                     let random = self.random.next_u32();
                     shared = self.shared_port(slot, key, remote, random)?;
                 }
@@ -115,9 +107,17 @@ impl Shard {
                 }
                 slot
             }
-            // The first flow of a subscriber is within any limit.
-            None => self.new_subscriber(key, (pool, limits), now)?,
+            None => {
+                // The first flow of a subscriber is within any limit; not so its first in a
+                // further realm.
+                if let Some(slot) = self.in_any_realm(identity.0, group) {
+                    self.admit_mapping(slot, key, remote.port, now).map_err(Verdict::Drop)?;
+                    self.admit_block(slot).map_err(Verdict::Drop)?;
+                }
+                self.new_subscriber(key, group, now)?
+            }
         };
+        let overloaded = self.is_overloaded_for(subscriber, key.protocol, remote.port);
         let Some(slot) = self.mappings.allocate() else {
             return Err(Verdict::Drop(DropReason::MappingTableFull));
         };
@@ -172,9 +172,22 @@ impl Shard {
         Ok(slot)
     }
 
+    /// Whether the mapping of a first packet comes with a permission (ADF), which takes a record;
+    /// of a new subscriber, if it gets the first pool of its list.
+    fn permits(&self, key: FlowKey, group: u16, port: u16) -> bool {
+        let protocol = key.protocol as usize;
+        let held = self.find_subscriber((key.internal.address.0, key.realm));
+        let held = held.map(|slot| self.subscribers[slot].pool);
+        let Some(pool) = held.or(self.pool_in_order(group, key.realm, 0)) else { return false };
+        let pool = &self.space.pools()[usize::from(pool)];
+        key.protocol == Protocol::Tcp
+            && pool.filtering[protocol] == Filtering::AddressDependent
+            && !pool.overloading.has(protocol, port)
+    }
+
     /// The place for a session inside the new record is free, the limits were asked and there is
-    /// a record for a permission (ADF), so only the index can have found no room; then the mapping
-    /// ends again.
+    /// a record for a permission (ADF), so only the index can have found no room, or a pool further
+    /// down the list asks for a permission; then the mapping ends again.
     fn keep_or_end(
         &mut self,
         slot: u32,
@@ -190,34 +203,68 @@ impl Shard {
         }
     }
 
-    /// Slot of the subscriber with this internal address.
-    pub(crate) fn find_subscriber(&self, address: u32) -> Option<u32> {
-        let hash = self.key.hash(u64::from(address));
-        self.subscriber_index.find(hash, |slot| self.subscribers[slot].address == address)
+    /// Slot of the record of an internal address in a realm.
+    pub(crate) fn find_subscriber(&self, identity: (u32, Realm)) -> Option<u32> {
+        let hash = self.key.hash(Subscriber::packed(identity));
+        self.subscriber_index.find(hash, |slot| self.subscribers[slot].is_of(identity))
     }
 
-    /// A new subscriber with its own range, or else with any block; the block's address
-    /// becomes its pair.
+    /// A new subscriber, or one that is new in this realm, with a block of the first pool of
+    /// its list that can take it. What is elsewhere is waited for before the next is asked.
     pub(super) fn new_subscriber(
         &mut self,
         key: FlowKey,
-        (pool, limits): (u16, u16),
+        group: u16,
         now: Tick,
     ) -> Result<u32, Verdict> {
-        let address = key.internal.address.0;
+        let mut refusal = DropReason::PoolExhausted;
+        let mut place = 0;
+        while let Some(pool) = self.pool_in_order(group, key.realm, place) {
+            match self.subscriber_of_pool(key, group, pool, now) {
+                Err(Verdict::Drop(reason)) if spills(reason) => refusal = reason,
+                Ok(slot) => {
+                    for earlier in 0..place {
+                        let full = self.pool_in_order(group, key.realm, earlier);
+                        full.iter().for_each(|pool| self.space.occupancy().spill(*pool));
+                    }
+                    return Ok(slot);
+                }
+                other => return other,
+            }
+            place += 1;
+        }
+        Err(Verdict::Drop(refusal))
+    }
+
+    fn pool_in_order(&self, group: u16, realm: Realm, place: usize) -> Option<u16> {
+        let pools = &self.groups[group].pools;
+        pools.get(usize::from(realm.0))?.get(place).copied()
+    }
+
+    /// A new record with its own range, or else with any block; the block's address becomes its
+    /// pair.
+    fn subscriber_of_pool(
+        &mut self,
+        key: FlowKey,
+        group: u16,
+        pool: u16,
+        now: Tick,
+    ) -> Result<u32, Verdict> {
+        let identity = (key.internal.address.0, key.realm);
+        let bucket = self.bucket_of_new(identity.0, group, now);
         let deterministic = self.space.pools()[usize::from(pool)].is_deterministic();
         let (paired, block) = match deterministic {
             true => {
-                let (paired, block) = self.own_range(pool, address)?;
+                let (paired, block) = self.own_range(pool, identity.0)?;
                 self.space.occupancy().join(pool, paired, u32::MAX);
                 (paired, block)
             }
             false => self.pair(key, pool, now)?,
         };
-        let hash = self.key.hash(u64::from(address));
+        let hash = self.key.hash(Subscriber::packed(identity));
         let slot = self.subscribers.allocate().filter(|slot| {
             let (subscribers, secret) = (&self.subscribers, self.key);
-            let hash_of = |slot: u32| secret.hash(u64::from(subscribers[slot].address));
+            let hash_of = |slot: u32| secret.hash(Subscriber::packed(subscribers[slot].identity()));
             let inserted = self.subscriber_index.insert(hash, *slot, hash_of).is_ok();
             if !inserted {
                 self.subscribers.free(*slot);
@@ -232,9 +279,8 @@ impl Shard {
             return Err(Verdict::Drop(DropReason::SubscriberTableFull));
         };
         let record = &mut self.subscribers[slot];
-        record.establish(self.id, address, pool, paired);
-        let rate = self.limits[usize::from(limits)].rate();
-        record.limit(limits, rate.map_or(0, Rate::full), now);
+        record.establish(self.id, identity, group, (pool, paired));
+        record.set_bucket(bucket);
         self.gauges.subscribers += 1;
         self.hold_block(slot, block, now);
         if !deterministic {
@@ -269,4 +315,10 @@ impl Shard {
         }
         Ok(())
     }
+}
+
+/// Whether the next pool may have what this one has not.
+fn spills(reason: DropReason) -> bool {
+    use DropReason::{AddressExhausted, PoolExhausted, PoolSubscribers};
+    matches!(reason, PoolExhausted | AddressExhausted | PoolSubscribers)
 }

@@ -3,7 +3,7 @@
 //! They make, refresh and end nothing: the flags and the timer of a datagram are its first
 //! fragment's. Inbound ones take the way of all inbound packets as [`Transport::Later`].
 
-use crate::endpoint::{FlowKey, InternalEndpoint, Protocol, RemoteEndpoint};
+use crate::endpoint::{InternalEndpoint, Protocol, RemoteEndpoint};
 use crate::packet::ipv4::{Header, protocol};
 use crate::packet::options;
 use crate::packet::rewrite::{self, End};
@@ -30,8 +30,9 @@ impl Shard {
             return Err(DropReason::TtlExpired);
         }
         let protocol = protocol_of(header)?;
-        let key = FlowKey { internal: InternalEndpoint::new(header.source, port), protocol };
+        let internal = InternalEndpoint::new(header.source, port);
         let remote = RemoteEndpoint::new(header.destination, destination);
+        let key = self.flow_key(internal, protocol, remote);
         // The first fragment had a mapping; it may have ended meanwhile.
         let slot = self.find_internal(key, remote, now);
         let mapping = &self.mappings[slot.ok_or(DropReason::FragmentRefused)?];
@@ -59,14 +60,15 @@ impl Shard {
         now: Tick,
     ) -> Result<(), DropReason> {
         let record = &self.mappings[mapping];
-        let (filtering, protocol) = (record.filtering(), record.protocol);
+        let filtering = record.filtering();
+        let (is_tcp, is_udp) = (record.is_of(Protocol::Tcp), record.is_of(Protocol::Udp));
         let admitted = match filtering {
             Filtering::EndpointIndependent => true,
-            _ if protocol == Protocol::Tcp as u8 => {
+            _ if is_tcp => {
                 self.find_session(mapping, remote, now).is_some()
                     || self.is_permitted(mapping, remote, now)
             }
-            Filtering::AddressAndPortDependent if protocol == Protocol::Udp as u8 => {
+            Filtering::AddressAndPortDependent if is_udp => {
                 self.find_session(mapping, remote, now).is_some()
             }
             _ => self.find_session(mapping, any_port(remote), now).is_some(),

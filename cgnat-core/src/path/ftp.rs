@@ -127,7 +127,9 @@ impl Shard {
             return Ok(None);
         }
         let internal = InternalEndpoint::new(address, port);
-        let key = FlowKey { internal, protocol: Protocol::Tcp };
+        // The server will connect from its data port.
+        let remote = RemoteEndpoint { address: server, port: DATA_PORT };
+        let key = self.flow_key(internal, Protocol::Tcp, remote);
         match self.expose(key, server, now) {
             Ok(external) => {
                 self.gauges.ftp_replaced += 1;
@@ -271,8 +273,7 @@ impl Shard {
             return;
         }
         let subscriber = self.mappings[mapping].subscriber;
-        let share =
-            u32::from(self.subscribers[subscriber].controls) < self.controls.capacity() / SHARE;
+        let share = self.controls_of(subscriber) < self.controls.capacity() / SHARE;
         let Some(slot) = share.then(|| self.controls.allocate()).flatten() else {
             self.gauges.ftp_unfollowed += 1;
             return;

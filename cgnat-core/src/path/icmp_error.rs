@@ -5,7 +5,7 @@
 //! REQ-6): what it says is for the host to judge.
 
 use crate::endpoint::{
-    ExternalEndpoint, FlowKey, InternalEndpoint, Protocol, RemoteAddress, RemoteEndpoint,
+    ExternalEndpoint, InternalEndpoint, Protocol, RemoteAddress, RemoteEndpoint,
 };
 use crate::packet::icmp_error::{self, Quote};
 use crate::packet::ipv4::{Header, protocol};
@@ -57,8 +57,8 @@ impl Shard {
         now: Tick,
     ) -> Result<NewEndpoint, DropReason> {
         let internal = InternalEndpoint::new(quote.destination.0, quote.destination.1);
-        let key = FlowKey { internal, protocol };
         let remote = RemoteEndpoint::new(quote.source.0, quote.source.1);
+        let key = self.flow_key(internal, protocol, remote);
         let slot = self.find_internal(key, remote, now).ok_or(DropReason::IcmpNoMapping)?;
         if self.mappings[slot].shard != self.id {
             return Err(DropReason::OwnershipViolation);

@@ -58,6 +58,9 @@ impl Shard {
         if self.mappings[slot].is_expired(now) {
             return Verdict::Drop(DropReason::NoMapping);
         }
+        if self.is_of_other_realm(slot, protocol, remote) {
+            return Verdict::Drop(DropReason::Filtered);
+        }
         let noted = match transport {
             Transport::Tcp { segment, .. } if self.algs.ftp && source == ftp::CONTROL_PORT => {
                 self.ftp_inbound(slot, packet, header, segment, remote.address, now)
@@ -153,7 +156,7 @@ impl Shard {
         };
         let mapping = &self.mappings[slot];
         let is_it = mapping.external() == external
-            && mapping.protocol == protocol as u8
+            && mapping.is_of(protocol)
             && mapping.generation & 1 == 1
             && mapping.shard == self.id;
         if is_it { Ok(slot) } else { Err(DropReason::OwnershipViolation) }

@@ -1,16 +1,21 @@
 //! What one subscriber may take (RFC 6888 REQ-4, REQ-5): asked before anything is allocated,
 //! counted when something begins and when it ends.
 //!
+//! A subscriber has a record in each realm that it uses; limits hold over all of them together.
+//!
 //! Nothing here takes anything away: a limit that is met refuses the new and leaves the
 //! existing alone (RFC 6888 REQ-11). A session counts from its opening until its owner ends
 //! it. What the other side opens is counted apart, so that strangers cannot use up what a
 //! subscriber may open itself.
 
-use crate::endpoint::{FlowKey, Protocol};
-use crate::policy::admission::{Rate, Refusal};
+use arrayvec::ArrayVec;
+
+use crate::endpoint::{FlowKey, Protocol, Realm};
+use crate::policy::admission::{Limits, Rate, Refusal};
 use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
 use crate::table::association::Role;
+use crate::table::subscriber::Subscriber;
 use crate::time::{TICKS_PER_SECOND, Tick};
 use crate::verdict::DropReason;
 
@@ -29,11 +34,14 @@ impl Shard {
         destination_port: u16,
         now: Tick,
     ) -> Result<(), DropReason> {
-        let record = &self.subscribers[subscriber];
-        let limits = &self.limits[usize::from(record.limits)];
+        let limits = self.limits_of(subscriber);
         let protocol = key.protocol as usize;
         let reserve = limits.reserve(protocol, destination_port);
-        limits.admit_port(record.by_protocol, protocol, reserve).map_err(reason)?;
+        let mut mappings = [0; Protocol::COUNT];
+        for record in self.records_of(subscriber) {
+            mappings.iter_mut().zip(record.by_protocol).for_each(|(sum, count)| *sum += count);
+        }
+        limits.admit_port(mappings, protocol, reserve).map_err(reason)?;
         self.admit_session(subscriber, Sender::Internal, now)
     }
 
@@ -47,14 +55,15 @@ impl Shard {
         from: Sender,
         now: Tick,
     ) -> Result<(), DropReason> {
-        let record = &self.subscribers[subscriber];
-        let limits = &self.limits[usize::from(record.limits)];
+        let limits = self.limits_of(subscriber);
         match from {
             Sender::External => {
-                limits.admit_inbound_session(record.inbound_sessions).map_err(reason)
+                let opened = self.records_of(subscriber).map(|record| record.inbound_sessions);
+                limits.admit_inbound_session(opened.sum()).map_err(reason)
             }
             Sender::Internal => {
-                limits.admit_session(record.sessions).map_err(reason)?;
+                let opened = self.records_of(subscriber).map(|record| record.sessions);
+                limits.admit_session(opened.sum()).map_err(reason)?;
                 let level = limits.rate().map(|rate| self.bucket(rate, subscriber, now));
                 level.map_or(Ok(()), Rate::admit).map_err(reason)
             }
@@ -63,8 +72,7 @@ impl Shard {
 
     /// Counts a session that begins; [`Shard::admit_session`] has said yes.
     pub(super) fn session_begins(&mut self, subscriber: u32, from: Sender, now: Tick) {
-        let limits = usize::from(self.subscribers[subscriber].limits);
-        let rate = self.limits[limits].rate();
+        let rate = self.limits_of(subscriber).rate();
         let level = rate.map(|rate| self.bucket(rate, subscriber, now));
         let record = &mut self.subscribers[subscriber];
         match from {
@@ -72,11 +80,69 @@ impl Shard {
             Sender::Internal => {
                 record.sessions += 1;
                 if let Some(level) = level {
-                    record.bucket = level.saturating_sub(Rate::TOKEN);
-                    record.bucket_at = now.0;
+                    self.set_bucket(subscriber, (level.saturating_sub(Rate::TOKEN), now));
                 }
             }
         }
+    }
+
+    /// Whether a subscriber may have one more block, in whatever realm.
+    ///
+    /// # Errors
+    /// [`DropReason::LimitBlocks`].
+    pub(super) fn admit_block(&self, subscriber: u32) -> Result<(), DropReason> {
+        let held: usize = self.records_of(subscriber).map(|record| record.blocks().len()).sum();
+        let most = usize::from(self.limits_of(subscriber).blocks());
+        if held >= most { Err(DropReason::LimitBlocks) } else { Ok(()) }
+    }
+
+    /// Control connections of a subscriber that are followed, in all realms.
+    pub(super) fn controls_of(&self, subscriber: u32) -> u32 {
+        self.records_of(subscriber).map(|record| u32::from(record.controls)).sum()
+    }
+
+    /// The limits of a subscriber's group.
+    pub(super) fn limits_of(&self, subscriber: u32) -> &Limits {
+        &self.groups[self.subscribers[subscriber].group].limits
+    }
+
+    /// A record of an internal address of a group, in whatever realm it has one.
+    pub(super) fn in_any_realm(&self, address: u32, group: u16) -> Option<u32> {
+        let mut realms = self.groups[group].realms();
+        realms.find_map(|realm| self.find_subscriber((address, realm)))
+    }
+
+    /// Slots of the records of a subscriber, one for each realm in which it has state.
+    fn slots_of(&self, subscriber: u32) -> impl Iterator<Item = u32> {
+        let record = &self.subscribers[subscriber];
+        let (own, address) = (record.identity().1, record.identity().0);
+        let realms = self.groups[record.group].realms();
+        let others = realms.filter(move |realm| *realm != own);
+        let others = others.filter_map(move |realm| self.find_subscriber((address, realm)));
+        std::iter::once(subscriber).chain(others)
+    }
+
+    fn records_of(&self, subscriber: u32) -> impl Iterator<Item = &Subscriber> {
+        self.slots_of(subscriber).map(|slot| &self.subscribers[slot])
+    }
+
+    /// The bucket of a subscriber that gets a record: full, or as in its other realms.
+    pub(super) fn bucket_of_new(&self, address: u32, group: u16, now: Tick) -> (u32, Tick) {
+        match self.in_any_realm(address, group) {
+            Some(slot) => {
+                let record = &self.subscribers[slot];
+                (record.bucket, Tick(record.bucket_at))
+            }
+            None => {
+                let rate = self.groups[group].limits.rate();
+                (rate.map_or(0, Rate::full), now)
+            }
+        }
+    }
+
+    fn set_bucket(&mut self, subscriber: u32, bucket: (u32, Tick)) {
+        let slots: ArrayVec<u32, { Realm::COUNT }> = self.slots_of(subscriber).collect();
+        slots.into_iter().for_each(|slot| self.subscribers[slot].set_bucket(bucket));
     }
 
     /// Counts a session that has ended.
@@ -109,7 +175,8 @@ impl Shard {
     pub(crate) fn usage_of(&self, subscriber: u32) -> ([u32; Protocol::COUNT], [u32; 2]) {
         let (mut mappings, mut sessions) = ([0; Protocol::COUNT], [0; 2]);
         for (slot, mapping) in self.mappings.iter().filter(|(_, m)| m.subscriber == subscriber) {
-            mappings[usize::from(mapping.protocol)] += u32::from(self.has_first_use(slot));
+            let protocol = mapping.key().protocol as usize;
+            mappings[protocol] += u32::from(self.has_first_use(slot));
             if !mapping.has_sessions() {
                 sessions[Sender::Internal as usize] += 1;
             } else if !mapping.first.is_none() {

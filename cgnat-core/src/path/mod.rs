@@ -11,6 +11,7 @@
 //! - `static_mapping`: either way through a mapping that the configuration makes; no table;
 //! - `icmp_error`: an error about a flow, either way; changes no table;
 //! - `mss`: the segment size that a SYN offers;
+//! - `realm`: which mapping of a subscriber a destination uses;
 //! - `refusal`: remembering what a subscriber was refused;
 //! - `session`: finding, opening and ending the sessions of a mapping, and its filtering;
 //! - `ftp`, `tftp`: what their ALGs change and let in;
@@ -31,6 +32,7 @@ mod outbound;
 mod overloading;
 mod pairing;
 mod ports;
+mod realm;
 mod refusal;
 mod session;
 mod static_mapping;

@@ -1,6 +1,6 @@
 //! Outbound: a packet from a subscriber.
 
-use crate::endpoint::{FlowKey, InternalEndpoint, Protocol, RemoteEndpoint};
+use crate::endpoint::{InternalEndpoint, Protocol, RemoteEndpoint};
 use crate::packet::ipv4::{Header, Transport};
 use crate::packet::options;
 use crate::packet::rewrite::{self, End};
@@ -48,7 +48,7 @@ impl Shard {
         };
         let internal = InternalEndpoint::new(header.source, source);
         let remote = RemoteEndpoint::new(header.destination, destination);
-        let key = FlowKey { internal, protocol };
+        let key = self.flow_key(internal, protocol, remote);
         let hash = self.key.hash(key.packed());
 
         let found = self.meet_internal(key, hash, remote, now);

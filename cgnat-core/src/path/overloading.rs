@@ -81,6 +81,17 @@ impl Shard {
             .is_some_and(|ports| ports.has(protocol as usize, destination_port))
     }
 
+    /// Whether flows of a subscriber to a destination port have overloaded ports, in its pool.
+    pub(super) fn is_overloaded_for(
+        &self,
+        subscriber: u32,
+        protocol: Protocol,
+        destination_port: u16,
+    ) -> bool {
+        let pool = usize::from(self.subscribers[subscriber].pool);
+        self.space.pools()[pool].overloading.has(protocol as usize, destination_port)
+    }
+
     /// The flow of an internal endpoint with a remote one.
     pub(super) fn find_flow(&self, key: FlowKey, remote: RemoteEndpoint) -> Option<u32> {
         let (first, second) = outbound_words(key, remote);
@@ -102,7 +113,7 @@ impl Shard {
             let flow = &self.mappings[found >> 2];
             found & 3 == By::Inbound as u32
                 && flow.external() == external
-                && flow.protocol == protocol as u8
+                && flow.is_of(protocol)
                 && flow.first.remote().address == remote
         });
         found.map(|found| found >> 2)
@@ -250,7 +261,7 @@ impl Shard {
         let beside = self.mappings.iter().filter(|(_, other)| {
             other.is_overloaded()
                 && other.external() == flow.external()
-                && other.protocol == flow.protocol
+                && other.key().protocol == flow.key().protocol
         });
         beside.map(|(slot, _)| slot).collect()
     }

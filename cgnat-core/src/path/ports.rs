@@ -43,8 +43,8 @@ impl Shard {
         now: Tick,
     ) -> Result<(u32, u16), Verdict> {
         let random = self.random.next_u32();
-        let limits = &self.limits[usize::from(self.subscribers[subscriber].limits)];
-        let reserve = limits.reserve(key.protocol as usize, destination_port).of_protocol;
+        let reserve =
+            self.limits_of(subscriber).reserve(key.protocol as usize, destination_port).of_protocol;
         let mut kept = false;
         if reserve > 0 {
             let free = self.free_ports(subscriber, key.protocol, now)?;
@@ -162,14 +162,12 @@ impl Shard {
         let held = &self.subscribers[subscriber];
         let (pool, paired) = (held.pool, held.paired);
         let max_blocks = self.space.pools()[usize::from(pool)].max_blocks;
-        let limited_blocks = self.limits[usize::from(held.limits)].blocks();
         let out_of_ports = |reason| if kept { DropReason::ReservedPorts } else { reason };
-        if held.blocks().len() >= usize::from(max_blocks.min(limited_blocks)) {
-            let limited = limited_blocks < max_blocks;
-            let reason =
-                if limited { DropReason::LimitBlocks } else { DropReason::SubscriberPorts };
-            return Err(Verdict::Drop(out_of_ports(reason)));
-        }
+        let full = match held.blocks().len() >= usize::from(max_blocks) {
+            true => Err(DropReason::SubscriberPorts),
+            false => self.admit_block(subscriber),
+        };
+        full.map_err(|reason| Verdict::Drop(out_of_ports(reason)))?;
         if !self.free[usize::from(pool)].is_open(paired) {
             return Err(Verdict::Drop(out_of_ports(DropReason::AddressDraining)));
         }

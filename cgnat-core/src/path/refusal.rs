@@ -1,6 +1,6 @@
 //! A new flow of a subscriber was refused: remembered with the number that stood in the way.
 
-use crate::endpoint::{FlowKey, IpProtocol, Protocol};
+use crate::endpoint::{FlowKey, IpProtocol};
 use crate::shard::Shard;
 use crate::time::Tick;
 use crate::verdict::DropReason;
@@ -18,7 +18,7 @@ impl Shard {
     ) -> DropReason {
         if reason.is_refusal() {
             let address = key.internal.address.0;
-            let limit = self.limit_behind(reason, address, key.protocol);
+            let limit = self.limit_behind(reason, key);
             let flow = (key.protocol.into(), destination_port);
             self.remember_refusal(reason, address, flow, limit, now);
         }
@@ -40,14 +40,22 @@ impl Shard {
     }
 
     /// A limit of the group where that was met, else the size of what is full.
-    pub(super) fn limit_behind(&self, reason: DropReason, address: u32, protocol: Protocol) -> u32 {
-        let Some(group) = self.group_of(address) else {
+    pub(super) fn limit_behind(&self, reason: DropReason, key: FlowKey) -> u32 {
+        let Some(group) = self.group_of(key.internal.address.0) else {
             return 0;
         };
-        let limits = &self.limits[usize::from(group.limits)];
-        let pool = &self.space.pools()[usize::from(group.pool)];
+        let group = &self.groups[group];
+        let limits = &group.limits;
+        // Its own pool, or of those that could not take it the last.
+        let held = self.find_subscriber((key.internal.address.0, key.realm));
+        let held = held.map(|slot| self.subscribers[slot].pool);
+        let pools = &group.pools[usize::from(key.realm.0)];
+        let Some(pool) = held.or(pools.last().copied()) else {
+            return 0;
+        };
+        let pool = &self.space.pools()[usize::from(pool)];
         match reason {
-            DropReason::LimitPorts => limits.ports(protocol as usize),
+            DropReason::LimitPorts => limits.ports(key.protocol as usize),
             DropReason::LimitSessions => limits.sessions(),
             DropReason::LimitSessionRate => limits.rate().map_or(0, |rate| rate.per_second()),
             DropReason::LimitBlocks => u32::from(limits.blocks()),

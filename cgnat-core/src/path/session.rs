@@ -106,7 +106,7 @@ impl Shard {
             return Err(DropReason::SessionTableFull);
         }
         let permits = from == Sender::Internal
-            && record.protocol == Protocol::Tcp as u8
+            && record.is_of(Protocol::Tcp)
             && record.filtering() == Filtering::AddressDependent;
         if permits {
             self.permit(mapping, peer.remote())?;
@@ -360,8 +360,8 @@ impl Shard {
         now: Tick,
     ) -> Result<(), DropReason> {
         let record = &self.mappings[mapping];
-        let by_address = record.filtering() == Filtering::AddressDependent
-            || record.protocol == Protocol::Icmp as u8;
+        let by_address =
+            record.filtering() == Filtering::AddressDependent || record.is_of(Protocol::Icmp);
         let remote = if by_address { any_port(remote) } else { remote };
         let Some(place) = self.find_session(mapping, remote, now) else {
             if from == Sender::External {

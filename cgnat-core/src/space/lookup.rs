@@ -32,19 +32,31 @@ pub struct OwnRange {
 }
 
 /// What is known of an internal address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Forward {
     /// It has this external address to itself.
     OneToOne(Ipv4Addr),
     /// No subscriber.
     NotSubscriber,
-    /// It gets blocks of this pool on demand: only a log can tell which.
-    Dynamic {
-        /// Index of the pool.
-        pool: usize,
+    /// It uses pools, which by its flows' destinations.
+    Pools {
+        /// Its ranges of deterministic pools.
+        ranges: Vec<OwnRange>,
+        /// Indices of the pools of which it gets blocks on demand: only a log can tell which.
+        on_demand: Vec<usize>,
     },
-    /// It has a range.
-    Range(OwnRange),
+}
+
+impl Forward {
+    /// The range, of who has one and uses no other pool.
+    pub fn only_range(&self) -> Option<OwnRange> {
+        match self {
+            Forward::Pools { ranges, on_demand } if on_demand.is_empty() && ranges.len() == 1 => {
+                ranges.first().copied()
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What is known of an external endpoint.
@@ -85,13 +97,18 @@ impl ExternalSpace {
         if let Some(external) = self.statics.own_address_of(internal.into()) {
             return Forward::OneToOne(external.into());
         }
-        let Some(pool) = config.pool_of(internal) else {
+        let Some(group) = config.group_of(internal) else {
             return Forward::NotSubscriber;
         };
-        match self.pools[pool].range_of(internal.into()) {
-            Some(block) => Forward::Range(self.own_range(pool, block, internal)),
-            None => Forward::Dynamic { pool },
+        let (mut ranges, mut on_demand) = (Vec::new(), Vec::new());
+        for pool in group.realms().iter().flatten().copied() {
+            match self.pools[pool].range_of(internal.into()) {
+                Some(block) => ranges.push(self.own_range(pool, block, internal)),
+                None if on_demand.contains(&pool) => {}
+                None => on_demand.push(pool),
+            }
         }
+        Forward::Pools { ranges, on_demand }
     }
 
     /// Subscriber that has an external endpoint.

@@ -26,6 +26,8 @@ struct PoolUse {
     addresses: Vec<AtomicU64>,
     /// The address whose turn it is.
     turn: AtomicU32,
+    /// See [`Occupancy::spilled`].
+    spilled: AtomicU64,
 }
 
 /// Use of all addresses of all pools. Any worker writes.
@@ -39,6 +41,7 @@ impl Occupancy {
         let pool = |count: usize| PoolUse {
             addresses: (0..count).map(|_| AtomicU64::new(0)).collect(),
             turn: AtomicU32::new(0),
+            spilled: AtomicU64::new(0),
         };
         Self { pools: addresses.map(pool).collect() }
     }
@@ -78,6 +81,16 @@ impl Occupancy {
     /// A subscriber has given back a block of an address.
     pub fn return_block(&self, pool: u16, address: u32) {
         self.word(pool, address).fetch_sub(BLOCK, Ordering::Relaxed);
+    }
+
+    /// A new subscriber that this pool could not take has been taken by a later one.
+    pub fn spill(&self, pool: u16) {
+        self.pools[usize::from(pool)].spilled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// New subscribers that this pool could not take and a later one has taken, since start.
+    pub fn spilled(&self, pool: u16) -> u64 {
+        self.pools[usize::from(pool)].spilled.load(Ordering::Relaxed)
     }
 
     /// The address whose turn it is.

@@ -7,7 +7,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::endpoint::{
-    ExternalAddress, ExternalEndpoint, FlowKey, InternalAddress, InternalEndpoint, Protocol,
+    ExternalAddress, ExternalEndpoint, FlowKey, InternalAddress, InternalEndpoint, Protocol, Realm,
     RemoteEndpoint,
 };
 use crate::packet::checksum::Delta;
@@ -45,8 +45,8 @@ pub struct Mapping {
     pub(crate) external_port: u16,
     /// Shard that owns the record.
     pub(crate) shard: u16,
-    /// [`Protocol`] as a number.
-    pub(crate) protocol: u8,
+    /// Realm and protocol, see [`FlowKey::kind`].
+    kind: u8,
     /// [`Filtering`] as a number, [`OVERLOADED`] and [`UNCLOSED`].
     filtering: u8,
     /// Sequence numbers of the session inside.
@@ -92,7 +92,7 @@ impl Mapping {
         self.external_address = external.address.0;
         self.external_port = external.port;
         self.shard = shard;
-        self.protocol = key.protocol as u8;
+        self.kind = key.kind();
         self.block = block;
         self.subscriber = subscriber;
         self.address_delta = change.address_delta.stored();
@@ -119,22 +119,30 @@ impl Mapping {
 
     /// Whether it had TCP sessions and both ends closed each (RFC 6888 REQ-8a).
     pub fn all_closed(&self) -> bool {
-        self.protocol == Protocol::Tcp as u8 && self.filtering & UNCLOSED == 0
+        self.is_of(Protocol::Tcp) && self.filtering & UNCLOSED == 0
     }
 
-    /// Internal endpoint and protocol.
+    /// Internal endpoint, protocol and realm.
     ///
     /// # Panics
     /// If the record was never established; slots come from the index, which holds only
     /// established ones.
     pub fn key(&self) -> FlowKey {
-        FlowKey {
-            internal: InternalEndpoint {
-                address: InternalAddress(self.internal_address),
-                port: self.internal_port,
-            },
-            protocol: Protocol::from_record(self.protocol).expect("written by establish"),
-        }
+        let address = InternalAddress(self.internal_address);
+        let internal = InternalEndpoint { address, port: self.internal_port };
+        FlowKey::from_kind(internal, self.kind).expect("written by establish")
+    }
+
+    /// Whether it is of this protocol.
+    #[inline]
+    pub fn is_of(&self, protocol: Protocol) -> bool {
+        self.kind & 0xf == protocol as u8
+    }
+
+    /// Realm of the remote ends that it is for.
+    #[inline]
+    pub fn realm(&self) -> Realm {
+        Realm(self.kind >> 4)
     }
 
     /// Whether this is the mapping of `key`.
@@ -142,7 +150,7 @@ impl Mapping {
     pub fn is_for(&self, key: FlowKey) -> bool {
         self.internal_address == key.internal.address.0
             && self.internal_port == key.internal.port
-            && self.protocol == key.protocol as u8
+            && self.kind == key.kind()
     }
 
     /// Whether it is the mapping of one flow, whose external port others may have.
@@ -205,7 +213,7 @@ impl Mapping {
     /// Whether its life is that of its sessions.
     #[inline]
     pub fn has_sessions(&self) -> bool {
-        self.protocol == Protocol::Tcp as u8 || !self.filtering().is_open()
+        self.is_of(Protocol::Tcp) || !self.filtering().is_open()
     }
 
     /// Whether the mapping has ended by `now`, whatever housekeeping has seen of it.

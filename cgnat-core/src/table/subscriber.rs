@@ -1,8 +1,11 @@
 //! Subscribers: one internal address, its paired external address and its port blocks.
+//!
+//! A subscriber has a record for each realm in which it has state (`path/realm.rs`); what it
+//! may take is counted over all of them.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::endpoint::Protocol;
+use crate::endpoint::{Protocol, Realm};
 use crate::table::slab::impl_record;
 use crate::time::Tick;
 
@@ -24,9 +27,10 @@ pub struct Subscriber {
     /// Shard that owns the record.
     pub(crate) shard: u16,
     block_count: u8,
-    reserved: u8,
-    /// Index of its limits.
-    pub(crate) limits: u16,
+    /// [`Realm`] as a number.
+    realm: u8,
+    /// Number of its group.
+    pub(crate) group: u16,
     next: u32,
     /// Mappings by protocol.
     pub(crate) by_protocol: [u32; Protocol::COUNT],
@@ -34,7 +38,7 @@ pub struct Subscriber {
     pub(crate) sessions: u32,
     /// TCP sessions that the other side opened.
     pub(crate) inbound_sessions: u32,
-    /// Units in its bucket of new sessions, and when they were counted.
+    /// Units in its bucket of new sessions, and when they were counted; the same in each realm.
     pub(crate) bucket: u32,
     pub(crate) bucket_at: u32,
     /// Control connections of FTP that are followed.
@@ -50,10 +54,18 @@ const _: () = assert!(size_of::<Subscriber>() == 128);
 impl_record!(Subscriber, next);
 
 impl Subscriber {
-    /// Fills a record that was just allocated: no blocks, no mappings, no limits.
-    pub fn establish(&mut self, shard: u16, address: u32, pool: u16, paired: u32) {
+    /// Fills a record that was just allocated: no blocks, no mappings, no sessions.
+    pub fn establish(
+        &mut self,
+        shard: u16,
+        (address, realm): (u32, Realm),
+        group: u16,
+        (pool, paired): (u16, u32),
+    ) {
         self.shard = shard;
         self.address = address;
+        self.realm = realm.0;
+        self.group = group;
         self.pool = pool;
         self.paired = paired;
         self.block_count = 0;
@@ -64,11 +76,25 @@ impl Subscriber {
         self.associations = 0;
     }
 
-    /// Gives it its limits and a bucket of `full` units at `now`.
-    pub fn limit(&mut self, limits: u16, full: u32, now: Tick) {
-        self.limits = limits;
-        self.bucket = full;
-        self.bucket_at = now.0;
+    /// Sets its bucket to so many units, counted at a moment.
+    pub fn set_bucket(&mut self, (units, at): (u32, Tick)) {
+        self.bucket = units;
+        self.bucket_at = at.0;
+    }
+
+    /// Its internal address and realm.
+    pub fn identity(&self) -> (u32, Realm) {
+        (self.address, Realm(self.realm))
+    }
+
+    /// Whether it is the record of this address in this realm.
+    pub fn is_of(&self, (address, realm): (u32, Realm)) -> bool {
+        self.address == address && self.realm == realm.0
+    }
+
+    /// An address and a realm as one number, for hashing.
+    pub fn packed((address, realm): (u32, Realm)) -> u64 {
+        u64::from(realm.0) << 32 | u64::from(address)
     }
 
     /// Its port blocks: the range of a deterministic pool first, then oldest first.

@@ -128,7 +128,7 @@ impl<I: PacketIo> Worker<I> {
         if note.kind == Kind::Claim {
             let tuple = (external, header.destination, header.protocol);
             let is_right = self.keeper_of_tuple(tuple) == self.id
-                && self.shard.may_claim(header.source, external)
+                && self.shard.may_claim(&header, external)
                 && self.shard.carries(header.protocol);
             return match is_right {
                 true => self.claim((port, packet, offset), &header, external),

@@ -7,7 +7,7 @@ use cgnat_core::config::Config;
 use cgnat_core::policy::port_choice::BlockFit;
 use cgnat_core::shard::BlockWish;
 use cgnat_core::space::ExternalSpace;
-use cgnat_core::space::lookup::{Forward, Reverse};
+use cgnat_core::space::lookup::Reverse;
 use cgnat_core::verdict::DropReason::*;
 
 use crate::desk::*;
@@ -76,9 +76,7 @@ fn every_subscriber_has_its_range_with_any_number_of_workers_7422_s2a() {
             let host = host(*n);
             // Looking it up offline says the same.
             let internal = Ipv4Addr::from(ip(&host));
-            let Forward::Range(range) = space.forward(&config, internal) else {
-                panic!("{host} has no range");
-            };
+            let range = space.forward(&config, internal).only_range().expect("a range");
             assert_eq!((u32::from(range.external), range.ports), (address, (first, first + 332)));
             assert_eq!(space.reverse(range.external, first + 100), Reverse::Range(range));
             for at in 0..usize::from(workers) {

@@ -59,25 +59,37 @@ impl Nat {
             let full = self.holds.len() + self.claims.len() >= self.rules.associations;
             return if full { Ok(Err(AssociationTableFull)) } else { Err("not full".into()) };
         }
-        if !self.subscribers.contains_key(&flow.1) {
-            let pool = self.rules.groups[group].2;
+        let realm = self.realm(flow.1, flow.0, (flow.2, 0));
+        let id = (flow.1, realm);
+        if !self.subscribers.contains_key(&id) {
+            let elsewhere = self.blocks_elsewhere(id);
+            if elsewhere > 0 {
+                if let Err(reason) = self.admit_session(flow.1, true, now) {
+                    return Ok(Err(reason));
+                }
+                if limits.blocks.is_some_and(|most| elsewhere >= most) {
+                    return Ok(Err(LimitBlocks));
+                }
+            }
+            let pool = self.pool_for(group, realm, seen.block.map(|block| block.0));
             if let Some(justified) = self.refuses_pairing(pool, flow.1, seen) {
                 let reason = seen.reason.ok_or("checked")?;
-                return match justified {
+                return match justified && self.passed_over(group, id, None, seen).is_ok() {
                     true => Ok(Err(reason)),
                     false => Err(format!("{reason:?} is not justified")),
                 };
             }
             let block = seen.block.ok_or("a pairing was due and there is none")?;
+            self.passed_over(group, id, Some(pool), seen)?;
             self.adopt_pairing(pool, flow.1, block)?;
-            let bucket = Bucket::full(&limits, now);
+            self.buckets.entry(flow.1).or_insert_with(|| Bucket::full(&limits, now));
             let blocks = BTreeSet::from([block]);
-            self.subscribers.insert(flow.1, Subscriber { address: block.0, blocks, bucket });
+            self.subscribers.insert(id, Subscriber { address: block.0, blocks });
             self.blocks.insert(block, flow.1);
         } else if let Err(reason) = self.admit_session(flow.1, true, now) {
             return Ok(Err(reason));
         }
-        let other = self.subscribers[&flow.1].address;
+        let other = self.subscribers[&id].address;
         self.holds.insert(flow, Association { other, deadline });
         self.spend(flow.1, now);
         Ok(Ok(other))
@@ -113,7 +125,7 @@ impl Nat {
 
     /// ESP keeps IKE alive, with this gateway where that is known.
     fn prolong_ike(&mut self, internal: u32, gateway: u32, now: Ticks) -> bool {
-        let key = (UDP, internal, 500, None);
+        let key = self.key_with((UDP, internal, 500), (gateway, 500), now);
         let deadline = after(now, self.rules.other_s);
         let Some(mapping) = self.mappings.get(&key).filter(|mapping| !mapping.is_expired(now))
         else {
@@ -198,8 +210,11 @@ impl Nat {
     /// Blocks that keep a pairing alone, of those that the core still has.
     pub fn pairing_blocks(&self, busy: &BTreeSet<Block>, core: &[(u32, Block)]) -> Vec<Block> {
         let mut kept = Vec::new();
-        for (internal, held) in &self.subscribers {
-            let holds = self.holds.keys().any(|flow| flow.1 == *internal);
+        for ((internal, realm), held) in &self.subscribers {
+            let is_its = |flow: &Flow| {
+                flow.1 == *internal && self.realm(flow.1, flow.0, (flow.2, 0)) == *realm
+            };
+            let holds = self.holds.keys().any(is_its);
             if holds && held.blocks.iter().all(|block| !busy.contains(block)) {
                 let has =
                     |(of, block): &&(u32, Block)| of == internal && held.blocks.contains(block);
@@ -316,8 +331,7 @@ impl Driver {
         if port == EXTERNAL {
             return Ok(self.nat.inbound(packet, now));
         }
-        let internal = (packet.protocol(), packet.source, packet.from().1);
-        let key = self.nat.key_of(internal, packet.to(), now);
+        let key = self.nat.key_of(packet, now);
         let mut seen = self.seen(key, dropped, now);
         let named = self.nat.named_by(key, packet);
         seen.named = named.map(|named| Box::new(self.seen(named, &[], now)));

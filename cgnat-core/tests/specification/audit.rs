@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::drive::Driver;
 use super::ftp::Counts;
 use super::nat::{Endpoint, Key, Pool};
-use super::overloading::key_of;
+use super::realms::number;
 
 impl Driver {
     /// Tables against the specification.
@@ -18,7 +18,7 @@ impl Driver {
         let mut blocks = BTreeMap::new();
         for worker in &self.lab.workers {
             for mapping in worker.shard().mapping_list() {
-                let (key, external) = (key_of(&mapping), mapping.external);
+                let (key, external) = (number(&mapping), mapping.external);
                 mappings.insert(key, (key.0, external.address.0, external.port));
             }
             for (internal, external, first, _) in worker.shard().block_list() {

@@ -38,6 +38,14 @@ impl Choice {
     }
 }
 
+impl Pool {
+    /// The one address that a subscriber may have.
+    pub fn address_by_bits(&self, subscriber: u32) -> Option<u32> {
+        let Selection::Bits(mask) = self.selection else { return None };
+        self.addresses.iter().nth((subscriber & mask) as usize).copied()
+    }
+}
+
 impl Nat {
     /// A new mapping, as the core chose it; or the core's refusal, if it is justified.
     pub fn create(
@@ -50,7 +58,6 @@ impl Nat {
         let Some((group, limits)) = self.group_of(key.1) else {
             return Ok(Err(SourceNotSubscriber));
         };
-        let pool_number = self.rules.groups[group].2;
         let port = packet.to().1;
         match packet.body {
             Body::Tcp { .. } if !packet.segment().is_some_and(|segment| segment.opens()) => {
@@ -59,9 +66,15 @@ impl Nat {
             _ if packet.is_query(false) => return Ok(Err(IcmpNoQuery)),
             _ => {}
         }
+        let held = self.subscribers.get(&(key.1, key.4));
+        let elsewhere = self.blocks_elsewhere((key.1, key.4));
+        let address = held.map(|held| held.address).or(seen.choice.map(|choice| choice.0));
+        let pool_number = self.pool_for(group, key.4, address);
         let pool = &self.rules.pools[pool_number];
+        let first = held.map_or(self.realms_of(group)[key.4][0], |_| pool_number);
+        let first = &self.rules.pools[first];
         // A permission takes a record of its own.
-        let permits = (key.0, key.3) == (TCP, None) && pool.filtering[0] == Filtering::Address;
+        let permits = (key.0, key.3) == (TCP, None) && first.filtering[0] == Filtering::Address;
         if permits && self.in_use(seen.worker) >= self.rules.further_sessions {
             return Ok(Err(SessionTableFull));
         }
@@ -69,7 +82,6 @@ impl Nat {
         if self.mappings.len() >= self.rules.mappings && of_worker() >= self.rules.mappings {
             return Ok(Err(MappingTableFull));
         }
-        let held = self.subscribers.get(&key.1);
         let blocks = held.map(|held| held.blocks.clone()).unwrap_or_default();
         let shared = self.shared(key, &blocks);
         let chosen = seen.choice.map(|(address, port)| (key.0, address, port));
@@ -86,20 +98,25 @@ impl Nat {
             self.establish(key, external, seen.worker);
             return Ok(Ok(()));
         }
-        if held.is_some() {
+        if held.is_some() || elsewhere > 0 {
             let ports = self.ports_of(key.1);
             let port = limits.admit_port(&ports, key.0, port);
             if let Err(reason) = port.and_then(|()| self.admit_session(key.1, true, now)) {
                 return Ok(Err(reason));
             }
         }
+        let is_full = limits.blocks.is_some_and(|most| elsewhere >= most);
+        if held.is_none() && elsewhere > 0 && is_full {
+            return Ok(Err(LimitBlocks));
+        }
+        let scarce = if held.is_some() { seen.scarce } else { seen.scarce_pools[pool_number] };
         let free = |block: &Block, wanted: &dyn Fn(u16) -> bool| {
             let size = pool.piece(block.1).map_or(0, |(_, size)| size);
             let ports = (0..size).map(|n| block.1 + n);
             ports.filter(|p| wanted(*p) && self.is_free((key.0, block.0, *p), now)).count()
         };
         // Its own range comes first, held or not; it is a block in `limits.blocks`.
-        let own = pool.own.is_some().then(|| self.own[&key.1]);
+        let own = pool.own.is_some().then(|| self.own[&(key.1, pool_number)]);
         let mut all = blocks.clone();
         all.extend(own);
         let all_free: usize = all.iter().map(|block| free(block, &|_| true)).sum();
@@ -112,18 +129,19 @@ impl Nat {
         let is_same = |port: u16| choice.port && port == key.2;
         let has = |wanted: &dyn Fn(u16) -> bool| !kept && all.iter().any(|b| free(b, wanted) > 0);
         let (good_room, same) = (has(&will_do), has(&is_same));
-        let allowed = limits.blocks.map(|most| most - usize::from(own.is_some()));
+        let others = elsewhere + usize::from(own.is_some());
+        let allowed = limits.blocks.map(|most| most.saturating_sub(others));
         let most_blocks = allowed.map_or(pool.max_blocks, |most| most.min(pool.max_blocks));
-        let limited = most_blocks < pool.max_blocks;
+        let limited = lent < pool.max_blocks;
         // Refusals.
         let refusal = match seen.reason {
-            Some(SubscriberPorts) => Some(all_free == 0 && lent == most_blocks && !limited),
-            Some(LimitBlocks) => Some(all_free == 0 && lent == most_blocks && limited),
-            Some(ReservedPorts) => Some(kept && (lent == most_blocks || seen.scarce)),
+            Some(SubscriberPorts) => Some(all_free == 0 && !limited),
+            Some(LimitBlocks) => Some(all_free == 0 && lent >= most_blocks && limited),
+            Some(ReservedPorts) => Some(kept && (lent >= most_blocks || scarce)),
             Some(AddressExhausted) => {
                 let drains = held.is_some_and(|held| !pool.is_open(held.address));
                 let room = lent < most_blocks && !drains;
-                Some(held.is_some() && all_free == 0 && room && seen.scarce)
+                Some(held.is_some() && all_free == 0 && room && scarce)
             }
             Some(AddressDraining) => {
                 let drains = held.is_some_and(|held| !pool.is_open(held.address));
@@ -138,7 +156,8 @@ impl Nat {
         };
         if let Some(justified) = refusal {
             let reason = seen.reason.ok_or("checked")?;
-            return if justified {
+            let earlier = self.passed_over(group, (key.1, key.4), None, seen);
+            return if justified && (held.is_some() || earlier.is_ok()) {
                 Ok(Err(reason))
             } else {
                 Err(format!("{reason:?} is not justified"))
@@ -156,6 +175,11 @@ impl Nat {
         }
         if held.is_some_and(|held| held.address != address) {
             return illegal("not the paired address");
+        }
+        if held.is_none()
+            && let Err(why) = self.passed_over(group, (key.1, key.4), Some(pool_number), seen)
+        {
+            return illegal(why);
         }
         if held.is_none()
             && own.is_none()
@@ -185,7 +209,7 @@ impl Nat {
             if !pool.is_open(address) {
                 return illegal("a block of an address that drains");
             }
-            if good_room || lent == most_blocks {
+            if good_room || lent >= most_blocks {
                 return illegal("a further block was not called for");
             }
             if port != key.2 && free(&block, &is_same) > 0 {
@@ -212,16 +236,16 @@ impl Nat {
             if better && wrong_block && seen.sole {
                 return illegal("there is a better block");
             }
-            if blocks.contains(&block) && !seen.scarce && !choice.range {
+            if blocks.contains(&block) && !scarce && !choice.range {
                 return illegal("of the wrong parity");
             }
         }
         if held.is_none() {
             self.turns.insert(pool_number, address);
         }
-        let bucket = Bucket::full(&limits, now);
-        let fresh = Subscriber { address, blocks: BTreeSet::new(), bucket };
-        self.subscribers.entry(key.1).or_insert(fresh).blocks.insert(block);
+        self.buckets.entry(key.1).or_insert_with(|| Bucket::full(&limits, now));
+        let fresh = Subscriber { address, blocks: BTreeSet::new() };
+        self.subscribers.entry((key.1, key.4)).or_insert(fresh).blocks.insert(block);
         self.blocks.insert(block, key.1);
         self.resting.remove(&external);
         self.establish(key, external, seen.worker);
@@ -248,29 +272,15 @@ impl Nat {
     }
 
     /// Whether the core's refusal of a new subscriber is justified, if it is one of that kind.
-    pub fn refuses_pairing(&self, pool: usize, subscriber: u32, seen: &Seen) -> Option<bool> {
-        let pool = &self.rules.pools[pool];
-        let number = match pool.selection {
-            Selection::Bits(mask) => Some((subscriber & mask) as usize),
-            _ => None,
-        };
-        let chosen = number.and_then(|n| pool.addresses.iter().nth(n));
+    pub fn refuses_pairing(&self, number: usize, subscriber: u32, seen: &Seen) -> Option<bool> {
+        let pool = &self.rules.pools[number];
         match seen.reason {
             Some(AddressExhausted) => {
-                let full = |address: &u32| self.free_blocks(pool, *address) == 0;
-                Some(chosen.is_some_and(full))
+                let full = |address: u32| self.free_blocks(pool, address) == 0;
+                Some(pool.address_by_bits(subscriber).is_some_and(full))
             }
-            Some(PoolExhausted) => Some(pool.own.is_none() && seen.scarce),
-            Some(PoolSubscribers) => {
-                let room = |address: &&u32| self.free_blocks(pool, **address) > 0;
-                let full = |address: &u32| self.paired_with(*address) >= pool.max_subscribers;
-                let open = pool.addresses.iter().filter(|a| pool.is_open(**a));
-                let mut with_room = open.filter(room);
-                Some(match chosen {
-                    Some(address) => full(address),
-                    None => with_room.all(full),
-                })
-            }
+            Some(PoolExhausted) => Some(pool.own.is_none() && seen.scarce_pools[number]),
+            Some(PoolSubscribers) => Some(self.is_crowded(pool, subscriber)),
             _ => None,
         }
     }
@@ -283,7 +293,7 @@ impl Nat {
         block: Block,
     ) -> Result<(), String> {
         let illegal = |why: &str| Err(format!("{subscriber:08x} -> {block:?}: {why}"));
-        match self.rules.pools[pool].own.is_some().then(|| self.own[&subscriber]) {
+        match self.rules.pools[pool].own.is_some().then(|| self.own[&(subscriber, pool)]) {
             Some(own) if own != block => return illegal("not its range"),
             Some(_) => {}
             None => {
@@ -300,9 +310,19 @@ impl Nat {
     }
 
     /// Blocks of an address that nobody holds.
-    fn free_blocks(&self, pool: &Pool, address: u32) -> usize {
+    pub fn free_blocks(&self, pool: &Pool, address: u32) -> usize {
         let all = pool.blocks().into_iter();
         all.filter(|first| !self.blocks.contains_key(&(address, *first))).count()
+    }
+
+    /// Whether no address of a pool may have this subscriber, for the bound on subscribers.
+    pub fn is_crowded(&self, pool: &Pool, subscriber: u32) -> bool {
+        let room = |address: &&u32| self.free_blocks(pool, **address) > 0;
+        let full = |address: &u32| self.paired_with(*address) >= pool.max_subscribers;
+        match pool.address_by_bits(subscriber) {
+            Some(address) => full(&address),
+            None => pool.addresses.iter().filter(|a| pool.is_open(**a)).filter(room).all(full),
+        }
     }
 
     fn paired_with(&self, address: u32) -> usize {

@@ -15,7 +15,7 @@ use cgnat_core::worker::steering::Steering;
 
 use super::events::{EXTERNAL, Event, Events, INTERNAL};
 use super::nat::{Block, Key, Nat, Outcome, Pool, Rules, Seen, Ticks};
-use super::overloading::key_of;
+use super::realms::number;
 use super::wire::{Body, Link, Packet, Protocol, ip};
 use super::world::{EXTERNAL_OWN, INTERNAL_OWN, World};
 
@@ -255,8 +255,7 @@ impl Driver {
         // Behind a hairpin the box quotes what it made of the packet; its mapping turns that
         // back, but for the identification and for what was recorded (RFC 5508 REQ-7).
         let mut translated = packet.clone();
-        let internal = (packet.protocol(), packet.source, packet.from().1);
-        let key = self.nat.key_of(internal, packet.to(), self.ticks());
+        let key = self.nat.key_of(packet, self.ticks());
         if let (Some(mapping), Some((_, frame))) = (self.nat.mappings.get(&key), sent.first())
             && matches!(outcome, Outcome::Drop(SessionTableFull | TooBig))
         {
@@ -358,32 +357,36 @@ impl Driver {
         let known = self.nat.mappings.get(&key).is_some_and(|mapping| !mapping.is_expired(now));
         let shard = self.lab.workers[usize::from(worker)].shard();
         let choice = (!known).then(|| {
-            let mut made = shard.mapping_list().filter(|mapping| key_of(mapping) == key);
-            made.next().map(|mapping| (mapping.external.address.0, mapping.external.port))
+            let mut list = shard.mapping_list();
+            let made = list.find(|mapping| number(mapping) == key);
+            made.map(|mapping| (mapping.external.address.0, mapping.external.port))
         });
-        let scarce = self.is_scarce(key.1, worker, now);
-        let sole = self.world.workers == 1;
-        let reason = dropped.first().copied();
-        let block = self.core_blocks(worker).find(|(of, _)| *of == key.1).map(|(_, block)| block);
-        Seen { reason, choice: choice.flatten(), block, worker, scarce, sole, named: None }
+        let held = self.nat.subscribers.get(&(key.1, key.4));
+        let address: Vec<u32> = held.iter().map(|held| held.address).collect();
+        let pools = self.world.rules.pools.iter();
+        let addresses = pools.map(Pool::open);
+        let known = &self.nat.blocks;
+        let fresh = |(of, block): &(u32, Block)| *of == key.1 && !known.contains_key(block);
+        let block = self.core_blocks(worker).find(fresh).map(|(_, block)| block);
+        Seen {
+            reason: dropped.first().copied(),
+            choice: choice.flatten(),
+            block,
+            worker,
+            scarce: self.is_scarce(&address, worker, now),
+            scarce_pools: addresses.map(|list| self.is_scarce(&list, worker, now)).collect(),
+            sole: self.world.workers == 1,
+            named: None,
+        }
     }
 
     /// Whether a worker may refuse a block: it has none itself, and each of the others had
     /// none at some moment of the last second (a denial is believed that long). While blocks
     /// are under way between workers nobody can tell.
-    fn is_scarce(&self, subscriber: u32, worker: u16, now: Ticks) -> bool {
+    fn is_scarce(&self, addresses: &[u32], worker: u16, now: Ticks) -> bool {
         if !self.world.settles {
             return true;
         }
-        let rules = &self.nat.rules;
-        let addresses: Vec<u32> = match self.nat.subscribers.get(&subscriber) {
-            Some(held) => vec![held.address],
-            None => {
-                let group = rules.groups.iter().find(|g| (g.0..=g.1).contains(&subscriber));
-                let pool = group.map(|group| &rules.pools[group.2]);
-                pool.into_iter().flat_map(Pool::open).collect()
-            }
-        };
         let workers = (0..self.world.workers).chain([u16::MAX]);
         let age = |who: u16, address: &u32| {
             self.bare.get(&(who, *address)).map_or(u64::MAX, |at| now - at)

@@ -294,7 +294,7 @@ impl Events {
     pub fn again(&mut self, nat: &Nat) -> Packet {
         let protocol = self.protocol();
         let host = self.host();
-        let found = nat.mappings.range((protocol, host, 0, None)..).next();
+        let found = nat.mappings.range((protocol, host, 0, None, 0)..).next();
         let Some((key, mapping)) = found else { return self.outbound() };
         let to = self.known_remote(mapping);
         self.packet(key.0, (key.1, key.2), to)
@@ -361,8 +361,10 @@ impl Events {
             packet.set_destination((address, port));
         }
         // To itself.
-        let own = (protocol, packet.source, packet.from().1, None);
-        if let Some(mapping) = nat.mappings.get(&own)
+        let own = (protocol, packet.source, packet.from().1);
+        let mut mapped = nat.mappings.range((own.0, own.1, own.2, None, 0)..);
+        if let Some((key, mapping)) = mapped.next()
+            && (key.0, key.1, key.2, key.3) == (own.0, own.1, own.2, None)
             && self.one_in(6)
         {
             packet.set_destination((mapping.external.1, mapping.external.2));
@@ -380,9 +382,9 @@ impl Events {
         } else {
             let protocol = self.protocol();
             let host = self.host();
-            let mapped = nat.mappings.range((protocol, host, 0, None)..).next();
-            let (protocol, host, id, with) =
-                mapped.map_or((protocol, host, 7, None), |(key, _)| *key);
+            let mapped = nat.mappings.range((protocol, host, 0, None, 0)..).next();
+            let (protocol, host, id, with, _) =
+                mapped.map_or((protocol, host, 7, None, 0), |(key, _)| *key);
             // The packet came from the Internet, or from another subscriber by a hairpin.
             let other = self.target(nat);
             let from = match with.filter(|_| !self.one_in(4)) {

@@ -121,8 +121,7 @@ impl Driver {
         let mut outcome = if port == EXTERNAL {
             self.nat.inbound(&short, now)
         } else {
-            let internal = (packet.protocol(), packet.source, packet.from().1);
-            let key = self.nat.key_of(internal, packet.to(), now);
+            let key = self.nat.key_of(&short, now);
             let own = |reason: &&DropReason| !reason.name().starts_with("fragment");
             let reason: Vec<DropReason> = dropped.iter().find(own).copied().into_iter().collect();
             let seen = self.seen(key, &reason, now);
@@ -171,8 +170,9 @@ impl Driver {
     /// Whether a mapping that a packet used is past its end, though its owner has not noticed.
     fn has_expired(&self, packet: &Packet, now: Ticks) -> bool {
         let to = packet.to();
+        let realm = self.nat.realm(packet.source, packet.protocol(), to);
         let inside = (packet.protocol(), packet.source, packet.from().1);
-        let inside = [Some(to), None].map(|with| (inside.0, inside.1, inside.2, with));
+        let inside = [Some(to), None].map(|with| (inside.0, inside.1, inside.2, with, realm));
         let outside = self.nat.external.get(&(packet.protocol(), to.0, to.1));
         let keys = inside.iter().chain(outside.into_iter().flatten());
         let mut mappings = keys.filter_map(|key| self.nat.mappings.get(key));

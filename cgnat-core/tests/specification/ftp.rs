@@ -324,7 +324,8 @@ impl Nat {
         let news = packet.payload.get(usize::try_from(control.taken - at).ok()?..)?;
         let mut named = None;
         let noted = control.take(news, |address, port| {
-            named = Some((TCP, address, port, None));
+            let realm = self.realm(address, TCP, (packet.destination, DATA));
+            named = Some((TCP, address, port, None, realm));
             Ok(None)
         });
         named.filter(|_| noted.is_ok())
@@ -373,7 +374,8 @@ impl Nat {
         seen: Option<&Seen>,
     ) -> Result<Option<(u32, u16)>, String> {
         let own = address == key.1 && port >= 1024;
-        let data = (TCP, address, port, None);
+        let realm = self.realm(address, TCP, (server, DATA));
+        let data = (TCP, address, port, None, realm);
         if own && self.expose(data, server, now, seen.ok_or("nobody looked")?)?.is_ok() {
             self.ftp.replaced += 1;
             let (_, address, port) = self.mappings[&data].external;
@@ -424,12 +426,13 @@ impl Nat {
         let (options, payload) = (vec![], vec![]);
         let (source, destination) = (data.1, server);
         let first = Packet { identification, df, ttl, options, source, destination, body, payload };
-        let made = self.create(data, &first, now, &Seen { reason: None, named: None, ..*seen });
+        let made =
+            self.create(data, &first, now, &Seen { reason: None, named: None, ..seen.clone() });
         if seen.choice.is_some() || made.is_ok() {
             return made;
         }
         for reason in DropReason::ALL {
-            let seen = Seen { reason: Some(*reason), named: None, ..*seen };
+            let seen = Seen { reason: Some(*reason), named: None, ..seen.clone() };
             if let Ok(Err(reason)) = self.create(data, &first, now, &seen) {
                 return Ok(Err(reason));
             }

@@ -22,6 +22,7 @@ pub mod nat;
 pub mod options;
 pub mod overloading;
 pub mod ranges;
+pub mod realms;
 pub mod reload;
 pub mod sessions;
 pub mod tftp;

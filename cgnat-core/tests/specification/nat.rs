@@ -19,6 +19,7 @@ use super::limits::{Bucket, Limits};
 use super::mapping::Mapping;
 use super::overloading::Named;
 use super::ranges::Own;
+use super::realms::Ways;
 use super::sessions::State;
 use super::wire::{Body, ICMP, Packet, Protocol, TCP, UDP, ip};
 
@@ -28,8 +29,9 @@ pub use super::sessions::Filtering;
 pub type Ticks = u64;
 /// X:x or X':x' of a protocol.
 pub type Endpoint = (Protocol, u32, u16);
-/// What a mapping is found by: X:x of a protocol, and where a port is shared Y:y too.
-pub type Key = (Protocol, u32, u16, Option<(u32, u16)>);
+/// What a mapping is found by: X:x of a protocol, where a port is shared Y:y too, and the realm
+/// in its group.
+pub type Key = (Protocol, u32, u16, Option<(u32, u16)>, usize);
 /// External address and first port.
 pub type Block = (u32, u16);
 
@@ -69,6 +71,8 @@ pub struct Rules {
     pub groups: Vec<(u32, u32, usize)>,
     /// By group; those that are missing have none.
     pub limits: Vec<Limits>,
+    /// By group, as limits: further pools, and pools by destination.
+    pub ways: Vec<Ways>,
     /// The box's own addresses, internal and external, each in a /30.
     pub own: [u32; 2],
     pub hairpinning: bool,
@@ -113,10 +117,10 @@ impl Rules {
 pub struct Subscriber {
     pub address: u32,
     pub blocks: BTreeSet<Block>,
-    pub bucket: Bucket,
 }
 
 /// What the core did, where the specification must know.
+#[derive(Clone)]
 pub struct Seen {
     pub reason: Option<DropReason>,
     /// External endpoint that the core chose, if it made a mapping for this packet.
@@ -127,6 +131,8 @@ pub struct Seen {
     pub worker: u16,
     /// Whether this worker may believe that the others have no block (of this address).
     pub scarce: bool,
+    /// The same of all addresses of each pool.
+    pub scarce_pools: Vec<bool>,
     /// There is one worker, which has every block that nobody holds.
     pub sole: bool,
     /// The same of the endpoint that a command in the packet names.
@@ -149,7 +155,10 @@ pub struct Nat {
     /// Ports that a flow has left other than by FIN from both sides, while others share them.
     unclosed: BTreeSet<Endpoint>,
     pub resting: BTreeMap<Endpoint, Ticks>,
-    pub subscribers: BTreeMap<u32, Subscriber>,
+    /// By internal address and realm.
+    pub subscribers: BTreeMap<(u32, usize), Subscriber>,
+    /// Of each internal address that has state.
+    pub buckets: BTreeMap<u32, Bucket>,
     pub blocks: BTreeMap<Block, u32>,
     pub holds: BTreeMap<Flow, Association>,
     pub claims: BTreeMap<Flow, Association>,
@@ -163,8 +172,8 @@ pub struct Nat {
     pub out_of_window: u64,
     /// Flows that shared a port.
     pub shared: u64,
-    /// Ranges of subscribers of deterministic pools.
-    pub own: BTreeMap<u32, Block>,
+    /// Ranges of subscribers of deterministic pools, by pool.
+    pub own: BTreeMap<(u32, usize), Block>,
     /// The address of each pool that had the last turn.
     pub turns: BTreeMap<usize, u32>,
 }
@@ -183,6 +192,7 @@ impl Nat {
             unclosed: BTreeSet::new(),
             resting: BTreeMap::new(),
             subscribers: BTreeMap::new(),
+            buckets: BTreeMap::new(),
             blocks: BTreeMap::new(),
             holds: BTreeMap::new(),
             claims: BTreeMap::new(),
@@ -229,7 +239,7 @@ impl Nat {
 
     fn mappings_from(&self, address: u32) -> impl Iterator<Item = (&Key, &Mapping)> {
         let of = move |protocol| {
-            let from = self.mappings.range((protocol, address, 0, None)..);
+            let from = self.mappings.range((protocol, address, 0, None, 0)..);
             from.take_while(move |(key, _)| (key.0, key.1) == (protocol, address))
         };
         [TCP, UDP, ICMP].into_iter().flat_map(of)
@@ -250,20 +260,20 @@ impl Nat {
 
     /// Whether a subscriber that is known may have one more session.
     pub fn admit_session(&self, address: u32, inside: bool, now: Ticks) -> Result<(), DropReason> {
-        let (Some((_, limits)), Some(held)) =
-            (self.group_of(address), self.subscribers.get(&address))
+        let (Some((_, limits)), Some(bucket)) =
+            (self.group_of(address), self.buckets.get(&address))
         else {
             return Ok(());
         };
-        limits.admit_session(self.sessions_of(address), &held.bucket, inside, now)
+        limits.admit_session(self.sessions_of(address), bucket, inside, now)
     }
 
     /// A session begins that the subscriber opened.
     pub fn spend(&mut self, address: u32, now: Ticks) {
         if let Some((_, limits)) = self.group_of(address)
-            && let Some(held) = self.subscribers.get_mut(&address)
+            && let Some(bucket) = self.buckets.get_mut(&address)
         {
-            held.bucket.spend(&limits, now);
+            bucket.spend(&limits, now);
         }
     }
 
@@ -314,7 +324,7 @@ impl Nat {
         }
         if let Body::Error { about, .. } = &packet.body {
             let internal = (about.protocol(), about.destination, about.to().1);
-            let key = self.key_of(internal, about.from(), now);
+            let key = self.key_with(internal, about.from(), now);
             let mapping = self.mappings.get(&key).filter(|mapping| !mapping.is_expired(now));
             let external = match about.body {
                 Body::Bare { .. } => self.held(about, now).map(|address| (address, 0)),
@@ -342,8 +352,7 @@ impl Nat {
             return Ok(Outcome::Drop(IcmpNoQuery));
         }
         let remote = packet.to();
-        let internal = (packet.protocol(), packet.source, packet.from().1);
-        let key = self.key_of(internal, remote, now);
+        let key = self.key_of(packet, now);
         let groups = &self.rules.groups;
         let is_subscriber = groups.iter().any(|(first, last, _)| (*first..=*last).contains(&key.1));
         if !hairpin && is_subscriber && packet.df && packet.len() > self.rules.mtu_external {
@@ -353,7 +362,7 @@ impl Nat {
             return self.outbound_bare(packet, now, seen);
         }
         // What it meets and finds ended, it ends; behind a live flow it meets nothing.
-        for met in [Some(remote), None].map(|with| (key.0, key.1, key.2, with)) {
+        for met in [Some(remote), None].map(|with| (key.0, key.1, key.2, with, key.4)) {
             let is_met = met == key || !self.mappings.contains_key(&key);
             let mapping = self.mappings.get(&met);
             if is_met && mapping.is_some_and(|mapping| mapping.is_expired(now)) {
@@ -453,6 +462,9 @@ impl Nat {
             return Outcome::Drop(TooBig);
         }
         let is_error = matches!(packet.body, Body::Error { .. });
+        if !is_error && self.realm(key.1, key.0, packet.from()) != key.4 {
+            return Outcome::Drop(Filtered);
+        }
         let mut packet = packet.clone();
         let arriving = self.ftp_inbound(key, &mut packet, now);
         if !is_error && let Err(reason) = self.note(key, packet.from(), &packet, false, now) {
@@ -505,7 +517,7 @@ impl Nat {
         }
         self.resting.insert(mapping.external, due);
         // Of those that rest, the one that is due first is free early.
-        let blocks = &self.subscribers[&key.1].blocks;
+        let blocks = &self.subscribers[&(key.1, key.4)].blocks;
         let mut held: Vec<(Ticks, Endpoint)> = Vec::new();
         for (endpoint, due) in &self.resting {
             let block = self.block_of(endpoint.1, endpoint.2);
@@ -547,5 +559,7 @@ impl Nat {
             subscriber.blocks.retain(|block| busy.contains(block));
         }
         self.subscribers.retain(|_, subscriber| !subscriber.blocks.is_empty());
+        let left: BTreeSet<u32> = self.subscribers.keys().map(|(address, _)| *address).collect();
+        self.buckets.retain(|address, _| left.contains(address));
     }
 }

@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 
 use cgnat_core::path::SHARING_TRIES;
-use cgnat_core::shard::ListedMapping;
 
 use super::nat::{Block, Endpoint, Key, Nat, Ticks};
-use super::wire::{ICMP, Protocol, TCP, UDP};
+use super::wire::{Protocol, TCP};
 
 /// Destination ports that are named.
 pub type Named = BTreeSet<(Protocol, u16)>;
@@ -29,13 +28,6 @@ pub fn yaml(named: &Named) -> String {
     format!("    port-overloading: [{}]\n", named.join(", "))
 }
 
-/// What the specification finds a mapping of the core by.
-pub fn key_of(mapping: &ListedMapping) -> Key {
-    let protocol = [TCP, UDP, ICMP][mapping.protocol as usize];
-    let with = mapping.only_with.map(|remote| (remote.address.0, remote.port));
-    (protocol, mapping.internal.address.0, mapping.internal.port, with)
-}
-
 impl Nat {
     /// One of the mappings of an external endpoint; `n` says which.
     pub fn one_of(&self, external: &Endpoint, n: u32) -> Option<&Key> {
@@ -48,16 +40,19 @@ impl Nat {
     }
 
     /// The mapping that a packet of an internal endpoint to `remote` uses, or would make.
-    pub fn key_of(&self, internal: Endpoint, remote: (u32, u16), now: Ticks) -> Key {
+    pub fn key_with(&self, internal: Endpoint, remote: (u32, u16), now: Ticks) -> Key {
         let (protocol, address, port) = internal;
-        let (own, flow) =
-            ((protocol, address, port, None), (protocol, address, port, Some(remote)));
+        let realm = self.realm(address, protocol, remote);
+        let key = |with| (protocol, address, port, with, realm);
+        let (own, flow) = (key(None), key(Some(remote)));
         if self.is_live(&flow, now) {
             return flow;
         }
         let named = self.group_of(address).is_some_and(|(group, _)| {
-            let pool = &self.rules.pools[self.rules.groups[group].2];
-            pool.overloading.contains(&(protocol, remote.1))
+            let held = self.subscribers.get(&(address, realm)).map(|held| held.address);
+            let first = self.realms_of(group)[realm][0];
+            let pool = held.and_then(|held| self.pool_with(held));
+            pool.unwrap_or(&self.rules.pools[first]).overloading.contains(&(protocol, remote.1))
         });
         if named && !self.is_live(&own, now) { flow } else { own }
     }
@@ -86,7 +81,8 @@ impl Nat {
                 }
                 let in_the_way = |other: &Key| {
                     let same_host = other.3.is_some_and(|with| with.0 == remote.0);
-                    same_host || (other.0, other.1, other.2) == (key.0, key.1, key.2)
+                    same_host
+                        || (other.0, other.1, other.2, other.4) == (key.0, key.1, key.2, key.4)
                 };
                 if keys.iter().any(in_the_way) {
                     bad += 1;

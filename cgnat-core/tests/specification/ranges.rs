@@ -65,17 +65,21 @@ impl Nat {
         self.own.clear();
         let mut seen = BTreeSet::new();
         let mut next: BTreeMap<usize, usize> = BTreeMap::new();
-        for (first, last, number) in &self.rules.groups {
-            let pool = &self.rules.pools[*number];
+        for (group, (first, last, _)) in self.rules.groups.iter().enumerate() {
+            let used: BTreeSet<usize> = self.realms_of(group).into_iter().flatten().collect();
             for internal in *first..=*last {
                 let is_new = seen.insert(internal);
-                let Some(own) = pool.own.as_ref().filter(|_| is_new) else { continue };
-                let place = next.entry(*number).or_default();
-                let ranges = usize::from(pool.ranges());
-                let Some(address) = pool.addresses.iter().nth(*place / ranges) else { continue };
-                let first = pool.ports.0 + (*place % ranges) as u16 * own.each;
-                self.own.insert(internal, (*address, first));
-                *place += 1;
+                for number in used.iter().filter(|_| is_new) {
+                    let pool = &self.rules.pools[*number];
+                    let Some(own) = &pool.own else { continue };
+                    let place = next.entry(*number).or_default();
+                    let ranges = usize::from(pool.ranges());
+                    let address = pool.addresses.iter().nth(*place / ranges);
+                    let Some(address) = address else { continue };
+                    let first = pool.ports.0 + (*place % ranges) as u16 * own.each;
+                    self.own.insert((internal, *number), (*address, first));
+                    *place += 1;
+                }
             }
         }
     }

@@ -116,14 +116,15 @@ impl World {
             yaml += &overloading::yaml(&pool.overloading);
         }
         yaml.push_str("subscribers:\n");
-        for (number, (first, last, pool)) in rules.groups.iter().enumerate() {
+        for (number, (first, last, _)) in rules.groups.iter().enumerate() {
             let length = 32 - (last - first + 1).trailing_zeros();
             let first = std::net::Ipv4Addr::from(*first);
             let limits = rules.limits.get(number).map(Limits::yaml);
             let limits = limits.map_or(String::new(), |map| format!(", limits: {map}"));
+            let pools = rules.pools_yaml(number);
             let _ = writeln!(
                 yaml,
-                "  - {{ name: g{number}, match: [{first}/{length}], pool: pool{pool}{limits} }}"
+                "  - {{ name: g{number}, match: [{first}/{length}], {pools}{limits} }}"
             );
         }
         yaml += &rules.statics_yaml();

@@ -69,6 +69,7 @@ pub fn world(workers: u16) -> World {
                 group("100.65.0.0", 32, 0),
             ],
             limits: Vec::new(),
+            ways: Vec::new(),
             own: [ip(INTERNAL_OWN), ip(EXTERNAL_OWN)],
             hairpinning: true,
             statics: vec![],

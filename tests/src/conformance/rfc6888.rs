@@ -15,6 +15,11 @@ register! {
     protocols_without_their_document_are_dropped_6888_req_1:
         "6888-REQ-1" "6888-REQ-1d" "5597-S3";
     one_address_for_all_protocols_6888_req_2: "6888-REQ-2";
+    a_new_subscriber_goes_to_the_next_pool_and_stays_there_6888_req_2:
+        "6888-REQ-2" "6888-REQ-3";
+    a_destination_with_a_pool_of_its_own_parts_nothing_else_6888_req_2:
+        "6888-REQ-2" "4787-REQ-1";
+    ports_are_limited_over_all_pools_of_a_subscriber_6888_req_4: "6888-REQ-4";
     a_pool_of_pieces_is_used_whole_6888_req_3: "6888-REQ-3";
     ports_of_one_subscriber_are_limited_6888_req_4: "6888-REQ-4" "6888-REQ-4a";
     each_protocol_has_a_limit_of_its_own_6888_req_4b: "6888-REQ-4b" "6888-REQ-4";
@@ -63,6 +68,78 @@ fn one_address_for_all_protocols_6888_req_2() -> Result<()> {
         all.extend(addresses);
     }
     ensure!(all.len() > 5, "all leave from {all:?}");
+    Ok(())
+}
+
+/// Two pools of one address each with two blocks of 64 ports, a block for each subscriber.
+fn two_pools() -> Settings {
+    let keys = "allocation: { block-size: 64, max-blocks: 1 }";
+    Settings::default()
+        .pool(&["203.0.113.8"])
+        .pool_keys(&format!("ports: 2048-2175\n{keys}"))
+        .further_pool("spare", &["203.0.113.24"], &format!("ports: 2048-2175, {keys}"))
+}
+
+fn a_new_subscriber_goes_to_the_next_pool_and_stays_there_6888_req_2() -> Result<()> {
+    let mut talk = Talk::new(two_pools().uses("[main, spare]"));
+    let flow = |number, port| udp(at(subscriber(number), port), at(remote(1), 5000));
+    for number in 1..=5 {
+        talk.inside(0.0, &flow(number, 4000));
+    }
+    let seen = talk.look()?;
+    let used: Vec<u8> = seen.outside.iter().map(|packet| packet.source.octets()[3]).collect();
+    ensure!(used == [8, 8, 24, 24], "used {used:?}");
+    ensure!(seen.drops["pool-exhausted"] == 1 && seen.inside.len() == 1, "{seen:#?}");
+    // The first two leave; the third keeps its address for old and new flows, the fifth gets
+    // in where it was refused.
+    for time in [250.0, 500.0, 750.0] {
+        talk.inside(time, &flow(3, 4000));
+    }
+    talk.inside(760.0, &flow(3, 4001));
+    talk.inside(761.0, &tcp(at(subscriber(3), 4001), at(remote(2), 80), SYN));
+    talk.inside(762.0, &flow(5, 4000));
+    let seen = talk.look()?;
+    let used: Vec<u8> = seen.outside.iter().map(|packet| packet.source.octets()[3]).collect();
+    ensure!(used == [24, 24, 24, 24, 24, 8], "used {used:?}");
+    Ok(())
+}
+
+fn a_destination_with_a_pool_of_its_own_parts_nothing_else_6888_req_2() -> Result<()> {
+    let rule = "destinations: [{ to: [0.0.0.0/0], protocol: udp, ports: [53], pool: spare }]";
+    let mut talk = Talk::new(two_pools().group_keys(rule));
+    let host = at(subscriber(1), 40_000);
+    let (dns, other) = (at(remote(1), 53), at(remote(1), 5000));
+    let named = talk.outbound(0.0, &udp(host, dns))?.sender();
+    let plain = talk.outbound(0.1, &udp(host, other))?.sender();
+    ensure!((named.ip().octets()[3], plain.ip().octets()[3]) == (24, 8), "{named} {plain}");
+    // One endpoint for all servers of a kind, and for all other destinations.
+    for number in 2..10 {
+        let again = talk.outbound(0.2, &udp(host, at(remote(number), 53)))?.sender();
+        ensure!(again == named, "{again} and {named}");
+        let again = talk.outbound(0.3, &udp(host, at(remote(number), 6000)))?.sender();
+        ensure!(again == plain, "{again} and {plain}");
+    }
+    let tcp_too = talk.outbound(0.4, &tcp(host, at(remote(1), 53), SYN))?.sender();
+    let echo = talk.outbound(0.5, &query(subscriber(1), remote(1), 8, 53))?.sender();
+    ensure!([tcp_too.ip(), echo.ip()] == [plain.ip(); 2], "{tcp_too} {echo}");
+    talk.inbound(1.0, &udp(dns, named))?;
+    talk.inbound(1.1, &udp(other, plain))?;
+    // Whoever would be answered from elsewhere does not get in.
+    talk.dropped(Side::External, 1.2, &udp(other, named), "filtered")?;
+    talk.dropped(Side::External, 1.3, &udp(dns, plain), "filtered")
+}
+
+fn ports_are_limited_over_all_pools_of_a_subscriber_6888_req_4() -> Result<()> {
+    let keys = "destinations: [{ to: [0.0.0.0/0], protocol: udp, ports: [53], pool: spare }]\n\
+                limits: { ports: 20 }";
+    let mut talk = Talk::new(two_pools().group_keys(keys));
+    for port in 0..15 {
+        talk.inside(0.0, &udp(at(subscriber(1), 10_000 + port), at(remote(1), 53)));
+        talk.inside(0.0, &udp(at(subscriber(1), 10_000 + port), at(remote(1), 5000)));
+    }
+    let seen = talk.look()?;
+    ensure!(seen.outside.len() == 20, "{} of 30 flows", seen.outside.len());
+    ensure!(seen.drops["limit-ports"] == 10, "drops {:?}", seen.drops);
     Ok(())
 }
 

@@ -19,6 +19,10 @@ const CHECK_LIMIT: Duration = Duration::from_secs(20);
 pub struct Settings {
     pool: Vec<String>,
     pool_keys: String,
+    /// Further pools: name, addresses and keys.
+    further: Vec<(String, Vec<String>, String)>,
+    /// The pools of the group, as its section writes them.
+    uses: String,
     group_keys: String,
     subscribers: Vec<Ipv4Net>,
     sections: String,
@@ -35,6 +39,8 @@ impl Default for Settings {
         Settings {
             pool: vec!["203.0.113.0/28".to_owned()],
             pool_keys: String::new(),
+            further: Vec::new(),
+            uses: "main".to_owned(),
             group_keys: String::new(),
             subscribers: vec![super::net("100.64.0.0/10")],
             sections: String::new(),
@@ -60,6 +66,20 @@ impl Settings {
             self.pool_keys.push_str(&format!("    {line}\n"));
         }
         self
+    }
+
+    /// A further pool, with its keys in one line.
+    #[must_use]
+    pub fn further_pool(mut self, name: &str, items: &[&str], keys: &str) -> Settings {
+        let items = items.iter().map(|item| (*item).to_owned()).collect();
+        self.further.push((name.to_owned(), items, keys.to_owned()));
+        self
+    }
+
+    /// Other pools for the group than `main`.
+    #[must_use]
+    pub fn uses(self, pools: &str) -> Settings {
+        Settings { uses: pools.to_owned(), ..self }
     }
 
     /// Further keys of the group of subscribers, as its section writes them.
@@ -117,9 +137,10 @@ impl Settings {
         Settings { untranslated, ..self }
     }
 
-    /// Whether an address belongs to the pool.
+    /// Whether an address belongs to a pool.
     pub fn is_pool(&self, address: Ipv4Addr) -> bool {
-        self.pool.iter().any(|item| match item.split_once('-') {
+        let further = self.further.iter().flat_map(|(_, items, _)| items);
+        self.pool.iter().chain(further).any(|item| match item.split_once('-') {
             Some((first, last)) => (super::ip(first)..=super::ip(last)).contains(&address),
             None if item.contains('/') => super::net(item).contains(&address),
             None => super::ip(item) == address,
@@ -139,6 +160,10 @@ impl Settings {
         let [router, _, _, world] = MACS;
         let list =
             |nets: &[Ipv4Net]| nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let further = self.further.iter().map(|(name, items, keys)| {
+            format!("  {name}: {{ addresses: [{}], {keys} }}\n", items.join(", "))
+        });
+        let further: Vec<String> = further.collect();
         format!(
             "version: 1\n\
              system:\n  name: {name}\n  memory: 256MiB\n  huge-pages: off\n\
@@ -150,14 +175,16 @@ impl Settings {
              \x20 {EXTERNAL_PORT}:\n    side: external\n    device: \"{external}\"\n\
              \x20   addresses: [{BOX_EXTERNAL}/30]\n    next-hop: {WORLD}\n    mtu: {}\n\
              \x20   neighbours: [{{ address: {WORLD}, mac: \"{world}\" }}]\n\
-             pools:\n  main:\n    addresses: [{}]\n{}\
-             subscribers:\n  - name: everyone\n    match: [{}]\n    pool: main\n{}{}",
+             pools:\n  main:\n    addresses: [{}]\n{}{}\
+             subscribers:\n  - name: everyone\n    match: [{}]\n    pool: {}\n{}{}",
             self.system,
             self.mtu[0],
             self.mtu[1],
             self.pool.join(", "),
             self.pool_keys,
+            further.concat(),
             list(&self.subscribers),
+            self.uses,
             self.group_keys,
             self.sections,
         )

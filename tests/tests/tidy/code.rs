@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &[(&str, &str)])] = &[
         "policy",
         &[
             ("crate::config", "timeouts are built from the configuration"),
+            ("crate::endpoint", "vocabulary: plain values"),
             ("crate::packet::tcp", "names of four bits and the numbers of a segment, not bytes"),
             ("crate::policy", "decisions may build on each other"),
         ],
@@ -56,7 +57,7 @@ const LAYERS: &[(&str, &[(&str, &str)])] = &[
         "config",
         &[
             ("crate::config", "stands alone"),
-            ("crate::endpoint::IpProtocol", "a number with a name"),
+            ("crate::endpoint", "rules name protocols, and lists of pools by number"),
         ],
     ),
 ];

@@ -9,7 +9,7 @@ use super::super::problem::Report;
 use super::super::read::{Cursor, Located};
 use super::super::scalar::shown;
 use super::super::{Device, Route, Side};
-use super::{Range, common, pools, ports, span, subscribers, written};
+use super::{Range, common, pools, ports, span, statics, subscribers, written};
 
 /// Ports among each other: both sides, one next hop per side, no shared device or prefix.
 pub(super) fn ports(report: &mut Report<'_>, section: Option<&Cursor<'_>>, all: &[ports::Draft]) {
@@ -126,6 +126,23 @@ pub(super) fn pools(
                 );
                 report.error(&range.at, message);
             }
+        }
+    }
+}
+
+/// Pools whose addresses nobody will ever get.
+pub(super) fn unused_pools(
+    report: &mut Report<'_>,
+    all: &[pools::Draft],
+    groups: &[subscribers::Draft],
+    statics: &[statics::Draft],
+) {
+    for (number, pool) in all.iter().enumerate() {
+        let mapped = |range: &Located<Range>| statics.iter().any(|s| s.reaches(range.value));
+        if !groups.iter().any(|group| group.uses(number)) && !pool.ranges.iter().any(mapped) {
+            let name = shown(&pool.name.value);
+            let message = format!("no subscriber group uses pool {name}, so nobody gets its ports");
+            report.warning(&pool.name.at, message);
         }
     }
 }

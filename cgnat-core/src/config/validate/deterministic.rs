@@ -105,8 +105,12 @@ pub(super) fn refuse(report: &mut Report<'_>, fields: &Fields<'_>) {
 pub(super) fn room(report: &mut Report<'_>, pools: &[Draft], groups: &[subscribers::Draft]) {
     for (i, pool) in pools.iter().enumerate() {
         let Some(each) = &pool.ports_per_subscriber else { continue };
-        let all = groups.iter().flat_map(|g| g.ranges.iter().map(|r| (r.value, g.pool)));
-        let subscribers = ranges::count(&ranges::of_pool(all, i));
+        let of = |(n, g): (usize, &subscribers::Draft)| {
+            let ranges: Vec<_> = g.ranges.iter().map(|range| (range.value, n)).collect();
+            ranges.into_iter()
+        };
+        let pieces = ranges::by_group(groups.iter().enumerate().flat_map(of));
+        let subscribers = ranges::count(&ranges::of(pieces, |group| groups[group].uses(i)));
         let (addresses, ports) = (pool.addresses(), pool.range_ports());
         let per_address = ports / each.value;
         if addresses == 0 || subscribers <= addresses * per_address {

@@ -14,11 +14,12 @@ const PROTOCOLS: [&str; 3] = ["tcp", "udp", "icmp"];
 /// Entries of `reserved.for`.
 const MOST_LIFELINES: usize = 64;
 
-/// Reads the section of a group that takes its ports from `pool`.
+/// Reads the section of a group that takes its ports from pools by these `realms`.
 pub(super) fn read(
     report: &mut Report<'_>,
     cursor: Option<&Cursor<'_>>,
-    pool: Option<&pools::Draft>,
+    pools: &[pools::Draft],
+    realms: &[Vec<usize>],
 ) -> Limits {
     let mut limits = Limits::default();
     let Some(fields) = cursor.and_then(|c| c.fields(report)) else { return limits };
@@ -41,9 +42,11 @@ pub(super) fn read(
     limits.inbound_sessions = number(report, "inbound-sessions");
     limits.new_sessions =
         fields.get("new-sessions-per-second").and_then(|c| new_sessions(report, c));
-    limits.blocks = fields.get("blocks").and_then(|c| blocks(report, c, pool));
+    let lists = realms.iter().map(|list| list.iter().map(|pool| &pools[*pool]).collect());
+    let lists: Vec<Vec<&pools::Draft>> = lists.collect();
+    limits.blocks = fields.get("blocks").and_then(|c| blocks(report, c, &lists));
     if let Some(cursor) = fields.get("reserved") {
-        limits.reserved = reserved(report, cursor, pool, &limits);
+        limits.reserved = reserved(report, cursor, &lists, &limits);
     }
     limits
 }
@@ -66,11 +69,29 @@ fn new_sessions(report: &mut Report<'_>, cursor: &Cursor<'_>) -> Option<NewSessi
     Some(NewSessions { rate, burst })
 }
 
-fn blocks(report: &mut Report<'_>, cursor: &Cursor<'_>, pool: Option<&pools::Draft>) -> Option<u8> {
-    let most = pool.map_or(u64::from(u8::MAX), |pool| u64::from(pool.max_blocks));
+fn blocks(
+    report: &mut Report<'_>,
+    cursor: &Cursor<'_>,
+    lists: &[Vec<&pools::Draft>],
+) -> Option<u8> {
+    // Of each list the pool that gives most.
+    let most_of =
+        |list: &Vec<&pools::Draft>| list.iter().map(|pool| u64::from(pool.max_blocks)).max();
+    let most = lists.iter().filter_map(most_of).sum();
     let blocks = cursor.whole(report, 1, u64::from(u8::MAX))?;
-    if blocks > most {
-        let message = format!("{blocks} is more than the pool's `max-blocks`, {most}");
+    if blocks > most && !lists.is_empty() {
+        let pools =
+            if lists.len() > 1 { "the pools' `max-blocks`" } else { "the pool's `max-blocks`" };
+        let message = format!("{blocks} is more than {pools}, {most}");
+        report.error(cursor.at(), message);
+        return None;
+    }
+    if blocks < lists.len() as u64 {
+        let message = format!(
+            "{blocks} is too few: a subscriber needs a block for each list of pools that its \
+             destinations choose; expected at least {}",
+            lists.len()
+        );
         report.error(cursor.at(), message);
         return None;
     }
@@ -80,7 +101,7 @@ fn blocks(report: &mut Report<'_>, cursor: &Cursor<'_>, pool: Option<&pools::Dra
 fn reserved(
     report: &mut Report<'_>,
     cursor: &Cursor<'_>,
-    pool: Option<&pools::Draft>,
+    lists: &[Vec<&pools::Draft>],
     limits: &Limits,
 ) -> Reserved {
     let mut reserved = Reserved::default();
@@ -100,10 +121,11 @@ fn reserved(
         Some((u64::from(most?), format!("of `limits.ports.{name}`")))
     });
     let all = limits.ports.map(|most| (u64::from(most), "of `limits.ports`".to_owned()));
-    let block = pool.map(|pool| {
+    let smallest = lists.iter().flatten().map(|pool| {
         let overflow = pool.overflow.as_ref().map_or(u16::MAX, |overflow| overflow.block_size);
-        (u64::from(pool.block_size.min(overflow)), "of a block".to_owned())
+        u64::from(pool.block_size.min(overflow))
     });
+    let block = smallest.min().map(|smallest| (smallest, "of a block".to_owned()));
     if let Some((most, what)) = block.into_iter().chain(all).chain(limited).find(|of| ports >= of.0)
     {
         let message = format!("{ports} of the {most} ports {what} leave none for other flows");

@@ -68,6 +68,11 @@ impl Draft {
         }
     }
 
+    /// Whether it has an external address of a range.
+    pub(super) fn reaches(&self, range: Range) -> bool {
+        common(self.external.value.addresses(), range).is_some()
+    }
+
     fn shares_a_protocol(&self, other: &Draft) -> bool {
         self.protocols.0 && other.protocols.0 || self.protocols.1 && other.protocols.1
     }
