@@ -129,6 +129,7 @@ pub fn assemble(
         block_due,
         leases,
         fragments_ms: layout.fragments.timeout_ms,
+        time,
         forwarding: forwarding.clone(),
         neighbours,
     });

@@ -311,29 +311,32 @@ fn keep_house(
     if let Err(error) = dpdk::set_current_thread_affinity(cpus) {
         complain(&format!("warning: housekeeping stays where it is: {error}"));
     }
-    let mut settling = 0u8;
-    let mut pacing: Pacing = None;
+    let mut pacing: Option<Pacing> = None;
     loop {
         let latest = counters.iter().map(|counters| counters.now()).max().unwrap_or_default();
         // A sweep that a replay waits for is at a time which no packet has shown yet.
-        let latest = pacing.map_or(latest, |(at, _)| latest.max(at));
+        let latest = pacing.as_ref().map_or(latest, |pacing| latest.max(pacing.at));
         let worked = housekeeping.run(latest, now(clock));
         back.serve(&mut housekeeping);
-        pacing = keep_pace(&mut housekeeping, counters, pace, pacing);
-        match phase.load(Ordering::Acquire) {
-            phase::STOP => return housekeeping,
-            phase::SETTLE if !housekeeping.is_busy() => {
-                // Twice: the first sweep ends mappings, the second the blocks they freed.
-                if settling == 2 {
+        if let Some(under_way) = &mut pacing {
+            if under_way.has_ended(&mut housekeeping, counters) {
+                let at = under_way.at;
+                pacing = None;
+                if pace.wanted() == Some(at) {
+                    pace.swept(at);
+                } else {
                     // Unless the main thread has moved on to stopping meanwhile.
                     let (from, to) = (phase::SETTLE, phase::SETTLED);
                     let _ = phase.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed);
-                } else {
-                    settling += 1;
-                    housekeeping.sweep_now(latest);
                 }
             }
-            _ => {}
+        } else {
+            let is_settling = phase.load(Ordering::Acquire) == phase::SETTLE;
+            let at = pace.wanted().or(is_settling.then_some(latest));
+            pacing = at.map(|at| Pacing::begin(at, &mut housekeeping, counters));
+        }
+        if phase.load(Ordering::Acquire) == phase::STOP {
+            return housekeeping;
         }
         if pacing.is_some() {
             std::thread::yield_now();
@@ -343,35 +346,55 @@ fn keep_house(
     }
 }
 
-/// A sweep that a replay waits for: its time, and how often it has been begun.
-type Pacing = Option<(Instant, u8)>;
+/// Sweeps that somebody waits for: a replay whose next packet is of their time, or the end.
+struct Pacing {
+    at: Instant,
+    /// How many have begun.
+    begun: u8,
+    /// Packets handed from worker to worker when the workers were asked whether they rest.
+    handed: (u64, u64),
+}
 
-/// Serves a replay whose next packet waits for a sweep; what is under way after this round.
-fn keep_pace(
-    housekeeping: &mut Housekeeping,
-    counters: &[Arc<WorkerCounters>],
-    pace: &Pace,
-    pacing: Pacing,
-) -> Pacing {
-    // Twice: the first sweep ends mappings, the second the blocks they freed.
-    match pacing {
-        Some(_) if housekeeping.is_busy() => pacing,
-        Some((at, 2)) => {
-            pace.swept(at);
-            None
-        }
-        Some((at, begun)) => {
-            housekeeping.sweep_now(at);
-            Some((at, begun + 1))
-        }
-        None => {
-            let at = pace.wanted()?;
-            // Other workers have taken what was handed to them, at its own time.
-            let handed_off: u64 = counters.iter().map(|c| c.handed_off.value()).sum();
-            let handed_in: u64 = counters.iter().map(|c| c.handed_in.value()).sum();
-            (handed_off == handed_in).then_some((at, 0))
-        }
+impl Pacing {
+    fn begin(
+        at: Instant,
+        housekeeping: &mut Housekeeping,
+        counters: &[Arc<WorkerCounters>],
+    ) -> Self {
+        housekeeping.await_workers();
+        Self { at, begun: 0, handed: handed(counters) }
     }
+
+    /// Goes on; whether the workers have carried out all that was proposed.
+    fn has_ended(
+        &mut self,
+        housekeeping: &mut Housekeeping,
+        counters: &[Arc<WorkerCounters>],
+    ) -> bool {
+        if housekeeping.is_busy() {
+            return false;
+        }
+        // What was handed on is handled at its own time, before the sweep: all of it had been
+        // taken when the workers were asked, and handling it has handed on nothing more.
+        let handed = handed(counters);
+        if self.begun == 0 && (handed.0 != handed.1 || handed != self.handed) {
+            *self = Self::begin(self.at, housekeeping, counters);
+            return false;
+        }
+        // Twice: the first sweep ends mappings, the second the blocks they freed.
+        if self.begun == 2 {
+            return true;
+        }
+        self.begun += 1;
+        housekeeping.sweep_now(self.at);
+        false
+    }
+}
+
+/// Packets that workers have handed to each other: off and in.
+fn handed(counters: &[Arc<WorkerCounters>]) -> (u64, u64) {
+    let off = counters.iter().map(|counters| counters.handed_off.value()).sum();
+    (off, counters.iter().map(|counters| counters.handed_in.value()).sum())
 }
 
 /// Loop time.

@@ -61,8 +61,11 @@ pub enum Command {
     /// Give back free blocks of addresses that are not open and answer with
     /// [`Event::Withdrawn`].
     Withdraw,
-    /// Time has come to here although no packet says so (the end of a replay).
+    /// Time has come to here although no packet says so (a replay).
     Advance(Instant),
+    /// To be answered with [`Event::BarrierReached`]: earlier commands have been carried out, and
+    /// the packets of earlier polls handled.
+    Barrier,
 }
 
 /// From a worker to housekeeping.
@@ -89,6 +92,8 @@ pub enum Event {
         /// The blocks.
         leases: ArrayVec<BlockLease, SLICE>,
     },
+    /// Answer to [`Command::Barrier`].
+    BarrierReached,
     /// A packet waits for the MAC of this neighbour.
     Resolve {
         /// Index of the port.

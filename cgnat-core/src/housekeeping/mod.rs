@@ -28,6 +28,7 @@ use crate::space::{ExternalSpace, OwnerMap};
 use crate::table::due::DueArray;
 use crate::table::port_block::{BlockLease, PortCensus};
 use crate::time::{Instant, Tick};
+use crate::worker::TimeSource;
 use crate::worker::forwarding::Forwarding;
 
 use lending::Lending;
@@ -58,6 +59,10 @@ struct Link {
     events: Receiver<Event>,
     due: ShardDue,
     backlog: VecDeque<Command>,
+    /// A barrier is to be sent after the sweep that is under way.
+    owes_barrier: bool,
+    /// Barriers sent and not reached.
+    barriers: u32,
 }
 
 impl Link {
@@ -107,6 +112,8 @@ pub struct HousekeepingParts {
     pub leases: Vec<BlockLease>,
     /// How long fragments of a datagram may wait for each other, milliseconds.
     pub fragments_ms: u64,
+    /// Live or replay, which sweeps only when told to.
+    pub time: TimeSource,
     /// Ports and next hops.
     pub forwarding: Arc<Forwarding>,
     /// MACs of neighbours; written by housekeeping alone.
@@ -127,6 +134,7 @@ impl Housekeeping {
             block_due,
             leases,
             fragments_ms,
+            time,
             forwarding,
             neighbours,
         } = parts;
@@ -139,9 +147,11 @@ impl Housekeeping {
                 events,
                 due,
                 backlog: VecDeque::new(),
+                owes_barrier: false,
+                barriers: 0,
             })
             .collect();
-        let sweep = Sweep::new(links.len(), block_due, owners.clone());
+        let sweep = Sweep::new(links.len(), block_due, owners.clone(), time);
         let lending = Lending::new(&mut links, space.clone(), owners.clone(), leases);
         let reloading = Reloading::new(links.len(), space, owners, fragments_ms);
         let resolver = Resolver::new(&forwarding, neighbours);
@@ -194,21 +204,41 @@ impl Housekeeping {
         self.lending.mind_searches(&mut self.links, clock);
         self.reloading.run(&mut self.links, &mut self.lending, clock);
         self.resolver.run(&mut self.links, clock);
-        worked | self.sweep.run(&mut self.links, now.tick())
+        worked |= self.sweep.run(&mut self.links, now.tick());
+        for (worker, link) in self.links.iter_mut().enumerate() {
+            if link.owes_barrier && !self.sweep.is_running(worker) {
+                link.owes_barrier = false;
+                link.barriers += 1;
+                link.send(Command::Barrier);
+            }
+        }
+        worked
     }
 
-    /// Starts a whole sweep at once; for a replay, when time does not go on by itself.
+    /// Starts a whole sweep at once; for a replay, when time does not go on by itself. It has
+    /// ended, and what it proposed has been carried out, when [`Housekeeping::is_busy`] says no.
     pub fn sweep_now(&mut self, now: Instant) {
         for link in &mut self.links {
             link.send(Command::Advance(now));
         }
         self.sweep.restart(now.tick());
+        self.await_workers();
     }
 
-    /// Whether a sweep is under way or commands wait to be sent or taken.
+    /// Is busy until every worker has carried out what it was sent so far and has handled the
+    /// packets it was at.
+    pub fn await_workers(&mut self) {
+        for link in &mut self.links {
+            link.owes_barrier = true;
+        }
+    }
+
+    /// Whether a sweep is under way, commands wait to be sent or taken, or a worker is awaited.
     pub fn is_busy(&self) -> bool {
-        let waits = |link: &Link| !link.backlog.is_empty() || !link.commands.is_empty();
-        self.sweep.is_running() || self.links.iter().any(waits)
+        self.links.iter().enumerate().any(|(worker, link)| {
+            let waits = !link.backlog.is_empty() || !link.commands.is_empty();
+            waits || link.owes_barrier || link.barriers > 0 || self.sweep.is_running(worker)
+        })
     }
 
     /// Blocks at housekeeping itself.
@@ -256,6 +286,7 @@ impl Housekeeping {
                     self.links[usize::from(worker)].send(Command::Withdraw);
                 }
             }
+            Event::BarrierReached => self.links[usize::from(worker)].barriers -= 1,
             Event::Resolve { port, address } => {
                 self.resolver.resolve(&mut self.links, worker, port, address, clock);
             }

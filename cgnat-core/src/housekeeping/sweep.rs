@@ -1,6 +1,6 @@
 //! The sweep over deadline words: who may be due?
 //!
-//! A sweep begins every half second of NAT time and visits a bounded number of words per
+//! Live, a sweep begins every half second of NAT time; a replay is told when. It visits a bounded number of words per
 //! round. Proposals go out in batches; a worker whose channel is full is left where the
 //! sweep stopped and goes on in the next round.
 
@@ -11,6 +11,7 @@ use crate::control::{Command, Due, PROPOSALS};
 use crate::space::OwnerMap;
 use crate::table::due::{DueArray, Kind};
 use crate::time::{TICKS_PER_SECOND, Tick};
+use crate::worker::TimeSource;
 
 /// Words per worker and round.
 const WORDS_PER_ROUND: usize = 1 << 18;
@@ -39,30 +40,38 @@ pub(super) struct Sweep {
     cursors: Vec<Cursor>,
     block_due: DueArray,
     owners: OwnerMap,
+    time: TimeSource,
 }
 
 impl Sweep {
-    pub(super) fn new(workers: usize, block_due: DueArray, owners: OwnerMap) -> Self {
+    pub(super) fn new(
+        workers: usize,
+        block_due: DueArray,
+        owners: OwnerMap,
+        time: TimeSource,
+    ) -> Self {
         let never = Cursor { kind: Kind::Mapping, slot: 0, done: true, started: None };
-        Self { cursors: vec![never; workers], block_due, owners }
+        Self { cursors: vec![never; workers], block_due, owners, time }
     }
 
-    pub(super) fn is_running(&self) -> bool {
-        self.cursors.iter().any(|cursor| !cursor.done)
+    pub(super) fn is_running(&self, worker: usize) -> bool {
+        !self.cursors[worker].done
     }
 
     pub(super) fn restart(&mut self, now: Tick) {
         self.cursors.fill(Cursor::start(now));
     }
 
-    /// Goes on with each worker's sweep, or begins its next one if it is time.
+    /// Goes on with each worker's sweep, or begins its next one if it is time. Of a replay it is
+    /// not: where its packets are when a sweep happens to run depends on threads.
     pub(super) fn run(&mut self, links: &mut [Link], now: Tick) -> bool {
         let mut proposed = false;
         for (worker, link) in links.iter_mut().enumerate() {
             let cursor = &mut self.cursors[worker];
             if cursor.done {
-                // Counted forward: a leap of any size (a replay begins) is time to sweep.
-                if cursor.started.is_some_and(|at| now.0.wrapping_sub(at.0) < INTERVAL) {
+                // Counted forward: a leap of any size is time to sweep.
+                let is_early = cursor.started.is_some_and(|at| now.0.wrapping_sub(at.0) < INTERVAL);
+                if is_early || self.time == TimeSource::Packets {
                     continue;
                 }
                 *cursor = Cursor::start(now);
@@ -114,5 +123,45 @@ impl Sweep {
     fn is_of(&self, worker: usize, kind: Kind, slot: usize) -> bool {
         kind != Kind::Block
             || self.owners.owner(slot as u32).is_some_and(|o| usize::from(o.worker) == worker)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use crossbeam_channel::{bounded, unbounded};
+
+    use super::*;
+    use crate::shard::ShardDue;
+
+    fn link() -> Link {
+        let (commands, untaken) = bounded(8);
+        let words = || DueArray::new(4);
+        let due = ShardDue { mappings: words(), sessions: words(), associations: words() };
+        let events = unbounded().1;
+        let backlog = VecDeque::new();
+        Link { commands, untaken, events, due, backlog, owes_barrier: false, barriers: 0 }
+    }
+
+    fn sweep(time: TimeSource) -> Sweep {
+        Sweep::new(1, DueArray::new(0), OwnerMap::new(0), time)
+    }
+
+    #[test]
+    fn a_sweep_begins_by_itself_live_and_only_when_told_to_in_a_replay() {
+        for (time, by_itself) in [(TimeSource::Clock, true), (TimeSource::Packets, false)] {
+            let (mut sweep, mut links) = (sweep(time), [link()]);
+            links[0].due.mappings.arm(3, 7, Tick(20));
+            assert_eq!(sweep.run(&mut links, Tick(25)), by_itself, "{time:?}");
+            assert_eq!(!links[0].commands.is_empty(), by_itself, "{time:?}");
+            sweep.restart(Tick(26));
+            assert!(sweep.is_running(0));
+            assert!(sweep.run(&mut links, Tick(26)), "{time:?}");
+            let proposed = links[0].untaken.try_iter().last();
+            let Some(Command::Due(batch)) = proposed else { panic!("{time:?}: nothing") };
+            assert_eq!(batch[..], [(Kind::Mapping, 3, 7)]);
+            assert!(!sweep.is_running(0));
+        }
     }
 }

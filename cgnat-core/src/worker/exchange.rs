@@ -184,6 +184,10 @@ impl<I: PacketIo> Worker<I> {
                 self.ask_neighbour(usize::from(port), target, to);
             }
             Command::Advance(now) => self.now = self.now.max(now),
+            Command::Barrier => {
+                let sent = self.note_event(Event::BarrierReached);
+                debug_assert!(sent, "take_commands has made room");
+            }
         }
     }
 

@@ -1,4 +1,5 @@
-//! Versions of external space that come late, twice, or from somewhere else.
+//! Versions of external space that come late, twice, or from somewhere else; a sweep with a late
+//! worker.
 
 use cgnat_core::config::Config;
 use cgnat_core::endpoint::ExternalEndpoint;
@@ -171,4 +172,29 @@ fn a_block_that_comes_late_for_a_drained_address_serves_nobody_and_goes_back() {
     }
     assert_eq!(holders(&lab, "203.0.113.0"), [None; 8]);
     lab.audit();
+}
+
+#[test]
+fn housekeeping_waits_for_a_worker_that_is_late_with_its_packets_or_with_a_sweep() {
+    let mut lab = Lab::new(&yaml("203.0.113.0/30"), WORKERS, 1);
+    for host in ip("100.64.0.0")..ip("100.64.0.0") + 64 {
+        let packet = frame(port_mac(0), [2; 6], None, &udp((host, 1000), SERVER, b"a"));
+        lab.workers[0].io_mut().arrive(0, MemoryPacket::new(&packet));
+    }
+    lab.settle();
+    let late = 2;
+    let has_mappings = |lab: &Lab| lab.workers[late].shard().mapping_list().next().is_some();
+    // It may be at a packet still, although no command waits for it.
+    lab.housekeeping.await_workers();
+    assert!(lab.housekeeping.is_busy());
+    without(&mut lab, late, 0);
+    assert!(lab.housekeeping.is_busy());
+    lab.settle();
+    assert!(!lab.housekeeping.is_busy() && has_mappings(&lab));
+    lab.now = lab.now.plus_millis(400_000);
+    lab.housekeeping.sweep_now(lab.now);
+    without(&mut lab, late, 0);
+    assert!(lab.housekeeping.is_busy() && has_mappings(&lab));
+    lab.settle();
+    assert!(!lab.housekeeping.is_busy() && !has_mappings(&lab));
 }
