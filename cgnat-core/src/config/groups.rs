@@ -37,7 +37,7 @@ impl SubscriberGroup {
     }
 
     /// Distinct lists of pools, each in the order in which they are tried, as indices into
-    /// [`Config::pools`]. The first list is the group's own; there are at most
+    /// [`super::Config::pools`]. The first list is the group's own; there are at most
     /// [`Realm::COUNT`].
     pub fn realms(&self) -> &[Vec<usize>] {
         &self.realms

@@ -18,6 +18,7 @@ mod own_errors;
 mod pool_rules;
 mod pools;
 mod ports;
+mod service;
 mod statics;
 mod subscribers;
 mod system;

@@ -83,12 +83,11 @@ impl Shard {
         let Some(group) = self.group_of(identity.0) else {
             return Err(Verdict::Drop(DropReason::SourceNotSubscriber));
         };
-        let held = self.find_subscriber(identity);
         if self.mappings.is_full() {
             return Err(Verdict::Drop(DropReason::MappingTableFull));
         }
         let mut shared = None;
-        let subscriber = match held {
+        let subscriber = match self.find_subscriber(identity) {
             Some(slot) if self.subscribers[slot].shard != self.id => {
                 return Err(Verdict::Drop(DropReason::OwnershipViolation));
             }

@@ -8,7 +8,9 @@ use super::super::problem::Report;
 use super::super::read::{Cursor, Located};
 use super::super::scalar;
 use super::super::{BypassRule, Side};
+use super::service::{self, Service};
 use super::{common, pools, ports, span, subscribers};
+use crate::endpoint::IpProtocol;
 
 /// Each packet that may be bypassed is compared with every rule.
 const MAX_RULES: usize = 256;
@@ -50,32 +52,13 @@ fn rule(report: &mut Report<'_>, item: &Cursor<'_>) -> Option<Draft> {
     let to =
         fields.required(report, "to").and_then(|c| c.located(report, expected, scalar::prefix));
     let from = fields.get("from").map(|c| c.located(report, expected, scalar::prefix));
-    let protocol = fields.get("protocol");
-    let protocol = protocol.map(|c| c.choice(report, &["any", "tcp", "udp", "icmp"], &[]));
-    let protocol = match protocol {
-        Some(Some("tcp")) => Some(6),
-        Some(Some("udp")) => Some(17),
-        Some(Some("icmp")) => Some(1),
-        _ => None,
-    };
-    let mut ports = Vec::new();
-    if let Some(cursor) = fields.get("ports") {
-        let items = cursor.items(report)?;
-        if items.is_empty() {
-            report.error(&cursor.head(), "the list is empty; leave it out for all ports");
-        }
-        if protocol == Some(1) {
-            report.error(&cursor.head(), "ICMP has no ports; leave them out");
-        }
-        let expected = "a port or ports as in 8000-8010";
-        ports =
-            items.iter().filter_map(|c| c.parse(report, expected, scalar::port_or_range)).collect();
-    }
+    let Service { protocol, ports } = service::read(report, &fields)?;
     let from = match from {
         None => None,
         Some(Some(from)) => Some(from),
         Some(None) => return None,
     };
+    let protocol = protocol.map(|protocol| IpProtocol::from(protocol).0);
     Some(Draft { to: to?, from, protocol, ports })
 }
 

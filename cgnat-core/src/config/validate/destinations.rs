@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 use super::super::problem::Report;
 use super::super::read::{Cursor, Located};
 use super::super::{DestinationRule, Side, scalar};
+use super::service::{self, Service};
 use super::{pools, ports, subscribers};
 use crate::endpoint::{Protocol, Realm};
 
@@ -82,27 +83,7 @@ fn rule(
         let nets = items.iter().filter_map(|c| c.located(report, expected, scalar::prefix));
         nets.collect::<Vec<_>>()
     });
-    let protocol = fields.get("protocol");
-    let protocol = protocol.map(|c| c.choice(report, &["any", "tcp", "udp", "icmp"], &[]));
-    let protocol = match protocol {
-        Some(Some("tcp")) => Some(Protocol::Tcp),
-        Some(Some("udp")) => Some(Protocol::Udp),
-        Some(Some("icmp")) => Some(Protocol::Icmp),
-        _ => None,
-    };
-    let mut ports = Vec::new();
-    if let Some(cursor) = fields.get("ports") {
-        let items = cursor.items(report)?;
-        if items.is_empty() {
-            report.error(&cursor.head(), "the list is empty; leave it out for all ports");
-        }
-        if protocol == Some(Protocol::Icmp) {
-            report.error(&cursor.head(), "ICMP has no ports; leave them out");
-        }
-        let expected = "a port or ports as in 8000-8010";
-        ports =
-            items.iter().filter_map(|c| c.parse(report, expected, scalar::port_or_range)).collect();
-    }
+    let Service { protocol, ports } = service::read(report, &fields)?;
     let pool = fields.required(report, "pool")?;
     let list = subscribers::pool_list(report, pool, pools)?;
     // Without the group's own list that is the problem, and it is reported there.
