@@ -18,6 +18,8 @@ SOAK_SECONDS ?= 3600
 # Random events of `make soak` in each of its worlds, of which there are more than ten, and their seed.
 SOAK_EVENTS ?= 1000000
 SOAK_SEED ?= $(shell date +%s)
+# Seconds of NAT time that `make soak` gives 2,000 subscribers of the program itself.
+SOAK_SPECIFICATION_SECONDS ?= 600
 # Seconds that `make fuzz` spends on each target.
 FUZZ_SECONDS ?= 60
 # Coverage for libFuzzer, with a stable compiler.
@@ -147,10 +149,10 @@ hairpin: need-root deps-test build ## hairpinning between workers while mappings
 	@export CGNAT_HAIRPIN_SECONDS=$(HAIRPIN_SECONDS); \
 	$(call run-tests,hairpin.log,some,hairpin -- --nocapture)
 
-soak: need-root build ## random events against the specification, leases, exhaustion and attacks for minutes, hairpinning for an hour (root)
+soak: need-root build ## random events against the specification, in memory and for ten minutes through the program; leases, exhaustion and attacks for minutes, hairpinning for an hour (root)
 	CGNAT_EVENTS=$(SOAK_EVENTS) CGNAT_SEED=$(SOAK_SEED) CGNAT_FUZZ=2000000 \
 		$(CARGO) test $(LOCKED) --release -p cgnat-core --test specification --test fuzz -- --nocapture agree mutations
-	CGNAT_SPECIFICATION_SECONDS=600 CGNAT_SEED=$(SOAK_SEED) \
+	CGNAT_SPECIFICATION_SECONDS=$(SOAK_SPECIFICATION_SECONDS) CGNAT_SEED=$(SOAK_SEED) \
 		$(CARGO) test $(LOCKED) -p cgnat-tests --test replay_specification -- --nocapture two_thousand
 	@export CGNAT_SOAK=1; $(call run-tests,soak.log,some,--test netns_leases --test netns_exhaustion --test netns_attacks -- --nocapture --test-threads 1)
 	@$(MAKE) hairpin HAIRPIN_SECONDS=$(SOAK_SECONDS)

@@ -9,17 +9,21 @@
 //!
 //! Several workers run at the same time, so there
 //! 1. no worker runs short of port blocks: nothing depends on who is first;
-//! 2. a subscriber that is reached by way of a second worker is met once between two sweeps;
+//! 2. whom a second worker has a part in is met once between two sweeps (`met`);
 //! 3. what arrives between two sweeps is of one tick: a packet that a second worker hands on may
 //!    come after later ones, but not when its mapping has ended;
 //! 4. frames are compared without their order and identifications, which are a worker's own.
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "replay_specification/met.rs"]
+mod met;
+#[path = "replay_specification/mix.rs"]
+mod mix;
 #[path = "../../cgnat-core/tests/specification/mod.rs"]
 mod model;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -32,27 +36,33 @@ use cgnat_tests::stats::Stats;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
+use met::Met;
+use mix::Mix;
 use model::create::Choice;
 use model::drive::{Arrival, Driver, Fault};
 use model::events::{EXTERNAL, Event, Habits, INTERNAL};
 use model::leaks::nothing_of_the_inside;
 use model::limits::Limits;
-use model::nat::{Nat, Pool, Rules};
+use model::nat::{Pool, Rules};
 use model::sessions::Filtering;
-use model::wire::{Body, Packet, TCP, UDP, checksum, ip};
+use model::wire::{TCP, UDP, checksum, ip};
 use model::world::World;
-use model::worlds::{self, addresses, rested};
+use model::worlds::{self, addresses, everything, rested};
 
 /// NAT time of the first frame of a replay.
 const START_MS: u64 = 1_000;
 /// Between two sweeps of a replay.
 const SWEEP_MS: u64 = 500;
+/// Of all workers, more than there ever are.
+const MAPPINGS: u32 = 100_000;
 /// Events between two sweeps.
 const EVENTS: u32 = 500;
 /// Between two events, besides a microsecond for each frame, with one worker: the half second.
 const GAP_NS: u64 = 900_000;
 /// With several workers: one tick of 100 ms.
 const GAP_IN_TICK_NS: u64 = 150_000;
+/// What the program writes, by port.
+const OUTPUTS: [&str; 2] = ["internal-out.pcap", "external-out.pcap"];
 /// MACs that DPDK's net_pcap gives to its first and second device.
 const MACS: [[u8; 6]; 2] = [[0x02, 0x70, 0x63, 0x61, 0x70, 0], [0x02, 0x70, 0x63, 0x61, 0x70, 1]];
 
@@ -61,6 +71,7 @@ fn number(name: &str, otherwise: u64) -> u64 {
 }
 
 /// Two groups of 1,000 subscribers: one with the default rules, one with most limits and wishes.
+/// Both share ports towards some services; there are static mappings, bypass and other protocols.
 /// Ports always rest, and to the end: then no block ends in the sweep that ends its last mapping,
 /// and which of two blocks ended first does not depend on threads.
 fn world(workers: u16) -> World {
@@ -90,7 +101,7 @@ fn world(workers: u16) -> World {
         ..Limits::default()
     };
     let ordinary = worlds::world(workers);
-    World {
+    let mut world = World {
         rules: Rules {
             pools: vec![plain, choosy],
             groups: vec![
@@ -105,15 +116,15 @@ fn world(workers: u16) -> World {
             udp_s: 30,
             udp_by_port_s: [(53, 5), (123, 12)].into(),
             icmp_s: 10,
+            other_s: 15,
             ..ordinary.rules
         },
         vlans: [None, Some(200)],
-        max_mappings: 100_000,
         start: Instant::from_millis(START_MS),
         settles: false,
         habits: Habits {
             hosts: 1_000,
-            remotes: 200,
+            busy: 8,
             first_port: 1024,
             source_ports: 24,
             steps: 0,
@@ -122,7 +133,11 @@ fn world(workers: u16) -> World {
             ..ordinary.habits
         },
         ..ordinary
-    }
+    };
+    world = everything(world);
+    world.max_mappings = MAPPINGS;
+    world.habits.remotes = 200;
+    world
 }
 
 /// The configuration of the program, with captures as devices.
@@ -144,61 +159,19 @@ fn configuration(world: &World, directory: &Path) -> String {
     yaml
 }
 
-/// Subscribers that events have met since the last sweep.
-#[derive(Default)]
-struct Met {
-    any: BTreeSet<u32>,
-    by_second_worker: BTreeSet<u32>,
-}
-
-impl Met {
-    /// Notes whom an event meets; false if it may not happen now.
-    fn admits(&mut self, nat: &Nat, event: &Event) -> bool {
-        let (port, packet, in_pieces) = match event {
-            Event::Arrive { port, packet, .. } => (*port, packet, false),
-            Event::Fragments(datagram) => (datagram.port, &datagram.packet, true),
-            _ => return true,
-        };
-        let target = target(nat, packet);
-        let first = match &packet.body {
-            _ if port == EXTERNAL => target.filter(|_| !in_pieces),
-            Body::Error { about, .. } => Some(about.destination),
-            _ => Some(packet.source),
-        };
-        let second = target.filter(|_| port == INTERNAL || in_pieces);
-        let is_free = |who: &u32| !self.any.contains(who) && !self.by_second_worker.contains(who);
-        if first.is_some_and(|who| self.by_second_worker.contains(&who))
-            || second.is_some_and(|who| !is_free(&who) || first == Some(who))
-        {
-            return false;
-        }
-        self.any.extend(first);
-        self.by_second_worker.extend(second);
-        true
-    }
-}
-
-/// The subscriber whose external endpoint, or block, a packet is for.
-fn target(nat: &Nat, packet: &Packet) -> Option<u32> {
-    let (address, port) = match &packet.body {
-        Body::Error { about, .. } => about.from(),
-        _ => packet.to(),
-    };
-    nat.blocks.get(&nat.block_of(address, port)?).copied()
-}
-
-/// What a capture cannot hold.
+/// What a capture cannot hold. A frame that came in pieces is in one here, unless it is longer
+/// than every buffer.
 fn is_impossible(event: &Event) -> bool {
-    matches!(event, Event::Broken { frame, whole, .. } if !whole || frame.is_empty())
+    matches!(event, Event::Broken { frame, .. } if frame.is_empty())
 }
 
 /// The twin: random events for so many seconds, then nothing until all state has ended.
-fn play(world: &World, seed: u64, seconds: u64, yaml: &str) -> Driver {
+fn play(world: &World, seed: u64, seconds: u64, yaml: &str) -> (Driver, Mix) {
     let mut random = ChaCha20Rng::seed_from_u64(seed);
     let lab = Lab::with_chance(yaml, world.workers, |bytes| random.fill_bytes(bytes));
     let mut driver = Driver::with_lab(world, seed, Fault::None, lab);
     driver.tape = Some(Vec::new());
-    let mut number = 0;
+    let (mut number, mut mix) = (0, Mix::default());
     for sweep in 0..seconds * 1_000 / SWEEP_MS {
         if sweep > 0 {
             driver.lab.now = Instant::from_millis(START_MS + sweep * SWEEP_MS);
@@ -217,9 +190,13 @@ fn play(world: &World, seed: u64, seconds: u64, yaml: &str) -> Driver {
                     }
                 },
             };
-            let text = format!("{event:?}");
+            let (text, kinds) = (format!("{event:?}"), Mix::kinds(&driver.nat, &event));
+            let sent = driver.sent;
             if let Err(difference) = driver.step(number, event) {
                 panic!("seed {seed}, event {number}: {difference}\n{text}");
+            }
+            if driver.sent > sent {
+                mix.note(&kinds);
             }
             number += 1;
             let gap_ns = if world.workers == 1 { GAP_NS } else { GAP_IN_TICK_NS };
@@ -236,7 +213,7 @@ fn play(world: &World, seed: u64, seconds: u64, yaml: &str) -> Driver {
         driver.step(number, nudge()).unwrap();
     }
     driver.housekeeping();
-    driver
+    (driver, mix)
 }
 
 /// A frame that nobody cares for.
@@ -272,34 +249,48 @@ fn comparable(port: usize, frame: &[u8], workers: u16) -> Vec<u8> {
     frame
 }
 
-/// Every frame that the program sent is one that the specification approved, and the other way.
-fn same_frames(directory: &Path, tape: &[Arrival], workers: u16) {
-    for (port, name) in ["internal-out.pcap", "external-out.pcap"].into_iter().enumerate() {
-        let got = capture::read(&directory.join(name)).unwrap();
-        let hop = [[2, 0, 0, 0, 9, 1], [2, 0, 0, 0, 9, 2]][port];
-        for frame in &got {
+/// Whether a frame goes where addresses are shown.
+fn is_bypassed(port: usize, frame: &[u8], world: &World) -> bool {
+    let Some([a, b, c, d]) = frame.get(34..38) else { return false };
+    let to = u32::from_be_bytes([*a, *b, *c, *d]);
+    let mut nets = world.rules.bypass.iter().map(|rule| rule.to);
+    port == EXTERNAL && nets.any(|(net, length)| (net ^ to) >> (32 - length) == 0)
+}
+
+/// What the program sent on a port; none of it shows anything of the inside.
+fn sent_on(directory: &Path, port: usize, world: &World) -> Vec<Vec<u8>> {
+    let frames = capture::read(&directory.join(OUTPUTS[port])).unwrap();
+    let hop = [[2, 0, 0, 0, 9, 1], [2, 0, 0, 0, 9, 2]][port];
+    for frame in &frames {
+        if !is_bypassed(port, frame, world) {
             nothing_of_the_inside(port, frame);
-            assert_eq!((&frame[..6], &frame[6..12]), (&hop[..], &MACS[port][..]), "MACs");
-            let at = if port == EXTERNAL { 18 } else { 14 };
-            let header = &frame[at..at + usize::from(frame[at] & 15) * 4];
-            assert_eq!(checksum(header), 0, "header checksum of {frame:02x?}");
         }
-        let sent = tape.iter().flat_map(|arrival| {
-            let frames = arrival.sent.iter().filter(|(to, _)| *to == port);
-            frames.map(move |(_, frame)| (comparable(port, frame, workers), arrival))
-        });
-        let mut want: Vec<_> = sent.collect();
-        let mut got: Vec<_> = got.iter().map(|frame| comparable(port, frame, workers)).collect();
-        if workers > 1 {
-            want.sort_by(|a, b| a.0.cmp(&b.0));
-            got.sort();
-        }
-        println!("  {name}: {} frames, {} approved", got.len(), want.len());
-        for ((want, because), got) in want.iter().zip(&got) {
-            assert_eq!(got, want, "{name}: because of {because:02x?}");
-        }
-        assert_eq!(got.len(), want.len(), "{name}: frames are missing, or too many");
+        assert_eq!((&frame[..6], &frame[6..12]), (&hop[..], &MACS[port][..]), "MACs");
+        let at = if port == EXTERNAL { 18 } else { 14 };
+        let header = &frame[at..at + usize::from(frame[at] & 15) * 4];
+        assert_eq!(checksum(header), 0, "header checksum of {frame:02x?}");
     }
+    frames
+}
+
+/// How the frames that were sent on a port are not those that the specification has approved.
+fn difference(port: usize, got: &[Vec<u8>], tape: &[Arrival], workers: u16) -> Option<String> {
+    let sent = tape.iter().flat_map(|arrival| {
+        let frames = arrival.sent.iter().filter(|(to, _)| *to == port);
+        frames.map(move |(_, frame)| (comparable(port, frame, workers), arrival))
+    });
+    let mut want: Vec<_> = sent.collect();
+    let mut got: Vec<_> = got.iter().map(|frame| comparable(port, frame, workers)).collect();
+    if workers > 1 {
+        want.sort_by(|a, b| a.0.cmp(&b.0));
+        got.sort();
+    }
+    let other = want.iter().zip(&got).find(|((want, _), got)| want != *got);
+    if let Some(((want, because), got)) = other {
+        return Some(format!("{got:02x?}, not {want:02x?} because of {because:02x?}"));
+    }
+    let (sent, approved) = (got.len(), want.len());
+    (sent != approved).then(|| format!("{sent} frames, {approved} approved"))
 }
 
 /// The program's counters are the twin's, and nothing is left in the end.
@@ -322,14 +313,22 @@ fn same_counters(stats: &Stats, driver: &Driver) {
     assert!(balance("came").is_some() && balance("came") == balance("ended"));
 }
 
-fn agree(workers: u16, seed: u64) {
-    let seed = number("CGNAT_SEED", seed);
-    let seconds = number("CGNAT_SPECIFICATION_SECONDS", 60);
+/// A run of the program, and of its twin.
+struct Run {
+    directory: tempfile::TempDir,
+    world: World,
+    driver: Driver,
+    tape: Vec<Arrival>,
+    mix: Mix,
+    stats: Stats,
+}
+
+fn run(workers: u16, seed: u64, seconds: u64) -> Run {
     let directory = tempfile::tempdir().unwrap();
     let world = world(workers);
     let yaml = configuration(&world, directory.path());
     let started = std::time::Instant::now();
-    let mut driver = play(&world, seed, seconds, &yaml);
+    let (mut driver, mix) = play(&world, seed, seconds, &yaml);
     let tape = driver.tape.take().unwrap();
     println!(
         "{workers} workers, CGNAT_SEED={seed}: {seconds} s, {} frames, {} datagrams in fragments, \
@@ -342,12 +341,28 @@ fn agree(workers: u16, seed: u64) {
     let file = directory.path().join("cgnat.yaml");
     std::fs::write(&file, &yaml).unwrap();
     let stats = replay(&file, Some(seed), directory.path()).unwrap();
-    same_frames(directory.path(), &tape, workers);
+    Run { directory, world, driver, tape, mix, stats }
+}
+
+fn agree(workers: u16, seed: u64) {
+    let seed = number("CGNAT_SEED", seed);
+    let seconds = number("CGNAT_SPECIFICATION_SECONDS", 60);
+    let Run { directory, world, mut driver, tape, mix, stats } = run(workers, seed, seconds);
+    let differences = [INTERNAL, EXTERNAL].map(|port| {
+        let got = sent_on(directory.path(), port, &world);
+        println!("  {}: {} frames", OUTPUTS[port], got.len());
+        difference(port, &got, &tape, workers)
+    });
+    let what = format!("{workers} workers, CGNAT_SEED={seed}");
+    assert!(differences.iter().all(Option::is_none), "{what}: {differences:#?}");
     same_counters(&stats, &driver);
     // That it was a storm of everything.
+    println!("  {} flows shared a port; {mix:?}", driver.nat.shared);
+    assert_eq!(mix.lacks(seconds / 2), None, "too few of a kind: {mix:?}");
+    assert!(driver.nat.shared > seconds, "only {} flows shared a port", driver.nat.shared);
     let created = driver.lab.sum(|counters| counters.mappings_created.value());
     assert!(created > seconds * 50, "only {created} mappings");
-    assert!(driver.sent > seconds * u64::from(EVENTS), "only {} frames", driver.sent);
+    assert!(driver.sent > seconds * 400, "only {} frames", driver.sent);
     assert!(driver.datagrams > seconds * 2, "only {} datagrams", driver.datagrams);
     driver.finish().unwrap();
 }
@@ -360,4 +375,27 @@ fn two_thousand_subscribers_through_one_worker_without_a_difference() {
 #[test]
 fn two_thousand_subscribers_through_four_workers_without_a_difference() {
     agree(4, 2);
+}
+
+#[test]
+fn a_frame_that_is_changed_missing_or_too_many_is_found() {
+    for workers in [1, 2] {
+        let Run { directory, world, tape, .. } = run(workers, 3, 2);
+        for port in [INTERNAL, EXTERNAL] {
+            let good = sent_on(directory.path(), port, &world);
+            let is_found = |frames: &[Vec<u8>]| difference(port, frames, &tape, workers).is_some();
+            assert!(!is_found(&good) && good.len() > 100);
+            for place in (0..good.len()).step_by(10) {
+                // The last byte of all headers, or of the payload.
+                let mut frames = good.clone();
+                *frames[place].last_mut().unwrap() ^= 1;
+                assert!(is_found(&frames), "a changed frame");
+                frames.remove(place);
+                assert!(is_found(&frames), "a frame less");
+                let mut frames = good.clone();
+                frames.insert(place, good[place].clone());
+                assert!(is_found(&frames), "a frame too many");
+            }
+        }
+    }
 }

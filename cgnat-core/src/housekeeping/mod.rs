@@ -6,7 +6,7 @@
 //! Files: `sweep`, `lending`, `resolve`, `reload`.
 //!
 //! Always true:
-//! 1. a round is bounded in entries swept and messages handled;
+//! 1. a round is bounded in entries swept and messages handled, but for a replay's sweeps;
 //! 2. a message that finds a worker's channel full waits here and is never lost;
 //! 3. each block is held by exactly one: a worker, a message, or housekeeping.
 
@@ -215,13 +215,13 @@ impl Housekeeping {
         worked
     }
 
-    /// Starts a whole sweep at once; for a replay, when time does not go on by itself. It has
-    /// ended, and what it proposed has been carried out, when [`Housekeeping::is_busy`] says no.
+    /// A whole sweep at once; for a replay, when time does not go on by itself and the workers
+    /// rest. What it proposes has been carried out when [`Housekeeping::is_busy`] says no.
     pub fn sweep_now(&mut self, now: Instant) {
         for link in &mut self.links {
             link.send(Command::Advance(now));
         }
-        self.sweep.restart(now.tick());
+        self.sweep.all(&mut self.links, now.tick());
         self.await_workers();
     }
 

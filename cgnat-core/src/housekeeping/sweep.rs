@@ -1,8 +1,8 @@
 //! The sweep over deadline words: who may be due?
 //!
-//! Live, a sweep begins every half second of NAT time; a replay is told when. It visits a bounded number of words per
-//! round. Proposals go out in batches; a worker whose channel is full is left where the
-//! sweep stopped and goes on in the next round.
+//! Live, a sweep begins every half second of NAT time and visits a bounded number of words per
+//! round. Proposals go out in batches; a worker whose channel is full is left where the sweep
+//! stopped and goes on in the next round. A replay is told when to sweep.
 
 use arrayvec::ArrayVec;
 
@@ -58,8 +58,15 @@ impl Sweep {
         !self.cursors[worker].done
     }
 
-    pub(super) fn restart(&mut self, now: Tick) {
-        self.cursors.fill(Cursor::start(now));
+    /// A whole sweep at once, however long it is and whatever room there is. While the workers
+    /// rest, what it proposes does not depend on how fast they act on the first of it.
+    pub(super) fn all(&mut self, links: &mut [Link], now: Tick) {
+        for (worker, link) in links.iter_mut().enumerate() {
+            self.cursors[worker] = Cursor::start(now);
+            while !self.cursors[worker].done {
+                self.visit(worker, link, now, usize::MAX);
+            }
+        }
     }
 
     /// Goes on with each worker's sweep, or begins its next one if it is time. Of a replay it is
@@ -76,47 +83,51 @@ impl Sweep {
                 }
                 *cursor = Cursor::start(now);
             }
-            proposed |= self.sweep_worker(worker, link, now);
+            let mut budget = WORDS_PER_ROUND;
+            while !self.cursors[worker].done && budget > 0 && link.has_room() {
+                let (visited, sent) = self.visit(worker, link, now, budget);
+                budget -= visited;
+                proposed |= sent;
+            }
         }
         proposed
     }
 
-    fn sweep_worker(&mut self, worker: usize, link: &mut Link, now: Tick) -> bool {
+    /// Visits words of one kind, at most `most` and until a batch is full: how many, and whether
+    /// any was due.
+    fn visit(&mut self, worker: usize, link: &mut Link, now: Tick, most: usize) -> (usize, bool) {
         let mut cursor = self.cursors[worker];
-        let mut budget = WORDS_PER_ROUND;
-        let mut proposed = false;
-        while !cursor.done && budget > 0 && link.has_room() {
-            let words = match cursor.kind {
-                Kind::Mapping => &link.due.mappings,
-                Kind::Session => &link.due.sessions,
-                Kind::Association => &link.due.associations,
-                Kind::Block => &self.block_due,
+        let words = match cursor.kind {
+            Kind::Mapping => &link.due.mappings,
+            Kind::Session => &link.due.sessions,
+            Kind::Association => &link.due.associations,
+            Kind::Block => &self.block_due,
+        };
+        let mut batch: ArrayVec<Due, PROPOSALS> = ArrayVec::new();
+        let first = cursor.slot;
+        while cursor.slot < words.len() && cursor.slot - first < most && !batch.is_full() {
+            if let Some(generation) = words.due(cursor.slot, now)
+                && self.is_of(worker, cursor.kind, cursor.slot)
+            {
+                batch.push((cursor.kind, cursor.slot as u32, generation));
+            }
+            cursor.slot += 1;
+        }
+        let visited = cursor.slot - first;
+        if cursor.slot == words.len() {
+            cursor = match cursor.kind {
+                Kind::Mapping => Cursor { kind: Kind::Session, slot: 0, ..cursor },
+                Kind::Session => Cursor { kind: Kind::Association, slot: 0, ..cursor },
+                Kind::Association => Cursor { kind: Kind::Block, slot: 0, ..cursor },
+                Kind::Block => Cursor { done: true, ..cursor },
             };
-            let mut batch: ArrayVec<Due, PROPOSALS> = ArrayVec::new();
-            while cursor.slot < words.len() && budget > 0 && !batch.is_full() {
-                budget -= 1;
-                if let Some(generation) = words.due(cursor.slot, now)
-                    && self.is_of(worker, cursor.kind, cursor.slot)
-                {
-                    batch.push((cursor.kind, cursor.slot as u32, generation));
-                }
-                cursor.slot += 1;
-            }
-            if cursor.slot == words.len() {
-                cursor = match cursor.kind {
-                    Kind::Mapping => Cursor { kind: Kind::Session, slot: 0, ..cursor },
-                    Kind::Session => Cursor { kind: Kind::Association, slot: 0, ..cursor },
-                    Kind::Association => Cursor { kind: Kind::Block, slot: 0, ..cursor },
-                    Kind::Block => Cursor { done: true, ..cursor },
-                };
-            }
-            if !batch.is_empty() {
-                proposed = true;
-                link.send(Command::Due(batch));
-            }
         }
         self.cursors[worker] = cursor;
-        proposed
+        let proposed = !batch.is_empty();
+        if proposed {
+            link.send(Command::Due(batch));
+        }
+        (visited, proposed)
     }
 
     /// Block words are shared by all workers; each is asked about its own.
@@ -155,9 +166,7 @@ mod tests {
             links[0].due.mappings.arm(3, 7, Tick(20));
             assert_eq!(sweep.run(&mut links, Tick(25)), by_itself, "{time:?}");
             assert_eq!(!links[0].commands.is_empty(), by_itself, "{time:?}");
-            sweep.restart(Tick(26));
-            assert!(sweep.is_running(0));
-            assert!(sweep.run(&mut links, Tick(26)), "{time:?}");
+            sweep.all(&mut links, Tick(26));
             let proposed = links[0].untaken.try_iter().last();
             let Some(Command::Due(batch)) = proposed else { panic!("{time:?}: nothing") };
             assert_eq!(batch[..], [(Kind::Mapping, 3, 7)]);

@@ -6,6 +6,9 @@ use cgnat_core::verdict::DropReason::{self, *};
 use super::events::{Event, Events, INTERNAL};
 use super::wire::{Body, ICMP, Packet, TCP, UDP, checksum, ip, put};
 
+/// Bytes of the longest frame that any buffer has room for, and some.
+const LONGEST: usize = 12_000;
+
 impl Events {
     /// A good outbound or inbound packet, broken in one way.
     pub fn broken(&mut self, worker: usize) -> Event {
@@ -166,6 +169,9 @@ impl Events {
             }
         };
         let mut frame = link.frame(ether_type, &bytes);
+        if !whole {
+            frame.resize(LONGEST + 1 + self.below(3_000) as usize, 0);
+        }
         if reason == ArpMalformed {
             frame.truncate(ethernet(link.vlan) + self.below(28) as usize);
         }

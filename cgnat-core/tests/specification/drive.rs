@@ -256,10 +256,13 @@ impl Driver {
         // back, but for the identification and for what was recorded (RFC 5508 REQ-7).
         let mut translated = packet.clone();
         let key = self.nat.key_of(packet, self.ticks());
-        if let (Some(mapping), Some((_, frame))) = (self.nat.mappings.get(&key), sent.first())
+        let flow = (packet.protocol(), packet.source, packet.destination);
+        let held = self.nat.holds.get(&flow).map(|held| held.other);
+        let external = self.nat.mappings.get(&key).map(|mapping| mapping.external.1).or(held);
+        if let (Some(external), Some((_, frame))) = (external, sent.first())
             && matches!(outcome, Outcome::Drop(SessionTableFull | TooBig))
         {
-            translated.hide_route(mapping.external.1);
+            translated.hide_route(external);
             let link = if self.world.vlans[port].is_some() { 18 } else { 14 };
             let at = frame.len().min(link + 28 + 4);
             if let (false, [high, low, ..]) = (packet.df, &frame[at..]) {

@@ -60,6 +60,8 @@ pub enum Event {
 pub struct Habits {
     /// Subscribers, remote hosts and ports per host that are used.
     pub hosts: u32,
+    /// Of them the first so many send every fourth packet.
+    pub busy: u32,
     pub remotes: u32,
     pub source_ports: u32,
     /// The first of them.
@@ -185,7 +187,9 @@ impl Events {
     }
 
     pub fn host(&mut self) -> u32 {
-        let host = self.below(self.habits.hosts);
+        let busy = self.habits.busy;
+        let hosts = if busy > 0 && self.one_in(4) { busy } else { self.habits.hosts };
+        let host = self.below(hosts);
         self.pick(&[ip("100.64.0.0"), ip("100.64.0.0"), ip("100.65.0.0")]) + host
     }
 

@@ -105,12 +105,14 @@ impl Rules {
 }
 
 impl Nat {
-    /// Ports of pools that are never lent because they are mapped, of each protocol.
+    /// Ports of pools that are never lent because they are mapped, of each protocol; those that
+    /// are excluded are not counted again.
     pub fn reserved_slots(&self) -> u64 {
         let of = |pool: &Pool| {
             let ports = |address: &u32| {
                 let all = pool.ports.0..=pool.ports.1;
-                all.filter(|port| self.is_reserved(*address, *port)).count() as u64
+                let lendable = all.filter(|port| !pool.exclude_ports.contains(port));
+                lendable.filter(|port| self.is_reserved(*address, *port)).count() as u64
             };
             pool.addresses.iter().map(ports).sum::<u64>()
         };

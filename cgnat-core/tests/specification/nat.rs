@@ -230,9 +230,9 @@ impl Nat {
     /// Ports of a subscriber by protocol; a shared one counts once.
     pub fn ports_of(&self, address: u32) -> BTreeMap<Protocol, usize> {
         let mut count = BTreeMap::new();
-        let is_its = |keys: &&BTreeSet<Key>| keys.iter().any(|key| key.1 == address);
-        for key in self.external.values().filter(is_its).filter_map(|keys| keys.first()) {
-            *count.entry(key.0).or_default() += 1;
+        let mappings = self.mappings_from(address);
+        for port in mappings.map(|(_, mapping)| mapping.external).collect::<BTreeSet<_>>() {
+            *count.entry(port.0).or_default() += 1;
         }
         count
     }
@@ -516,6 +516,9 @@ impl Nat {
             return;
         }
         self.resting.insert(mapping.external, due);
+        if self.resting.len() <= most {
+            return;
+        }
         // Of those that rest, the one that is due first is free early.
         let blocks = &self.subscribers[&(key.1, key.4)].blocks;
         let mut held: Vec<(Ticks, Endpoint)> = Vec::new();

@@ -100,6 +100,7 @@ pub fn world(workers: u16) -> World {
         settles: true,
         habits: Habits {
             hosts: 18,
+            busy: 0,
             remotes: 3,
             first_port: 0,
             source_ports: 40,
@@ -254,8 +255,8 @@ pub fn carrying(mut world: World) -> World {
     world
 }
 
-/// FTP is followed, and TFTP. Few hosts, so that they dial the same servers from the same ports again, and
-/// data connections to endpoints that other traffic uses as well.
+/// FTP is followed, and TFTP. Few hosts, so that they dial the same servers from the same ports
+/// again, and data connections to endpoints that other traffic uses as well.
 pub fn transferring(mut world: World) -> World {
     use Filtering::{Address, AddressAndPort, Anybody};
     (world.rules.ftp, world.rules.tftp) = (true, true);
@@ -264,4 +265,9 @@ pub fn transferring(mut world: World) -> World {
     world.habits.hosts = 20;
     world.habits.first_port = 1010;
     world
+}
+
+/// Shared ports, protocols without ports, static mappings and bypass beside each other.
+pub fn everything(world: World) -> World {
+    carrying(overloaded(exceptional(world)))
 }
