@@ -19,6 +19,9 @@ const WORDS_PER_ROUND: usize = 1 << 18;
 /// Ticks between the starts of two sweeps.
 const INTERVAL: u32 = TICKS_PER_SECOND / 2;
 
+/// Proposals of one message.
+type Batch = ArrayVec<Due, PROPOSALS>;
+
 /// Where the sweep over one worker's words stands.
 #[derive(Clone, Copy)]
 struct Cursor {
@@ -58,15 +61,19 @@ impl Sweep {
         !self.cursors[worker].done
     }
 
-    /// A whole sweep at once, however long it is and whatever room there is. While the workers
-    /// rest, what it proposes does not depend on how fast they act on the first of it.
+    /// A whole sweep at once, however long it is and whatever room there is. The workers, which
+    /// rest, hear of nothing before its end: what is proposed does not depend on how fast they act.
     pub(super) fn all(&mut self, links: &mut [Link], now: Tick) {
         for (worker, link) in links.iter_mut().enumerate() {
             self.cursors[worker] = Cursor::start(now);
             while !self.cursors[worker].done {
-                self.visit(worker, link, now, usize::MAX);
+                let (_, batch) = self.visit(worker, link, now, usize::MAX);
+                if !batch.is_empty() {
+                    link.backlog.push_back(Command::Due(batch));
+                }
             }
         }
+        links.iter_mut().for_each(Link::flush);
     }
 
     /// Goes on with each worker's sweep, or begins its next one if it is time. Of a replay it is
@@ -85,17 +92,20 @@ impl Sweep {
             }
             let mut budget = WORDS_PER_ROUND;
             while !self.cursors[worker].done && budget > 0 && link.has_room() {
-                let (visited, sent) = self.visit(worker, link, now, budget);
+                let (visited, batch) = self.visit(worker, link, now, budget);
                 budget -= visited;
-                proposed |= sent;
+                if !batch.is_empty() {
+                    proposed = true;
+                    link.send(Command::Due(batch));
+                }
             }
         }
         proposed
     }
 
-    /// Visits words of one kind, at most `most` and until a batch is full: how many, and whether
-    /// any was due.
-    fn visit(&mut self, worker: usize, link: &mut Link, now: Tick, most: usize) -> (usize, bool) {
+    /// Visits words of one kind, at most `most` and until a batch is full: how many, and what may
+    /// be due.
+    fn visit(&mut self, worker: usize, link: &Link, now: Tick, most: usize) -> (usize, Batch) {
         let mut cursor = self.cursors[worker];
         let words = match cursor.kind {
             Kind::Mapping => &link.due.mappings,
@@ -103,7 +113,7 @@ impl Sweep {
             Kind::Association => &link.due.associations,
             Kind::Block => &self.block_due,
         };
-        let mut batch: ArrayVec<Due, PROPOSALS> = ArrayVec::new();
+        let mut batch = Batch::new();
         let first = cursor.slot;
         while cursor.slot < words.len() && cursor.slot - first < most && !batch.is_full() {
             if let Some(generation) = words.due(cursor.slot, now)
@@ -123,11 +133,7 @@ impl Sweep {
             };
         }
         self.cursors[worker] = cursor;
-        let proposed = !batch.is_empty();
-        if proposed {
-            link.send(Command::Due(batch));
-        }
-        (visited, proposed)
+        (visited, batch)
     }
 
     /// Block words are shared by all workers; each is asked about its own.
