@@ -361,9 +361,9 @@ impl Nat {
         if let Body::Bare { .. } = packet.body {
             return self.outbound_bare(packet, now, seen);
         }
-        // What it meets and finds ended, it ends; behind a live flow it meets nothing.
+        // What it meets and finds ended, it ends: first the flow, and behind a live one nothing.
         for met in [Some(remote), None].map(|with| (key.0, key.1, key.2, with, key.4)) {
-            let is_met = met == key || !self.mappings.contains_key(&key);
+            let is_met = met.3.is_some() || met == key || !self.mappings.contains_key(&key);
             let mapping = self.mappings.get(&met);
             if is_met && mapping.is_some_and(|mapping| mapping.is_expired(now)) {
                 self.end(met, now);
