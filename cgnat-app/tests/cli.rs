@@ -248,6 +248,39 @@ fn sigterm_and_sigint_stop_cleanly_with_statistics_and_every_packet_accounted_fo
 }
 
 #[test]
+fn sigusr1_gives_the_statistics_of_a_box_that_goes_on() {
+    let bench = Bench::new();
+    let file = bench.config("asked", NULLS, ", workers: 3");
+    let path = bench.path("stats.json");
+    let (child, mut lines) = start(bench.command(&["run", &file, "--stats-file", &path]));
+    let read = || -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap()
+    };
+    let mut counts = Vec::new();
+    for _ in 0..2 {
+        signal(&child, "-USR1");
+        let mut text = String::new();
+        while !text.contains(&format!("statistics written to {path}")) {
+            assert!(lines.read_line(&mut text).unwrap() > 0, "{text}");
+        }
+        assert!(text.contains("Drops by reason: "), "{text}");
+        let stats = read();
+        assert_eq!(stats["refusals"]["subscribers"], serde_json::json!([]));
+        assert!(stats["blocks"]["total"].as_u64() > Some(0));
+        // What only a stopped box knows is absent, not zero.
+        assert_eq!(stats["ports_census"], serde_json::Value::Null);
+        counts.push(stats["balance"]["came"].as_u64().unwrap());
+    }
+    assert!(0 < counts[0] && counts[0] < counts[1], "{counts:?}");
+    signal(&child, "-TERM");
+    lines.read_to_string(&mut String::new()).unwrap();
+    assert_eq!(wait(child), 0);
+    let stats = read();
+    assert!(stats["balance"]["came"].as_u64() > Some(counts[1]));
+    assert_eq!(stats["ports_census"]["free"], 4 * 64512 * 3);
+}
+
+#[test]
 fn whoever_reads_the_output_may_leave_and_the_nat_goes_on() {
     let bench = Bench::new();
     let file = bench.config("unread", NULLS, "");

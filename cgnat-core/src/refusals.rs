@@ -5,8 +5,10 @@
 //! one that never got a port is remembered too. It is a memory and not a record of events:
 //! when there is no room, the subscriber that was refused nothing for the longest time, among
 //! the [`WAYS`] that share a place, is forgotten and counted. The same refusal again within a
-//! second is counted in the last one. Nothing allocates after the start.
+//! second is counted in the last one. Nothing allocates after the start: who asks a running box
+//! brings the room, a [`Page`] at a time.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use arrayvec::ArrayVec;
@@ -25,6 +27,14 @@ pub const SUBSCRIBERS: usize = 2048;
 const WAYS: usize = 8;
 
 const _: () = assert!(SUBSCRIBERS.is_multiple_of(WAYS));
+
+/// Refusals that one page holds.
+const PAGE: usize = 256;
+
+/// Subscribers, remembered or not, that are looked at for one page.
+const LOOKS: usize = 256;
+
+const _: () = assert!(PAGE >= PER_SUBSCRIBER);
 
 /// One refusal, or the same one several times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,10 +145,23 @@ impl Refusals {
         self.refusals_forgotten += log.note(refusal);
     }
 
-    /// Each remembered subscriber with its refusals, oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = (Ipv4Addr, &[Refusal])> {
-        let used = self.logs.iter().filter(|log| !log.entries.is_empty());
-        used.map(|log| (Ipv4Addr::from(log.address), log.entries.as_slice()))
+    /// Fills `page`, whose [`Page::next`] says where to begin, with the next refusals. Bounded, and
+    /// without allocation.
+    pub fn fill(&self, page: &mut Page, now: Tick) {
+        let from = page.next.unwrap_or(self.logs.len());
+        let mut place = from;
+        page.entries.clear();
+        while place < self.logs.len().min(from + LOOKS) {
+            let log = &self.logs[place];
+            if page.entries.len() + log.entries.len() > PAGE {
+                break;
+            }
+            page.entries.extend(log.entries.iter().map(|refusal| (log.address, *refusal)));
+            place += 1;
+        }
+        page.next = (place < self.logs.len()).then_some(place);
+        page.now = now;
+        (page.forgotten, page.refusals_forgotten) = (self.forgotten, self.refusals_forgotten);
     }
 
     /// Subscribers that were forgotten for others.
@@ -150,6 +173,74 @@ impl Refusals {
     /// that are remembered they are all that there were.
     pub fn refusals_forgotten(&self) -> u64 {
         self.refusals_forgotten
+    }
+}
+
+/// A part of a shard's memory, on its way to who asked for it.
+pub struct Page {
+    entries: Vec<(u32, Refusal)>,
+    /// Where the next one begins; the first begins at 0.
+    next: Option<usize>,
+    now: Tick,
+    forgotten: u64,
+    refusals_forgotten: u64,
+}
+
+impl Default for Page {
+    /// Room for the first page of a shard.
+    fn default() -> Self {
+        Self {
+            entries: Vec::with_capacity(PAGE),
+            next: Some(0),
+            now: Tick(0),
+            forgotten: 0,
+            refusals_forgotten: 0,
+        }
+    }
+}
+
+impl Page {
+    /// Whether the memory has more than this.
+    pub fn has_more(&self) -> bool {
+        self.next.is_some()
+    }
+}
+
+/// What shards remember, put together.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Remembered {
+    /// The refusals of each subscriber, oldest first.
+    pub subscribers: BTreeMap<Ipv4Addr, Vec<Refusal>>,
+    /// See [`Refusals::forgotten`].
+    pub forgotten: u64,
+    /// See [`Refusals::refusals_forgotten`].
+    pub refusals_forgotten: u64,
+    /// The latest time at which a shard was asked.
+    pub now: Tick,
+}
+
+impl Remembered {
+    /// Adds what a shard remembers at `now`.
+    pub fn add(&mut self, shard: &Refusals, now: Tick) {
+        let mut page = Page::default();
+        while page.has_more() {
+            shard.fill(&mut page, now);
+            self.add_page(&page);
+        }
+    }
+
+    /// Adds a page of a shard.
+    pub fn add_page(&mut self, page: &Page) {
+        for (address, refusal) in &page.entries {
+            self.subscribers.entry(Ipv4Addr::from(*address)).or_default().push(*refusal);
+        }
+        if !page.has_more() {
+            self.forgotten += page.forgotten;
+            self.refusals_forgotten += page.refusals_forgotten;
+        }
+        if self.now == Tick::default() || self.now.before(page.now) {
+            self.now = page.now;
+        }
     }
 }
 
@@ -170,8 +261,9 @@ mod tests {
     }
 
     fn of(memory: &Refusals, address: u32) -> Vec<Refusal> {
-        let mut logs = memory.iter().filter(|(of, _)| *of == Ipv4Addr::from(address));
-        logs.next().map_or(Vec::new(), |(_, list)| list.to_vec())
+        let mut remembered = Remembered::default();
+        remembered.add(memory, Tick(0));
+        remembered.subscribers.remove(&Ipv4Addr::from(address)).unwrap_or_default()
     }
 
     #[test]
@@ -203,9 +295,36 @@ mod tests {
         memory.keep(0, 0, refusal(2, 200));
         assert_eq!(memory.forgotten(), 0);
         memory.keep(8, 0, refusal(3, 201));
-        assert_eq!((memory.forgotten(), memory.iter().count()), (1, 8));
+        assert_eq!(memory.forgotten(), 1);
+        assert_eq!((0..9).filter(|address| !of(&memory, *address).is_empty()).count(), 8);
         assert_eq!(memory.refusals_forgotten(), 1);
         assert!(of(&memory, 1).is_empty());
         assert_eq!((of(&memory, 0).len(), of(&memory, 8).len()), (2, 1));
+    }
+
+    #[test]
+    fn pages_are_bounded_and_together_they_are_everything() {
+        let mut memory = Refusals::default();
+        let subscribers = 40;
+        for address in 0..subscribers {
+            for port in 0..=40 {
+                memory.keep(address, u64::from(address) << 32, refusal(port, 100));
+            }
+        }
+        let (mut page, mut remembered, mut pages) = (Page::default(), Remembered::default(), 0);
+        let room = page.entries.capacity();
+        while page.has_more() {
+            memory.fill(&mut page, Tick(101));
+            assert!(page.entries.len() <= PAGE && page.entries.capacity() == room);
+            remembered.add_page(&page);
+            pages += 1;
+        }
+        // Eight subscribers, one of a place, fill a page; what lies behind two looks is empty.
+        assert_eq!(pages, 5 + SUBSCRIBERS / LOOKS - 2);
+        assert_eq!(remembered.subscribers.len(), subscribers as usize);
+        let ports = |list: &[Refusal]| list.iter().map(|r| r.destination_port).collect::<Vec<_>>();
+        let all: Vec<u16> = (9..=40).collect();
+        assert!(remembered.subscribers.values().all(|list| ports(list) == all));
+        assert_eq!((remembered.refusals_forgotten, remembered.now), (40 * 9, Tick(101)));
     }
 }

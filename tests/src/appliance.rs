@@ -253,6 +253,18 @@ impl Appliance {
         after.pop().context("no line is new")
     }
 
+    /// SIGUSR1; its statistics so far.
+    ///
+    /// # Errors
+    /// It says nothing within a minute.
+    pub fn statistics(&self) -> Result<Stats> {
+        let written = || self.printed().matches("\nstatistics written to ").count();
+        let before = written();
+        cleanup::signal_group(self.id(), Signal::USR1);
+        wait_until("an answer to SIGUSR1", START_LIMIT, || Ok(written() > before))?;
+        Stats::read(&self.directory.path().join("stats.json"))
+    }
+
     /// Process id.
     pub fn id(&self) -> u32 {
         self.process.id()

@@ -52,26 +52,30 @@ fn root_netns_ten_times_more_flows_than_ports_take_nothing_from_those_that_exist
     let directory = tempfile::tempdir()?;
     let copy = directory.path().join("copy");
     let flood = format!("flows {VOID} --count {FLOODING} --flows {FLOWS} --rate {RATE}");
-    let ((endured, begun, loaded), outcome) = with_appliance(&lab, &settings, |_| {
-        // Or the whole file would be in the client's kernel after a moment, and the flow idle.
-        lab.subscribers.run("sysctl", &["-q", "-w", "net.ipv4.tcp_rmem=4096 65536 65536"])?;
-        let http = Server::http(&lab.server, SERVERS[1])?;
-        let file = http.root().join("file");
-        traffic::random_file(&file, DOWNLOAD * (seconds + 2))?;
-        let (endured, loaded) = thread::scope(|scope| {
-            let (lab, copy) = (&lab, &copy);
-            let download = scope.spawn(move || {
-                let (from, limit) = ((SERVERS[1], "file"), Duration::from_secs(3 * seconds + 30));
-                let namespace = &lab.subscribers;
-                traffic::download_slowly(namespace, client, from, copy, DOWNLOAD, limit)
+    let ((endured, begun, loaded, asked), outcome) =
+        with_appliance(&lab, &settings, |appliance| {
+            // Or the whole file would be in the client's kernel after a moment, and the flow idle.
+            lab.subscribers.run("sysctl", &["-q", "-w", "net.ipv4.tcp_rmem=4096 65536 65536"])?;
+            let http = Server::http(&lab.server, SERVERS[1])?;
+            let file = http.root().join("file");
+            traffic::random_file(&file, DOWNLOAD * (seconds + 2))?;
+            let (endured, loaded) = thread::scope(|scope| {
+                let (lab, copy) = (&lab, &copy);
+                let download = scope.spawn(move || {
+                    let (from, limit) =
+                        ((SERVERS[1], "file"), Duration::from_secs(3 * seconds + 30));
+                    let namespace = &lab.subscribers;
+                    traffic::download_slowly(namespace, client, from, copy, DOWNLOAD, limit)
+                });
+                let endured =
+                    endure(lab, PROGRAM, &[innocents], (&lab.subscribers, &flood), seconds);
+                (endured, download.join())
             });
-            let endured = endure(lab, PROGRAM, &[innocents], (&lab.subscribers, &flood), seconds);
-            (endured, download.join())
-        });
-        loaded.ok().context("a thread panicked")??;
-        thread::sleep(SILENCE);
-        Ok((endured?, traffic::sha256(&file)?, traffic::sha256(&copy)?))
-    })?;
+            loaded.ok().context("a thread panicked")??;
+            thread::sleep(SILENCE);
+            let asked = appliance.statistics()?.remembered_refusals()?;
+            Ok((endured?, traffic::sha256(&file)?, traffic::sha256(&copy)?, asked))
+        })?;
 
     println!("{} flows for {} ports", FLOWS * u64::from(FLOODING), PORTS * PROTOCOLS);
     let mut drops = endured.judge(&outcome, INTERNAL_PORT, 0.001)?;
@@ -89,6 +93,8 @@ fn root_netns_ten_times_more_flows_than_ports_take_nothing_from_those_that_exist
     let remembered = outcome.stats.remembered_refusals()?;
     let (listed, forgotten) = (remembered.listed, remembered.forgotten);
     ensure!(listed + forgotten == refused, "{listed} listed, {forgotten} forgotten of {refused}");
+    // The running box said the same.
+    ensure!(asked == remembered, "{asked:?}, at the end {remembered:?}");
     ensure!(remembered.reasons.iter().eq(drops.keys()), "{remembered:?}");
     let (sent, withheld) =
         (outcome.number("/icmp_errors/sent")?, outcome.number("/icmp_errors/withheld")?);

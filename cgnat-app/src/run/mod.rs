@@ -12,11 +12,12 @@ mod refused;
 mod reload;
 pub mod replay;
 pub mod report;
+mod requests;
 mod say;
 mod start;
+mod statistics;
 
-use std::fs::File;
-use std::io::{BufWriter, IsTerminal as _, Write};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use reload::Reloads;
 use report::Report;
 use say::{complain, say};
 use start::Running;
+use statistics::Statistics;
 
 /// Options of `cgnat run`.
 #[derive(Args)]
@@ -45,7 +47,7 @@ pub struct Options {
     /// Choose ports from this number instead of from entropy: predictable, for replays only.
     #[arg(long, value_name = "NUMBER")]
     pub seed: Option<u64>,
-    /// Write the final statistics as JSON to this file.
+    /// Write the statistics as JSON to this file, at the end and on SIGUSR1.
     #[arg(long, value_name = "FILE")]
     pub stats_file: Option<PathBuf>,
 }
@@ -99,7 +101,7 @@ fn run_planned(options: &Options, source: &Source, here: &Preflight, plan: &Plan
         signal_hook::flag::register(signal, stop.clone()).context("cannot watch signals")?;
     }
     let mut reloads = Reloads::watch(&options.file, source.clone())?;
-    let stats_file = options.stats_file.as_deref().map(StatsFile::create).transpose()?;
+    let mut statistics = Statistics::watch(config, options.stats_file.as_deref())?;
     let replaying = here.captures.len() == config.ports().len();
     let running = start::start(config, plan, here, replaying, options.seed)?;
     say(&format!(
@@ -110,46 +112,18 @@ fn run_planned(options: &Options, source: &Source, here: &Preflight, plan: &Plan
         plan.layout.blocks,
         if plan.huge_pages { "huge pages" } else { "4 KiB pages" },
     ));
-    let dead = watch(&running, &stop, config, &mut reloads);
+    let dead = watch(&running, &stop, config, &mut reloads, &mut statistics);
     if replaying && !stop.load(Ordering::Relaxed) {
         running.settle(&stop);
     }
     let (report, shards_report) = running.stop(config)?;
     let report = shards_report(report).with_outputs(outputs(config)).with_reloads(reloads.tally());
     say(report.text().trim_end());
-    if let Some(file) = stats_file {
-        file.write(&report)?;
-    }
+    statistics.write(&report)?;
     if let Some(worker) = dead {
         bail!("worker {worker} ended by itself, so the run was stopped");
     }
     Ok(())
-}
-
-/// The file for the final statistics, opened before anything starts.
-struct StatsFile<'a> {
-    path: &'a Path,
-    file: File,
-}
-
-impl<'a> StatsFile<'a> {
-    fn create(path: &'a Path) -> Result<Self> {
-        let file = File::create(path)
-            .with_context(|| format!("cannot write the statistics to {}", path.display()))?;
-        Ok(Self { path, file })
-    }
-
-    fn write(self, report: &Report) -> Result<()> {
-        write_document(self.file, &report.json())
-            .with_context(|| format!("cannot write the statistics to {}", self.path.display()))
-    }
-}
-
-/// Writes a document, which comes word by word: some million words of a hundred thousand mappings.
-fn write_document(to: impl Write, document: &serde_json::Value) -> std::io::Result<()> {
-    let mut to = BufWriter::new(to);
-    writeln!(to, "{document:#}")?;
-    to.flush()
 }
 
 /// Prints progress until a signal comes or a replay has ended, or until a worker ends that
@@ -159,12 +133,14 @@ fn watch(
     stop: &AtomicBool,
     config: &Config,
     reloads: &mut Reloads,
+    statistics: &mut Statistics<'_>,
 ) -> Option<u16> {
     let interval = if std::io::stdout().is_terminal() { PROGRESS.0 } else { PROGRESS.1 };
     let mut next = Instant::now() + interval.min(Duration::from_secs(1));
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(LOOK);
         reloads.mind(running.front());
+        statistics.mind(running, reloads.tally());
         if running.has_replayed() {
             break;
         }
@@ -196,34 +172,3 @@ fn outputs(config: &Config) -> Vec<String> {
 
 /// Adds what only the stopped shards know to a report.
 type Complete = Box<dyn FnOnce(Report) -> Report>;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Counts the writings, each of which is a system call for a file.
-    #[derive(Default)]
-    struct Counting(usize, Vec<u8>);
-
-    impl Write for &mut Counting {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0 += 1;
-            self.1.extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// Found with 100,000 connections: four million system calls kept the end waiting for seconds.
-    #[test]
-    fn a_long_document_is_written_in_few_pieces() {
-        let document: serde_json::Value = (0..10_000).collect();
-        let mut written = Counting::default();
-        write_document(&mut written, &document).expect("it takes all");
-        assert_eq!(serde_json::from_slice::<serde_json::Value>(&written.1).ok(), Some(document));
-        assert!(written.0 < 100, "{} writings", written.0);
-    }
-}

@@ -1,41 +1,24 @@
 //! What subscribers were refused lately, for the report of a run.
 
-use std::net::Ipv4Addr;
-
-use cgnat_core::refusals::Refusal;
-use cgnat_core::shard::Shard;
+use cgnat_core::refusals::{Refusal, Remembered};
 use cgnat_core::time::{TICKS_PER_SECOND, Tick};
 use serde_json::{Value, json};
 
-/// The last refusals of each subscriber, oldest first.
+/// The last refusals of each subscriber.
 #[derive(Default)]
-pub struct Refused {
-    now: Tick,
-    forgotten: u64,
-    refusals_forgotten: u64,
-    subscribers: Vec<(Ipv4Addr, Vec<Refusal>)>,
-}
+pub struct Refused(pub Remembered);
 
 impl Refused {
-    /// Adds what a shard remembers at `now`.
-    pub fn add(&mut self, shard: &Shard, now: Tick) {
-        self.now = now;
-        self.forgotten += shard.refusals().forgotten();
-        self.refusals_forgotten += shard.refusals().refusals_forgotten();
-        let lists = shard.refusals().iter().map(|(address, list)| (address, list.to_vec()));
-        self.subscribers.extend(lists);
-        self.subscribers.sort_unstable_by_key(|(address, _)| *address);
-    }
-
     /// The last refusal of the first `most` subscribers, one line each.
     pub fn write_text(&self, out: &mut String, most: usize) -> std::fmt::Result {
         use std::fmt::Write as _;
-        if self.subscribers.is_empty() {
+        let Remembered { subscribers, forgotten, .. } = &self.0;
+        if subscribers.is_empty() {
             return Ok(());
         }
-        let (count, forgotten) = (self.subscribers.len(), self.forgotten);
+        let count = subscribers.len();
         writeln!(out, "\nRefused lately: {count} subscribers, {forgotten} more are forgotten")?;
-        for (address, list) in self.subscribers.iter().take(most) {
+        for (address, list) in subscribers.iter().take(most) {
             let Some(last) = list.last() else { continue };
             writeln!(
                 out,
@@ -69,22 +52,22 @@ impl Refused {
                 "last_seconds_ago": self.seconds_ago(refusal.last),
             })
         };
-        let subscribers = self.subscribers.iter().map(|(address, list)| {
+        let subscribers = self.0.subscribers.iter().map(|(address, list)| {
             json!({
                 "subscriber": address.to_string(),
                 "list": list.iter().map(one).collect::<Vec<_>>(),
             })
         });
         json!({
-            "forgotten": self.forgotten,
-            "refusals_forgotten": self.refusals_forgotten,
+            "forgotten": self.0.forgotten,
+            "refusals_forgotten": self.0.refusals_forgotten,
             "subscribers": subscribers.collect::<Vec<_>>(),
         })
     }
 
     /// With one digit behind the point.
     fn seconds_ago(&self, then: Tick) -> f64 {
-        f64::from(self.now.0.wrapping_sub(then.0)) / f64::from(TICKS_PER_SECOND)
+        f64::from(self.0.now.0.wrapping_sub(then.0)) / f64::from(TICKS_PER_SECOND)
     }
 }
 
@@ -118,8 +101,7 @@ subscribers:
             send(&mut lab, port);
         }
         lab.advance(2_500);
-        let mut refused = Refused::default();
-        refused.add(lab.workers[0].shard(), lab.now.tick());
+        let refused = Refused(lab.refusals());
         let expected = json!({ "forgotten": 0, "refusals_forgotten": 0, "subscribers": [{
             "subscriber": "100.64.0.9",
             "list": [{

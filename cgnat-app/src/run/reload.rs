@@ -7,22 +7,20 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use cgnat_core::config::{Config, Source};
-use cgnat_core::housekeeping::{Housekeeping, Notice, ReloadError, Reloaded};
+use cgnat_core::config::Source;
+use cgnat_core::housekeeping::{Notice, Reloaded};
 use signal_hook::consts::SIGHUP;
 
+use super::requests::{Front, ReloadAnswer, Request};
 use super::say::{complain, say};
 use crate::check;
 
 /// After this it is said that an answer is still awaited.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What became of a reload.
-pub type Answer = std::result::Result<Reloaded, ReloadError>;
 
 /// How reloads went so far.
 #[derive(Debug, Clone, Default)]
@@ -35,58 +33,10 @@ pub struct Tally {
     pub last_error: Option<String>,
 }
 
-/// A configuration for housekeeping to carry out.
-struct Request {
-    config: Config,
-    answer: Sender<Answer>,
-}
-
-/// The main thread's end of housekeeping.
-pub struct Front {
-    requests: Sender<Request>,
-    notices: Receiver<Notice>,
-}
-
-/// Housekeeping's end.
-pub struct Back {
-    requests: Receiver<Request>,
-    notices: Sender<Notice>,
-    /// Carried out, but not every worker has answered.
-    under_way: Option<(Sender<Answer>, Reloaded)>,
-}
-
-/// Both ends.
-pub fn ends() -> (Front, Back) {
-    let (requests, taken) = mpsc::channel();
-    // No more than addresses can come to an end of theirs between two requests.
-    let (told, notices) = mpsc::channel();
-    (Front { requests, notices }, Back { requests: taken, notices: told, under_way: None })
-}
-
-impl Back {
-    /// One round: carries out a request, answers one that is done, passes on what was noticed.
-    pub fn serve(&mut self, housekeeping: &mut Housekeeping) {
-        // Whoever asked may have gone; then nobody wants the answer.
-        if !housekeeping.is_reloading() {
-            if let Some((answer, done)) = self.under_way.take() {
-                let _ = answer.send(Ok(done));
-            } else if let Ok(request) = self.requests.try_recv() {
-                match housekeeping.reload(&request.config) {
-                    Ok(done) => self.under_way = Some((request.answer, done)),
-                    Err(error) => _ = request.answer.send(Err(error)),
-                }
-            }
-        }
-        for notice in housekeeping.take_notices() {
-            let _ = self.notices.send(notice);
-        }
-    }
-}
-
 /// A request that housekeeping has not answered.
 struct Awaited {
     source: Source,
-    answer: Receiver<Answer>,
+    answer: Receiver<ReloadAnswer>,
     since: Instant,
     is_late: bool,
 }
@@ -117,7 +67,7 @@ impl Reloads {
 
     /// Looks whether there is something to do or to say. Does not wait.
     pub fn mind(&mut self, front: &Front) {
-        for notice in front.notices.try_iter() {
+        for notice in front.notices() {
             say(&self.sentence(notice));
         }
         match self.awaited.take() {
@@ -145,8 +95,8 @@ impl Reloads {
             return self.failed(&format!("needs a restart: {}", restarts.join("; ")));
         }
         let (answer, awaited) = mpsc::channel();
-        let config = source.config.clone();
-        if front.requests.send(Request { config, answer }).is_err() {
+        let config = Box::new(source.config.clone());
+        if !front.ask(Request::Reload(config, answer)) {
             return self.failed("housekeeping has ended");
         }
         let since = Instant::now();

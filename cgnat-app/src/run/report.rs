@@ -8,6 +8,7 @@ use cgnat_core::config::Config;
 use cgnat_core::control::counters::WorkerCounters;
 use cgnat_core::endpoint::Protocol;
 use cgnat_core::housekeeping::{Draining, Housekeeping};
+use cgnat_core::refusals::Remembered;
 use cgnat_core::shard::{ListedMapping, Shard};
 use cgnat_core::table::port_block::PortCensus;
 use cgnat_core::time::Tick;
@@ -70,10 +71,8 @@ pub struct Report {
     stale_requests: u64,
     tcp_out_of_window: u64,
     algs: AlgReport,
-    nat_time: Option<Tick>,
-    census: Option<PortCensus>,
-    mapping_list: Vec<ListedMapping>,
-    block_list: Vec<(Ipv4Addr, Ipv4Addr, u16, u16)>,
+    /// Only at the end.
+    stopped: Option<Stopped>,
     /// By pool: its name, and the new subscribers that it could not take and another did.
     spilled: Vec<(String, u64)>,
     refused: Refused,
@@ -81,6 +80,35 @@ pub struct Report {
     /// With the name of the pool.
     draining: Vec<(String, Draining)>,
     outputs: Vec<String>,
+}
+
+/// What only stopped shards can tell.
+struct Stopped {
+    census: PortCensus,
+    mappings: Vec<ListedMapping>,
+    /// Subscriber, external address, first and last port.
+    blocks: Vec<(Ipv4Addr, Ipv4Addr, u16, u16)>,
+}
+
+/// What housekeeping knows of the pools.
+pub struct Space {
+    blocks: u32,
+    /// By pool.
+    spilled: Vec<u64>,
+    draining: Vec<Draining>,
+}
+
+impl Space {
+    /// As it is now.
+    pub fn of(housekeeping: &Housekeeping) -> Self {
+        let space = housekeeping.space();
+        let spilled = (0..space.pools().len() as u16).map(|pool| space.occupancy().spilled(pool));
+        Self {
+            blocks: space.our_blocks(),
+            spilled: spilled.collect(),
+            draining: housekeeping.draining(),
+        }
+    }
 }
 
 /// What the ALGs have done.
@@ -156,11 +184,8 @@ impl Report {
                 ftp_passed: sum(&|c| c.ftp_passed.value()),
                 tftp_requests: sum(&|c| c.tftp_requests.value()),
             },
-            nat_time: None,
-            census: None,
-            mapping_list: Vec::new(),
-            block_list: Vec::new(),
-            spilled: config.pools().iter().map(|pool| (pool.name().to_owned(), 0)).collect(),
+            stopped: None,
+            spilled: Vec::new(),
             refused: Refused::default(),
             reloads: Tally::default(),
             draining: Vec::new(),
@@ -168,33 +193,36 @@ impl Report {
         }
     }
 
-    /// Adds what only the stopped shards can tell.
+    /// Adds what only stopped shards can tell; `elsewhere` are ports of the blocks that none has.
     pub fn with_shards(mut self, shards: &[Shard], elsewhere: PortCensus, now: Tick) -> Self {
-        let mut census = elsewhere;
+        let mut stopped = Stopped { census: elsewhere, mappings: Vec::new(), blocks: Vec::new() };
+        let mut refusals = Remembered::default();
         for shard in shards {
-            census += shard.port_census(now);
-            self.mapping_list.extend(shard.mapping_list().take(LISTED_JSON));
-            self.block_list.extend(shard.block_list().take(LISTED_JSON));
-            self.refused.add(shard, now);
+            stopped.census += shard.port_census(now);
+            stopped.mappings.extend(shard.mapping_list().take(LISTED_JSON));
+            stopped.blocks.extend(shard.block_list().take(LISTED_JSON));
+            refusals.add(shard.refusals(), now);
         }
-        // All shards know the same.
-        if let Some(shard) = shards.first() {
-            for (pool, (_, spilled)) in (0..).zip(&mut self.spilled) {
-                *spilled = shard.spilled(pool);
-            }
-        }
-        self.mapping_list.sort_unstable_by_key(|m| (m.internal, m.protocol, m.realm, m.only_with));
-        self.block_list.sort_unstable();
-        self.census = Some(census);
-        self.nat_time = Some(now);
+        stopped.mappings.sort_unstable_by_key(|m| (m.internal, m.protocol, m.realm, m.only_with));
+        stopped.blocks.sort_unstable();
+        self.stopped = Some(stopped);
+        self.with_refusals(refusals)
+    }
+
+    /// Adds what subscribers were refused.
+    pub fn with_refusals(mut self, refusals: Remembered) -> Self {
+        self.refused = Refused(refusals);
         self
     }
 
-    /// Adds what housekeeping knows of the pools, whose names are given in order.
-    pub fn with_space(mut self, housekeeping: &Housekeeping, names: &[String]) -> Self {
-        self.blocks_total = u64::from(housekeeping.space().our_blocks());
-        let draining = housekeeping.draining().into_iter();
-        self.draining = draining.map(|d| (names[usize::from(d.pool)].clone(), d)).collect();
+    /// Adds what housekeeping knows of the pools of `config`.
+    pub fn with_space(mut self, config: &Config, space: Space) -> Self {
+        let name = |pool: usize| config.pools()[pool].name().to_owned();
+        self.blocks_total = u64::from(space.blocks);
+        let spilled = space.spilled.into_iter().enumerate();
+        self.spilled = spilled.map(|(pool, count)| (name(pool), count)).collect();
+        let draining = space.draining.into_iter();
+        self.draining = draining.map(|d| (name(usize::from(d.pool)), d)).collect();
         self
     }
 
@@ -271,15 +299,17 @@ impl Report {
             self.sessions,
             self.associations
         )?;
-        for mapping in self.mapping_list.iter().take(LISTED) {
-            let ListedMapping { protocol, internal, external, only_with, realm: _ } = mapping;
-            write!(out, "  {protocol:<5} {:<22} -> {external}", internal.to_string())?;
-            match only_with {
-                Some(remote) => writeln!(out, " with {remote} only")?,
-                None => writeln!(out)?,
+        if let Some(Stopped { mappings, .. }) = &self.stopped {
+            for mapping in mappings.iter().take(LISTED) {
+                let ListedMapping { protocol, internal, external, only_with, realm: _ } = mapping;
+                write!(out, "  {protocol:<5} {:<22} -> {external}", internal.to_string())?;
+                match only_with {
+                    Some(remote) => writeln!(out, " with {remote} only")?,
+                    None => writeln!(out)?,
+                }
             }
+            more(out, mappings.len())?;
         }
-        more(out, self.mapping_list.len())?;
         writeln!(
             out,
             "\nPort blocks in use: {} of {}, by {} subscribers; {} allocated, {} released",
@@ -289,10 +319,12 @@ impl Report {
             self.blocks_allocated,
             self.blocks_released
         )?;
-        for (internal, external, first, last) in self.block_list.iter().take(LISTED) {
-            writeln!(out, "  {:<16} {external}:{first}-{last}", internal.to_string())?;
+        if let Some(Stopped { blocks, .. }) = &self.stopped {
+            for (internal, external, first, last) in blocks.iter().take(LISTED) {
+                writeln!(out, "  {:<16} {external}:{first}-{last}", internal.to_string())?;
+            }
+            more(out, blocks.len())?;
         }
-        more(out, self.block_list.len())?;
         for (pool, draining) in &self.draining {
             writeln!(
                 out,
@@ -300,7 +332,7 @@ impl Report {
                 draining.address, draining.blocks, draining.subscribers
             )?;
         }
-        if let Some(census) = self.census {
+        if let Some(Stopped { census, .. }) = &self.stopped {
             writeln!(
                 out,
                 "External ports (each protocol): {} free, {} used, {} resting, {} in all",
@@ -418,35 +450,6 @@ impl Report {
             .collect();
         let drops: Map<String, Value> =
             self.drops.iter().map(|(reason, n)| (reason.name().to_owned(), json!(n))).collect();
-        let mappings: Vec<Value> = self
-            .mapping_list
-            .iter()
-            .take(LISTED_JSON)
-            .map(|mapping| {
-                let mut value = json!({
-                    "protocol": mapping.protocol.to_string(),
-                    "internal": mapping.internal.to_string(),
-                    "external": mapping.external.to_string(),
-                });
-                if let Some(remote) = mapping.only_with {
-                    value["only_with"] = json!(remote.to_string());
-                }
-                value
-            })
-            .collect();
-        let blocks: Vec<Value> = self
-            .block_list
-            .iter()
-            .take(LISTED_JSON)
-            .map(|(internal, external, first, last)| {
-                json!({
-                    "subscriber": internal.to_string(),
-                    "external": external.to_string(),
-                    "first_port": first,
-                    "last_port": last,
-                })
-            })
-            .collect();
         let draining: Vec<Value> = self
             .draining
             .iter()
@@ -460,7 +463,6 @@ impl Report {
                 })
             })
             .collect();
-        let census = self.census.unwrap_or_default();
         let violations = self
             .drops
             .iter()
@@ -472,7 +474,7 @@ impl Report {
             .map(|(off, taken)| json!({ "handed_off": off, "handed_in": taken }))
             .collect();
         let (came, ended) = self.balance();
-        json!({
+        let mut document = json!({
             "ports": ports,
             "drops": drops,
             "consumed": { "arp": self.arp_received, "echo": self.echo_answered },
@@ -500,7 +502,6 @@ impl Report {
                 "udp": self.mappings[1],
                 "icmp": self.mappings[2],
                 "created": self.mappings_created,
-                "list": mappings,
             },
             "sessions": {
                 "active": self.sessions,
@@ -513,7 +514,6 @@ impl Report {
                 "in_use": self.blocks_in_use,
                 "allocated": self.blocks_allocated,
                 "released": self.blocks_released,
-                "list": blocks,
             },
             "alg": {
                 "ftp": {
@@ -527,12 +527,6 @@ impl Report {
             },
             "spilled": self.spilled.iter().map(|(pool, n)| (pool.clone(), json!(n))).collect::<Map<_, _>>(),
             "port_choice": { "missed": self.choices_missed, "holds_cut": self.holds_cut },
-            "ports_census": {
-                "free": census.free,
-                "used": census.used,
-                "resting": census.resting,
-                "total": census.total(),
-            },
             "ownership": { "violations": violations, "stale_requests": self.stale_requests },
             "refusals": self.refused.json(),
             "draining": draining,
@@ -542,6 +536,50 @@ impl Report {
                 "last_error": self.reloads.last_error,
             },
             "workers": workers,
+        });
+        if let Some(stopped) = &self.stopped {
+            document["mappings"]["list"] = stopped.mappings_json();
+            document["blocks"]["list"] = stopped.blocks_json();
+            document["ports_census"] = stopped.census_json();
+        }
+        document
+    }
+}
+
+impl Stopped {
+    fn mappings_json(&self) -> Value {
+        let one = |mapping: &ListedMapping| {
+            let mut value = json!({
+                "protocol": mapping.protocol.to_string(),
+                "internal": mapping.internal.to_string(),
+                "external": mapping.external.to_string(),
+            });
+            if let Some(remote) = mapping.only_with {
+                value["only_with"] = json!(remote.to_string());
+            }
+            value
+        };
+        self.mappings.iter().take(LISTED_JSON).map(one).collect()
+    }
+
+    fn blocks_json(&self) -> Value {
+        let one = |(internal, external, first, last): &(Ipv4Addr, Ipv4Addr, u16, u16)| {
+            json!({
+                "subscriber": internal.to_string(),
+                "external": external.to_string(),
+                "first_port": first,
+                "last_port": last,
+            })
+        };
+        self.blocks.iter().take(LISTED_JSON).map(one).collect()
+    }
+
+    fn census_json(&self) -> Value {
+        json!({
+            "free": self.census.free,
+            "used": self.census.used,
+            "resting": self.census.resting,
+            "total": self.census.total(),
         })
     }
 }

@@ -23,9 +23,9 @@ use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 use super::Complete;
 use super::io::{DpdkIo, Relay, Transmit};
 use super::plan::{DESCRIPTORS, Plan, RING, device_name};
-use super::reload::{self, Back, Front};
 use super::replay::{Pace, Replay, Track};
-use super::report::Report;
+use super::report::{Report, Space};
+use super::requests::{self, Back, Front};
 use super::say::complain;
 use crate::preflight::Preflight;
 
@@ -114,7 +114,7 @@ pub fn start(
     };
     let views = views(&eal, plan, opened.queues, &pool, replay, &gate)?;
 
-    let (front, back) = reload::ends();
+    let (front, back) = requests::ends();
     let house = {
         let (phase, counters) = (phase.clone(), counters.clone());
         let cpus = plan.control_cpus.clone();
@@ -495,9 +495,9 @@ impl Running {
         housekeeping.take_back();
         let report = Report::of(config, &self.counters);
         let now = self.counters.iter().map(|c| c.now()).max().unwrap_or_default().tick();
-        let names: Vec<String> = config.pools().iter().map(|pool| pool.name().to_owned()).collect();
+        let config = config.clone();
         let complete: Complete = Box::new(move |report: Report| {
-            let report = report.with_space(&housekeeping, &names);
+            let report = report.with_space(&config, Space::of(&housekeeping));
             report.with_shards(&shards, housekeeping.port_census(now), now)
         });
         Ok((report, complete))

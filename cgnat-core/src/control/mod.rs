@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 
 use crate::packet::ethernet::Mac;
+use crate::refusals::Page;
 use crate::shard::{BlockWish, SLICE};
 use crate::space::ExternalSpace;
 use crate::table::due::Kind;
@@ -61,6 +62,9 @@ pub enum Command {
     /// Give back free blocks of addresses that are not open and answer with
     /// [`Event::Withdrawn`].
     Withdraw,
+    /// Fill this page with what subscribers were refused and answer with
+    /// [`Event::RefusalsTold`].
+    TellRefusals(Page),
     /// Time has come to here although no packet says so (a replay).
     Advance(Instant),
     /// To be answered with [`Event::BarrierReached`]: earlier commands have been carried out, and
@@ -92,6 +96,8 @@ pub enum Event {
         /// The blocks.
         leases: ArrayVec<BlockLease, SLICE>,
     },
+    /// Answer to [`Command::TellRefusals`].
+    RefusalsTold(Page),
     /// Answer to [`Command::Barrier`].
     BarrierReached,
     /// A packet waits for the MAC of this neighbour.

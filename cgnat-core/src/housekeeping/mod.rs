@@ -3,13 +3,14 @@
 //! One thread runs it. It never changes a shard: it reads deadline words and proposes; it
 //! owns the blocks that no worker holds, and lends and recalls them by message; it alone
 //! writes the owner map and the neighbour table, and makes versions of external space.
-//! Files: `sweep`, `lending`, `resolve`, `reload`.
+//! Files: `sweep`, `lending`, `resolve`, `reload`, `asking`.
 //!
 //! Always true:
 //! 1. a round is bounded in entries swept and messages handled, but for a replay's sweeps;
 //! 2. a message that finds a worker's channel full waits here and is never lost;
 //! 3. each block is held by exactly one: a worker, a message, or housekeeping.
 
+mod asking;
 mod lending;
 mod reload;
 mod resolve;
@@ -23,6 +24,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use crate::config::Config;
 use crate::control::neighbours::NeighbourTable;
 use crate::control::{Command, Event};
+use crate::refusals::Remembered;
 use crate::shard::ShardDue;
 use crate::space::{ExternalSpace, OwnerMap};
 use crate::table::due::DueArray;
@@ -31,6 +33,7 @@ use crate::time::{Instant, Tick};
 use crate::worker::TimeSource;
 use crate::worker::forwarding::Forwarding;
 
+use asking::Asking;
 use lending::Lending;
 use reload::Reloading;
 pub use reload::{Draining, Notice, ReloadError, Reloaded};
@@ -96,6 +99,7 @@ pub struct Housekeeping {
     lending: Lending,
     reloading: Reloading,
     resolver: Resolver,
+    asking: Asking,
 }
 
 /// What [`Housekeeping`] is made of.
@@ -155,7 +159,8 @@ impl Housekeeping {
         let lending = Lending::new(&mut links, space.clone(), owners.clone(), leases);
         let reloading = Reloading::new(links.len(), space, owners, fragments_ms);
         let resolver = Resolver::new(&forwarding, neighbours);
-        Self { links, sweep, lending, reloading, resolver }
+        let asking = Asking::default();
+        Self { links, sweep, lending, reloading, resolver, asking }
     }
 
     /// Gives the box the addresses of `config`, which differs from the running configuration in
@@ -176,6 +181,17 @@ impl Housekeeping {
     /// External space, its last version.
     pub fn space(&self) -> &Arc<ExternalSpace> {
         self.reloading.space()
+    }
+
+    /// Asks every worker what subscribers were refused; the answer is for
+    /// [`Housekeeping::take_refusals`]. One question at a time.
+    pub fn ask_refusals(&mut self) {
+        self.asking.begin(&mut self.links);
+    }
+
+    /// The answer, when every worker has given its own.
+    pub fn take_refusals(&mut self) -> Option<Remembered> {
+        self.asking.take()
     }
 
     /// Addresses that are not lent any more, and what still uses them.
@@ -285,6 +301,9 @@ impl Housekeeping {
                 if more {
                     self.links[usize::from(worker)].send(Command::Withdraw);
                 }
+            }
+            Event::RefusalsTold(page) => {
+                self.asking.told(&mut self.links, usize::from(worker), page);
             }
             Event::BarrierReached => self.links[usize::from(worker)].barriers -= 1,
             Event::Resolve { port, address } => {

@@ -13,6 +13,7 @@ use crate::control::counters::WorkerCounters;
 use crate::housekeeping::{Housekeeping, ReloadError, Reloaded};
 use crate::layout::Layout;
 use crate::packet::ethernet::Mac;
+use crate::refusals::Remembered;
 use crate::space::{AddressUse, ExternalSpace, OwnerMap};
 use crate::table::port_block::PortCensus;
 use crate::time::Instant;
@@ -107,6 +108,21 @@ impl Lab {
         let reloaded = self.housekeeping.reload(&config)?;
         self.settle();
         Ok(reloaded)
+    }
+
+    /// What subscribers were refused, asked as an operator asks.
+    ///
+    /// # Panics
+    /// If a worker does not answer.
+    pub fn refusals(&mut self) -> Remembered {
+        self.housekeeping.ask_refusals();
+        for _ in 0..ROUNDS {
+            self.settle();
+            if let Some(remembered) = self.housekeeping.take_refusals() {
+                return remembered;
+            }
+        }
+        panic!("not every worker has told what was refused");
     }
 
     /// Moves time and lets housekeeping and workers catch up with it.

@@ -180,6 +180,11 @@ impl<I: PacketIo> Worker<I> {
                 let sent = self.note_event(Event::Withdrawn { leases });
                 debug_assert!(sent, "take_commands has made room");
             }
+            Command::TellRefusals(mut page) => {
+                self.shard.refusals.fill(&mut page, self.now.tick());
+                let sent = self.note_event(Event::RefusalsTold(page));
+                debug_assert!(sent, "take_commands has made room");
+            }
             Command::SendArp { port, target, to } => {
                 self.ask_neighbour(usize::from(port), target, to);
             }

@@ -2,7 +2,7 @@
 //! address, remote address and protocol (decision 15; RFC 6888 REQ-2, REQ-7, REQ-11).
 
 use cgnat_core::endpoint::IpProtocol;
-use cgnat_core::verdict::DropReason::{self, *};
+use cgnat_core::verdict::DropReason::*;
 
 use crate::desk::*;
 use crate::wire::{Body, DCCP, ESP, GRE, Packet, Protocol, SCTP, UDP_LITE, ip};
@@ -211,15 +211,9 @@ fn a_second_subscriber_of_a_tuple_is_refused_told_and_remembered_and_costs_nothi
         assert_eq!((*port, error[34], error[35]), (INTERNAL, 3, 1));
         assert_eq!(error[42..], conflict.bytes());
         assert_eq!(desk.lab.drops(AssociationConflict), 1);
-        let remembered: Vec<(DropReason, IpProtocol, u32)> = desk
-            .lab
-            .workers
-            .iter()
-            .flat_map(|worker| worker.shard().refusals().iter().collect::<Vec<_>>())
-            .filter(|(host, _)| host.to_string() == second)
-            .flat_map(|(_, list)| list.iter().map(|r| (r.reason, r.protocol, r.count)))
-            .collect();
-        assert_eq!(remembered, [(AssociationConflict, IpProtocol::GRE, 1)]);
+        let remembered = &desk.lab.refusals().subscribers[&second.parse().unwrap()];
+        let told = remembered.iter().map(|r| (r.reason, r.protocol, r.count));
+        assert_eq!(told.collect::<Vec<_>>(), [(AssociationConflict, IpProtocol::GRE, 1)]);
         // What exists goes on, and other tuples are free.
         desk.comes_in(&answer(&conflict, external), (&first, 0));
         assert_eq!(desk.carried(&bare(GRE, &second, OTHER)), external);

@@ -554,8 +554,8 @@ fn a_command_that_finds_no_port_passes_as_it_is_and_is_remembered() {
     }
     dialog.sends_all(PORT, &[]);
     assert_eq!((dialog.heard.clone(), dialog.count("passed")), (PORT.to_vec(), 1));
-    let refusals = dialog.desk.lab.workers[0].shard().refusals();
-    let (_, of_host) = refusals.iter().next().unwrap();
+    let refusals = dialog.desk.lab.refusals();
+    let (_, of_host) = refusals.subscribers.first_key_value().unwrap();
     assert_eq!(of_host[0].reason, SubscriberPorts);
 }
 
