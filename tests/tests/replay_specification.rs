@@ -41,6 +41,7 @@ use mix::Mix;
 use model::create::Choice;
 use model::drive::{Arrival, Driver, Fault};
 use model::events::{EXTERNAL, Event, Habits, INTERNAL};
+use model::ftp::Counts;
 use model::leaks::nothing_of_the_inside;
 use model::limits::Limits;
 use model::nat::{Pool, Rules};
@@ -71,7 +72,8 @@ fn number(name: &str, otherwise: u64) -> u64 {
 }
 
 /// Two groups of 1,000 subscribers: one with the default rules, one with most limits and wishes.
-/// Both share ports towards some services; there are static mappings, bypass and other protocols.
+/// Both share ports towards some services; there are static mappings, bypass, other protocols, and
+/// the ALGs are on.
 /// Ports always rest, and to the end: then no block ends in the sweep that ends its last mapping,
 /// and which of two blocks ended first does not depend on threads.
 fn world(workers: u16) -> World {
@@ -135,6 +137,7 @@ fn world(workers: u16) -> World {
         ..ordinary
     };
     world = everything(world);
+    (world.rules.ftp, world.rules.tftp) = (true, true);
     world.max_mappings = MAPPINGS;
     world.habits.remotes = 200;
     world
@@ -309,6 +312,14 @@ fn same_counters(stats: &Stats, driver: &Driver) {
     assert_eq!(stats.ownership_violations().unwrap(), 0);
     let created = stats.document()["mappings"]["created"].as_u64();
     assert_eq!(created, Some(driver.lab.sum(|counters| counters.mappings_created.value())));
+    let alg = &stats.document()["alg"];
+    let Counts { unfollowed, ended, replaced, passed } = driver.nat.ftp;
+    for (name, count) in
+        [("unfollowed", unfollowed), ("ended", ended), ("replaced", replaced), ("passed", passed)]
+    {
+        assert_eq!(alg["ftp"][name].as_u64(), Some(count), "FTP: {name}");
+    }
+    assert_eq!(alg["tftp"]["requests"].as_u64(), Some(driver.nat.requests));
     let balance = |key: &str| stats.document()["balance"][key].as_u64();
     assert!(balance("came").is_some() && balance("came") == balance("ended"));
 }
@@ -357,8 +368,9 @@ fn agree(workers: u16, seed: u64) {
     assert!(differences.iter().all(Option::is_none), "{what}: {differences:#?}");
     same_counters(&stats, &driver);
     // That it was a storm of everything.
-    println!("  {} flows shared a port; {mix:?}", driver.nat.shared);
+    println!("  {} flows shared a port; {:?}; {mix:?}", driver.nat.shared, driver.nat.ftp);
     assert_eq!(mix.lacks(seconds / 2), None, "too few of a kind: {mix:?}");
+    assert!(driver.nat.ftp.replaced > seconds, "few commands: {:?}", driver.nat.ftp);
     assert!(driver.nat.shared > seconds, "only {} flows shared a port", driver.nat.shared);
     let created = driver.lab.sum(|counters| counters.mappings_created.value());
     assert!(created > seconds * 50, "only {created} mappings");

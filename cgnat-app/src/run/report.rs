@@ -394,7 +394,11 @@ impl Report {
             )?;
         }
         if self.arp_conflicts > 0 {
-            writeln!(out, "ARP conflicts: {}; somebody else uses our address", self.arp_conflicts)?;
+            writeln!(
+                out,
+                "ARP conflicts: {}; somebody else uses an address of ours or of a neighbour",
+                self.arp_conflicts
+            )?;
         }
         writeln!(out, "\nDrops by reason: {} in all", self.dropped())?;
         for (reason, count) in self.drops.iter().filter(|(_, count)| *count > 0) {

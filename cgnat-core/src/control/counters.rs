@@ -75,7 +75,7 @@ pub struct WorkerCounters {
     pub syns_held: Counter,
     /// Of these, those that were answered with port unreachable.
     pub syns_answered: Counter,
-    /// An ARP sender claimed one of our addresses.
+    /// An ARP sender claimed one of our addresses, or that of a neighbour with another MAC.
     pub arp_conflicts: Counter,
     /// Packets handed to other workers.
     pub handed_off: Counter,

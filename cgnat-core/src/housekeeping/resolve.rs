@@ -3,6 +3,9 @@
 //! Configured next hops are asked for from the start and never given up. Other on-link
 //! neighbours are asked for when a packet waits for them, and forgotten when they do not
 //! answer. Static neighbours of the configuration are published once and never changed.
+//!
+//! Who is known keeps its place as long as it answers: a MAC that somebody else shows for its
+//! address makes the box ask, and is not believed before the known one is silent.
 
 use std::sync::Arc;
 
@@ -37,6 +40,8 @@ struct Entry {
     keep: bool,
     static_: bool,
     tries: u32,
+    /// When the last request was sent, and when the next one is due.
+    asked: Instant,
     next: Instant,
     born: Instant,
     /// Worker that sends the requests.
@@ -60,6 +65,7 @@ impl Resolver {
                 keep: true,
                 static_: true,
                 tries: 0,
+                asked: at_once,
                 next: at_once,
                 born: at_once,
                 worker: 0,
@@ -74,6 +80,7 @@ impl Resolver {
                     keep: true,
                     static_: false,
                     tries: 0,
+                    asked: at_once,
                     next: at_once,
                     born: at_once,
                     worker: 0,
@@ -101,8 +108,16 @@ impl Resolver {
         let asked = ask(links, worker, port, address, BROADCAST);
         let next = if asked { clock.plus_millis(RETRY_MS) } else { clock };
         let tries = u32::from(asked);
-        let entry =
-            Entry { mac: None, keep: false, static_: false, tries, next, born: clock, worker };
+        let entry = Entry {
+            mac: None,
+            keep: false,
+            static_: false,
+            tries,
+            asked: clock,
+            next,
+            born: clock,
+            worker,
+        };
         self.entries.insert((port, address), entry);
     }
 
@@ -112,6 +127,13 @@ impl Resolver {
             return;
         };
         if entry.static_ {
+            return;
+        }
+        if entry.mac.is_some_and(|known| known != mac) {
+            // It has moved, or somebody wants its packets. However often this comes, it is asked
+            // no more often than when it does not answer.
+            let soonest = entry.asked.plus_millis(RETRY_MS).max(clock);
+            entry.next = entry.next.min(soonest);
             return;
         }
         entry.mac = Some(mac);
@@ -148,6 +170,7 @@ impl Resolver {
             let to = entry.mac.unwrap_or(BROADCAST);
             if ask(links, entry.worker, *port, *address, to) {
                 entry.tries += 1;
+                entry.asked = clock;
                 entry.next = clock.plus_millis(RETRY_MS);
             }
             true

@@ -227,6 +227,50 @@ mod tests {
         assert!(false_matches < count / 1000, "{false_matches} false of {count}");
     }
 
+    /// Flows that whoever knows `key` has chosen for the first sixty buckets.
+    fn chosen(index: &Index, key: HashKey, count: usize) -> Vec<u64> {
+        let flow = |n: u64| 0x6440_0309 << 16 | (n & 0xffff) | (n >> 16) << 48;
+        let wanted = |flow: &u64| {
+            let (first, second, _) = index.places(key.hash(*flow));
+            first < 60 && second < 60
+        };
+        (0..).map(flow).filter(wanted).take(count).collect()
+    }
+
+    #[test]
+    fn flows_chosen_for_few_buckets_spread_over_a_table_with_another_key() {
+        let (mut index, known) = index_for(20_000);
+        let flows = chosen(&index, known, 1_500);
+        // Such a choice would ruin a table whose key is known: hence the key.
+        let mut refused = 0;
+        for slot in 0..flows.len() as u32 {
+            let hash_of = |slot| known.hash(flows[slot as usize]);
+            refused += u32::from(index.insert(hash_of(slot), slot, hash_of).is_err());
+        }
+        assert!(refused > 800, "{refused} of 1,500 refused");
+        for seed in 100..120 {
+            let (mut index, key) = (index_for(20_000).0, HashKey::new([seed; 16]));
+            for slot in 0..flows.len() as u32 {
+                let hash_of = |slot| key.hash(flows[slot as usize]);
+                assert_eq!(index.insert(hash_of(slot), slot, hash_of), Ok(()));
+            }
+            // Records that a look-up compares, whether it finds its own or nothing.
+            let mut longest = 0;
+            for (slot, flow) in (0u32..).zip(&flows) {
+                for (flow, wanted) in [(*flow, Some(slot)), (*flow ^ 1 << 40, None)] {
+                    let mut compared = 0;
+                    let found = index.find(key.hash(flow), |found| {
+                        compared += 1;
+                        Some(found) == wanted
+                    });
+                    assert_eq!(found, wanted);
+                    longest = longest.max(compared);
+                }
+            }
+            assert!(longest <= 3, "{longest} records were compared");
+        }
+    }
+
     #[test]
     fn a_full_pair_of_buckets_refuses_and_changes_nothing() {
         let mut index = Index::new(records(2));

@@ -48,7 +48,12 @@ impl<I: PacketIo> Worker<I> {
         let worth_telling = match self.neighbours.find(port, arp.sender) {
             Neighbour::Unknown => false,
             Neighbour::Resolving => true,
-            Neighbour::At(mac) => arp.operation == Operation::Reply || mac != arp.sender_mac,
+            Neighbour::At(mac) if mac != arp.sender_mac => {
+                // It has moved, or somebody wants its packets: housekeeping asks it.
+                self.counters.arp_conflicts.add(1);
+                true
+            }
+            Neighbour::At(_) => arp.operation == Operation::Reply,
         };
         if worth_telling {
             // Should there be no room, the neighbour will be asked again.

@@ -26,8 +26,12 @@ fn reply(desk: &mut Desk) -> Frames {
         target_mac: port_mac(1),
         target: ip("192.0.2.2"),
     };
-    let frame = arp_frame(1, None, &arp);
-    let mut sent = desk.lab.arrive(0, EXTERNAL, &frame);
+    tell(desk, &arp_frame(1, None, &arp))
+}
+
+/// A frame arrives outside, and everybody hears of it.
+fn tell(desk: &mut Desk, frame: &[u8]) -> Frames {
+    let mut sent = desk.lab.arrive(0, EXTERNAL, frame);
     desk.lab.settle();
     sent.extend(desk.lab.take_sent());
     sent
@@ -194,4 +198,115 @@ fn a_box_that_starts_sends_arp_requests_only() {
     lab.advance(10_000);
     let sent = lab.take_sent();
     assert!(!sent.is_empty() && sent.iter().all(|frame| *frame == question([0xff; 6])));
+}
+
+/// An ARP frame at the external port in which `mac` claims `address`.
+fn claim(operation: Operation, mac: [u8; 6], address: u32) -> Vec<u8> {
+    let target = ip("192.0.2.2");
+    let arp = Arp { operation, sender_mac: mac, sender: address, target_mac: port_mac(1), target };
+    arp_frame(1, None, &arp)
+}
+
+const THIEF: [u8; 6] = [2, 6, 6, 6, 6, 6];
+
+/// The first packet that leaves goes to `mac`; whether somebody was asked does not matter.
+fn goes_to(desk: &mut Desk, mac: [u8; 6], port: u16) {
+    let mut sent = desk.offer(INTERNAL, &udp((HOST, port), server(80)));
+    sent.retain(|(_, frame)| frame[12..14] == [8, 0]);
+    assert_eq!(sent.len(), 1, "drops {:?}", desk.drops());
+    assert_eq!(sent[0].1[..6], mac);
+}
+
+#[test]
+fn a_next_hop_that_answers_keeps_its_packets_whoever_claims_its_address() {
+    let mut desk = Desk::new(&dynamic());
+    reply(&mut desk);
+    let mut asked = 0;
+    for n in 0..1_000 {
+        for operation in [Operation::Reply, Operation::Request] {
+            desk.lab.arrive(0, EXTERNAL, &claim(operation, THIEF, ip(HOP)));
+        }
+        desk.lab.advance(10);
+        let questions = desk.lab.take_sent();
+        assert!(questions.iter().all(|frame| *frame == question(HOPS[1])));
+        if !questions.is_empty() {
+            asked += 1;
+            reply(&mut desk);
+        }
+        goes_to(&mut desk, HOPS[1], 1 + n % 9);
+    }
+    assert!((38..=40).contains(&asked), "asked {asked} times in 10 s, not once in 250 ms");
+    assert_eq!(desk.lab.sum(|c| c.arp_conflicts.value()), 2_000);
+    assert_eq!(desk.lab.all_drops(), 0);
+}
+
+#[test]
+fn a_next_hop_that_has_moved_is_believed_once_the_known_one_is_silent() {
+    let mut desk = Desk::new(&dynamic());
+    reply(&mut desk);
+    desk.lab.advance(5_000);
+    let moved = [2, 7, 7, 7, 7, 7];
+    desk.lab.arrive(0, EXTERNAL, &claim(Operation::Request, moved, ip(HOP)));
+    for _ in 0..4 {
+        desk.lab.advance(10);
+        assert_eq!(desk.lab.take_sent(), [question(HOPS[1])]);
+        goes_to(&mut desk, HOPS[1], 1);
+        desk.lab.advance(240);
+    }
+    desk.lab.advance(20);
+    assert_eq!(desk.lab.take_sent(), [question([0xff; 6])]);
+    offer(&mut desk, 1);
+    let sent = tell(&mut desk, &claim(Operation::Reply, moved, ip(HOP)));
+    assert_eq!((sent.len(), &sent[0].1[..6]), (1, &moved[..]));
+    goes_to(&mut desk, moved, 1);
+}
+
+/// RFC 826 would have every sender learned that is known; here only who was asked is.
+#[test]
+fn a_million_invented_neighbours_fill_nothing_and_divert_nothing() {
+    let link = |yaml: &str| yaml.replace("192.0.2.2/30", "192.0.2.2/12");
+    let mut desk = Desk::new(&link(&dynamic()));
+    reply(&mut desk);
+    for n in 0..1_000_000u32 {
+        let [_, a, b, c] = n.to_be_bytes();
+        let address = if n % 10 == 0 { ip(HOP) } else { ip("192.0.0.0") + n };
+        let frame = claim(Operation::Reply, [2, 6, 6, a, b, c], address);
+        let packet = cgnat_core::testing::io::MemoryPacket::new(&frame);
+        desk.lab.workers[0].io_mut().arrive(EXTERNAL, packet);
+        if n % 512 == 511 || n == 999_999 {
+            desk.lab.run_workers();
+            assert_eq!(desk.lab.take_sent(), [], "{n}");
+        }
+    }
+    desk.lab.advance(10);
+    assert_eq!(desk.lab.take_sent(), [question(HOPS[1])]);
+    reply(&mut desk);
+    goes_to(&mut desk, HOPS[1], 1);
+    // Of those that nobody asked for nothing is known.
+    let far = (ip("192.0.0.0") + 77_777, 80);
+    let sent = desk.offer(INTERNAL, &udp((HOST, 1), far));
+    assert_eq!((sent.len(), &sent[0].1[..6]), (1, &[0xff; 6][..]));
+    assert_eq!(tell(&mut desk, &claim(Operation::Reply, THIEF, far.0))[0].1[..6], THIEF);
+}
+
+/// The box is made to ask for neighbours that are not there.
+#[test]
+fn a_scan_of_the_link_outside_is_bounded_and_the_next_hop_stays() {
+    let mut desk = Desk::new(&dynamic().replace("192.0.2.2/30", "192.0.2.2/12"));
+    reply(&mut desk);
+    for n in 0..20_000 {
+        desk.offer(INTERNAL, &udp((HOST, 1), (ip("192.8.0.0") + n, 80)));
+        if n % 100 == 0 {
+            goes_to(&mut desk, HOPS[1], 1);
+        }
+    }
+    assert_eq!(desk.lab.counters[0].parked.value(), 256);
+    // Those that did not answer are forgotten; who is there is found.
+    desk.lab.advance(3_000);
+    desk.lab.take_sent();
+    assert_eq!(desk.drops().keys().collect::<Vec<_>>(), [&ParkingFull, &NeighbourUnresolved]);
+    let near = (ip("192.9.9.9"), 80);
+    desk.offer(INTERNAL, &udp((HOST, 1), near));
+    assert_eq!(tell(&mut desk, &claim(Operation::Reply, THIEF, near.0))[0].1[..6], THIEF);
+    goes_to(&mut desk, HOPS[1], 1);
 }
