@@ -112,12 +112,14 @@ impl Outcome {
 /// said if something fails.
 ///
 /// # Errors
-/// Those of `ask`, of the start and of the stop, and what [`Outcome::nothing_is_amiss`] finds.
+/// Those of `ask`, of the start and of the stop, what [`Outcome::nothing_is_amiss`] finds, and a
+/// frame that showed the servers anything of the inside.
 pub fn with_appliance<T>(
     lab: &Lab,
     settings: &Settings,
     ask: impl FnOnce(&Appliance) -> Result<T>,
 ) -> Result<(T, Outcome)> {
+    let before = lab.leaks()?;
     let appliance = Appliance::start(lab, settings)?;
     let answer = ask(&appliance);
     let errors = appliance.errors();
@@ -125,6 +127,8 @@ pub fn with_appliance<T>(
     let said = || format!("the appliance said:\n{errors}{}", outcome.printed);
     let answer = answer.with_context(said)?;
     outcome.nothing_is_amiss().with_context(said)?;
+    let leaks = lab.leaks()? - before;
+    ensure!(leaks == 0, "{leaks} frames showed the servers an address of the inside");
     Ok((answer, outcome))
 }
 

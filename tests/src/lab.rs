@@ -14,7 +14,8 @@
 //! 2. `server` has no route to 100.64.0.0/10, so an untranslated packet gets no answer;
 //! 3. both ends of each veth compute their own checksums: no offloads, so what crosses is what a
 //!    wire would carry;
-//! 4. nothing is made outside the three namespaces, so removing them removes everything.
+//! 4. nothing is made outside the three namespaces, so removing them removes everything;
+//! 5. every frame that reaches the servers is looked at ([`Lab::leaks`]), whatever the test is about.
 //!
 //! It does not start the appliance ([`crate::appliance`]) or any traffic ([`crate::traffic`]).
 
@@ -187,6 +188,7 @@ impl Lab {
         lab.set_kernels()?;
         lab.join()?;
         lab.address()?;
+        lab.watch()?;
         Ok(lab)
     }
 
@@ -262,6 +264,44 @@ impl Lab {
         self.server.ip_batch(&batch)
     }
 
+    /// Counts frames that show an internal address where they arrive at the servers: there, because
+    /// the appliance's own end does not show what it sends.
+    fn watch(&self) -> Result<()> {
+        let errors = "icmp type { destination-unreachable, time-exceeded, parameter-problem }";
+        let mut rules = String::from(
+            "table netdev leaks {
+             set inside { type ipv4_addr; flags interval;
+             elements = { 100.64.0.0/10, 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 }; }
+             set shown { type ipv4_addr; }
+             counter found { }
+             chain arriving { type filter hook ingress device \"world\" priority 0;
+             ip saddr @shown accept
+             ip daddr @shown accept
+",
+        );
+        for place in ["ip saddr", "ip daddr", "arp saddr ip", "arp daddr ip"] {
+            writeln!(rules, "{place} @inside counter name found").context("to a String")?;
+        }
+        // Source and destination of the packet that an error quotes.
+        for place in [160, 192] {
+            let shows = "& 0xffc00000 == 0x64400000 counter name found";
+            writeln!(rules, "{errors} @th,{place},32 {shows}").context("to a String")?;
+        }
+        rules.push_str("}\n}\n");
+        apply_rules(&self.server, &rules)
+    }
+
+    /// Frames so far that reached the servers and showed an address of the inside: in the IPv4
+    /// header, in ARP, or in what an ICMP error quotes.
+    ///
+    /// # Errors
+    /// nft refused.
+    pub fn leaks(&self) -> Result<u64> {
+        let counters = self.server.run("nft", &["list", "counters", "table", "netdev", "leaks"])?;
+        let count = counters.split("packets ").nth(1).and_then(|rest| rest.split(' ').next());
+        count.and_then(|count| count.parse().ok()).with_context(|| format!("nft said {counters}"))
+    }
+
     /// Makes every address of subscriber space one of the subscribers' namespace, so that programs
     /// there may be as many subscribers as they like.
     ///
@@ -276,7 +316,10 @@ impl Lab {
     /// # Errors
     /// ip refused.
     pub fn route_untranslated(&self, subscriber: Ipv4Addr) -> Result<()> {
-        self.server.ip_batch(&format!("route add {subscriber}/32 via {BOX_EXTERNAL}\n"))
+        self.server.ip_batch(&format!("route add {subscriber}/32 via {BOX_EXTERNAL}\n"))?;
+        let shown = format!("{{ {subscriber} }}");
+        let add = ["add", "element", "netdev", "leaks", "shown", shown.as_str()];
+        self.server.run("nft", &add).map(drop)
     }
 
     /// Makes the internal and the external link carry IPv4 packets of at most so many bytes, seen
@@ -356,13 +399,18 @@ impl Lab {
             "table ip laboratory {{\n chain out {{\n\
              type nat hook postrouting priority srcnat;\n{rules}}}\n}}\n"
         );
-        let mut file = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
-        file.write_all(rules.as_bytes()).context("cannot write the rules for nft")?;
-        let mut command = self.middle.command("nft");
-        command.arg("-f").arg(file.path());
-        run(command, STEP_LIMIT)?;
+        apply_rules(&self.middle, &rules)?;
         self.use_kernel_forwarding()
     }
+}
+
+/// Gives nft some rules in a namespace.
+fn apply_rules(namespace: &Namespace, rules: &str) -> Result<()> {
+    let mut file = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
+    file.write_all(rules.as_bytes()).context("cannot write the rules for nft")?;
+    let mut command = namespace.command("nft");
+    command.arg("-f").arg(file.path());
+    run(command, STEP_LIMIT).map(drop)
 }
 
 /// Removes namespaces of laboratories whose process no longer exists, and returns their names.

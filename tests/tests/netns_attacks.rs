@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Result, ensure};
 use cgnat_tests::appliance::{EXTERNAL_PORT, INTERNAL_PORT, Outcome, Settings, with_appliance};
 use cgnat_tests::flood::FloodReport;
-use cgnat_tests::lab::{Lab, SERVERS};
+use cgnat_tests::lab::{Lab, SERVERS, WORLD};
 use cgnat_tests::ordeal::{Endured, Innocents, VOID, endure};
 use cgnat_tests::reports;
 use cgnat_tests::traffic::{self, Server};
@@ -193,4 +193,39 @@ fn root_netns_attack_a7_packets_that_ask_for_errors() -> Result<()> {
         "{created} mappings: one for a packet that expired"
     );
     errors_are_limited(&endured, &outcome, "11/0")
+}
+
+/// Somebody on the link outside claims the next hop's address, over and over, with a MAC of its
+/// own: the box asks the next hop, which answers, and nothing goes astray.
+#[test]
+fn root_netns_attack_a10_a_thief_of_the_next_hops_address_gets_nothing() -> Result<()> {
+    const ROUNDS: u32 = 4;
+    let lab = Lab::new(1)?;
+    let server = &lab.server;
+    // The kernel answers for an address at its own interface only.
+    server.run("sysctl", &["-q", "-w", "net.ipv4.conf.all.arp_ignore=1"])?;
+    let thief = ["add", "thief", "link", "world", "type", "macvlan", "mode", "bridge"];
+    server.run("ip", &[&["link"][..], &thief].concat())?;
+    server.run("ip", &["link", "set", "thief", "up"])?;
+    let stolen = "table netdev stolen { chain c { type filter hook ingress device \"thief\" \
+                  priority 0; ip version 4 counter; }; }";
+    server.run("nft", &[stolen])?;
+    let hop = WORLD.to_string();
+    let (answered, outcome) = with_appliance(&lab, &settings(), |_| {
+        let mut answered = 0;
+        for _ in 0..ROUNDS {
+            for kind in ["-U", "-A"] {
+                let claim = ["arping", kind, "-c", "1", "-w", "1", "-s", &hop, "-I", "thief", &hop];
+                server.run("busybox", &claim)?;
+            }
+            answered += traffic::ping(&lab.subscribers, lab.addresses()[0], SERVERS[0], 3, 56)?;
+        }
+        Ok(answered)
+    })?;
+    ensure!(answered == 3 * ROUNDS, "{answered} of {} pings came back", 3 * ROUNDS);
+    let table = server.run("nft", &["list", "table", "netdev", "stolen"])?;
+    ensure!(table.contains("packets 0 "), "went astray: {table}");
+    let noticed = format!("ARP conflicts: {}; ", 2 * ROUNDS);
+    ensure!(outcome.printed.contains(&noticed), "not {noticed:?}: {}", outcome.printed);
+    Ok(())
 }

@@ -11,18 +11,10 @@ use cgnat_tests::lab::{
 use cgnat_tests::stats::PortCensus;
 use cgnat_tests::traffic::{self, Capture, Direction, NAME_ADDRESS, Server, Stream};
 
-/// Counts packets with a subscriber's address that reach the servers' end of the external veth.
-/// There, because the appliance's own end does not show what it sends.
-fn watch_leaks(lab: &Lab, directory: &tempfile::TempDir) -> Result<Capture> {
-    let path = directory.path().join("leaks.pcap");
-    Capture::start(&lab.server, "world", Direction::Both, "net 100.64.0.0/10", &path)
-}
-
 /// curl, dig, ping and iperf3 in both directions; each must get what it asked for.
 fn everything_goes_through(lab: &Lab) -> Result<()> {
     let [web, name_server, streams] = SERVERS;
     let directory = tempfile::tempdir()?;
-    let leaks = watch_leaks(lab, &directory)?;
     let namespace = &lab.subscribers;
     let clients = lab.addresses();
 
@@ -63,7 +55,7 @@ fn everything_goes_through(lab: &Lab) -> Result<()> {
         ensure!(lost < 20.0, "iperf3 lost {lost} %: {stream:?}");
     }
 
-    let leaked = leaks.stop()?;
+    let leaked = lab.leaks()?;
     ensure!(leaked == 0, "{leaked} packets with a subscriber's address reached the servers");
     Ok(())
 }
@@ -202,12 +194,10 @@ fn root_netns_the_decoder_explains_all_that_the_kernels_nat_sends() -> Result<()
 fn root_netns_a_leak_is_noticed() -> Result<()> {
     let lab = Lab::new(2)?;
     lab.use_kernel_forwarding()?;
-    let directory = tempfile::tempdir()?;
-    let leaks = watch_leaks(&lab, &directory)?;
     // No reply: the servers have no route to subscribers.
     let received = traffic::ping(&lab.subscribers, lab.addresses()[0], SERVERS[0], 2, 56)?;
     ensure!(received == 0, "{received} replies without translation");
-    let leaked = leaks.stop()?;
+    let leaked = lab.leaks()?;
     ensure!(leaked == 2, "2 packets leaked, {leaked} were noticed");
     Ok(())
 }

@@ -140,6 +140,8 @@ fn reload_under_load(workers: u16) -> Result<()> {
     ensure!(first["blocks"] == 0 && first["subscribers"] == 0, "{first}");
     let drops = outcome.stats.drops()?;
     ensure!(!drops.contains_key("leak-prevented"), "{drops:?}");
+    let leaks = lab.leaks()?;
+    ensure!(leaks == 0, "{leaks} frames showed the servers an address of the inside");
     Ok(())
 }
 

@@ -7,6 +7,8 @@
 //! Each rule is a function from files to what is wrong, in tidy/; beside it are tests that show
 //! that it can fail.
 
+#[path = "tidy/attacks.rs"]
+mod attacks;
 #[path = "tidy/code.rs"]
 mod code;
 #[path = "tidy/documents.rs"]
@@ -119,6 +121,14 @@ fn every_clause_has_a_row_that_names_its_cases() {
 }
 
 #[test]
+fn every_attack_has_a_row_that_names_its_tests() {
+    let files = files();
+    let cases: Vec<_> = cgnat_tests::conformance::cases().map(|case| case.name).collect();
+    let tests = attacks::tests_in(&files, &cases);
+    none(attacks::attacks_are_tested(text(&files, "docs/attacks.md"), &tests));
+}
+
+#[test]
 fn every_counter_has_a_row() {
     let files = files();
     let (document, source) =
@@ -199,6 +209,7 @@ fn what_a_project_needs_is_there() {
         "Makefile",
         "README.md",
         "deny.toml",
+        "docs/attacks.md",
         "docs/configuration.md",
         "docs/counters.md",
         "docs/operations.md",

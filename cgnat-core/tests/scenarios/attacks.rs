@@ -172,3 +172,31 @@ fn an_error_about_an_error_and_one_whose_outside_and_inside_differ_are_dropped()
     desk.refused(EXTERNAL, &error(&about, outside.0 ^ 1), IcmpQuote);
     desk.comes_in(&good, HOST);
 }
+
+#[test]
+fn what_is_in_a_tunnel_to_the_box_or_its_pool_stays_in_it() {
+    // IP in IP, GRE, and ESP to the box's own addresses and to one of the pool; inside, a packet that
+    // would pass by itself.
+    let mut desk = Desk::new(&plain());
+    let outside = desk.goes_out(&udp(HOST, server(53)));
+    let within = [udp((SERVER, 53), outside), udp(HOST, server(53))];
+    for protocol in [4, 47, 50] {
+        for inner in &within {
+            let mut tunnel = udp((SERVER, 0), (0, 0));
+            tunnel.body = Body::Bare { protocol };
+            tunnel.payload = match protocol {
+                47 => [&[0, 0, 8, 0][..], &inner.bytes()].concat(),
+                _ => inner.bytes(),
+            };
+            tunnel.destination = ip("192.0.2.2");
+            desk.refused(EXTERNAL, &tunnel, ToUs);
+            tunnel.destination = outside.0;
+            desk.refused(EXTERNAL, &tunnel, ProtocolUnsupported);
+            tunnel.source = ip(HOST.0);
+            desk.refused(INTERNAL, &tunnel, ProtocolUnsupported);
+            tunnel.destination = ip("10.255.0.2");
+            desk.refused(INTERNAL, &tunnel, ToUs);
+        }
+    }
+    assert_eq!(desk.mappings(), 1);
+}

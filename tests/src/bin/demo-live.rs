@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use cgnat_tests::appliance::{Appliance, Settings};
 use cgnat_tests::lab::{Lab, SERVERS};
-use cgnat_tests::traffic::{self, Capture, Direction, NAME, Server, Stream};
+use cgnat_tests::traffic::{self, NAME, Server, Stream};
 use clap::Parser;
 
 /// Runs curl, dig, ping and iperf3 through the appliance and prints what each side saw (as root).
@@ -81,13 +81,9 @@ fn demonstrate(arguments: &Arguments) -> Result<bool> {
     };
     println!();
 
-    let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let path = directory.path().join("leak.pcap");
-    let filter = "net 100.64.0.0/10";
-    let leaks = Capture::start(&lab.server, "world", Direction::Both, filter, &path)?;
     let mut findings = Findings::default();
     clients(&lab, arguments, &mut findings)?;
-    let leaked = leaks.stop()?;
+    let leaked = lab.leaks()?;
     if leaked > 0 {
         findings.failed += 1;
     }
