@@ -12,6 +12,7 @@ use crate::refusals::Refusals;
 use crate::space::{AddressState, ExternalSpace};
 use crate::table::association::Association;
 use crate::table::control_connection::ControlConnection;
+use crate::table::destination::Destination;
 use crate::table::identification::Identifications;
 use crate::table::index::{Bucket, buckets_for};
 use crate::table::mapping::Mapping;
@@ -50,6 +51,9 @@ pub struct Layout {
     /// Records of flows without ports of one shard: two for each such flow. None if no protocol
     /// of the kind is carried.
     pub associations_per_shard: u32,
+    /// Remote addresses with sessions of one shard that are counted: one for each session; none
+    /// where no group has `limits.sessions-per-destination`.
+    pub destinations_per_shard: u32,
     /// Subscribers of one shard.
     pub subscribers_per_shard: u32,
     /// Port blocks of all addresses that are ours at the start, ranges of deterministic pools
@@ -87,6 +91,8 @@ pub struct ShardMemory {
     pub(crate) association_index: &'static mut [Bucket],
     pub(crate) subscribers: &'static mut [Subscriber],
     pub(crate) subscriber_index: &'static mut [Bucket],
+    pub(crate) destinations: &'static mut [Destination],
+    pub(crate) destination_index: &'static mut [Bucket],
 }
 
 /// Memory that does not fit the layout.
@@ -125,6 +131,12 @@ impl Layout {
         // Each flow is in the index under three keys.
         let flows = if Overloading::of_all(config).is_some() { mappings } else { 0 };
         let flow_buckets = buckets_for(flows.saturating_mul(3));
+        let groups = config.groups();
+        let destinations =
+            match groups.iter().any(|g| g.limits().sessions_per_destination().is_some()) {
+                true => mappings + sessions + associations,
+                false => 0,
+            };
         let shard_bytes = bytes_of::<Mapping>(mappings as usize)
             + bytes_of::<Bucket>(buckets_for(mappings))
             + bytes_of::<Bucket>(flow_buckets)
@@ -135,7 +147,9 @@ impl Layout {
             + bytes_of::<Association>(associations as usize)
             + bytes_of::<Bucket>(buckets_for(associations))
             + bytes_of::<Subscriber>(subscribers as usize)
-            + bytes_of::<Bucket>(buckets_for(subscribers));
+            + bytes_of::<Bucket>(buckets_for(subscribers))
+            + bytes_of::<Destination>(destinations as usize)
+            + bytes_of::<Bucket>(buckets_for(destinations));
         let (mut block_bytes, mut spare_bytes) = (0, 0);
         let mut port_slots = 0;
         for pool in space.pools() {
@@ -164,6 +178,7 @@ impl Layout {
             sessions_per_shard: sessions,
             controls_per_shard: controls,
             associations_per_shard: associations,
+            destinations_per_shard: destinations,
             subscribers_per_shard: subscribers,
             blocks: space.our_blocks(),
             lent_blocks: space.lendable_blocks(),
@@ -208,6 +223,8 @@ impl Layout {
             association_index: cut.take(buckets_for(self.associations_per_shard))?,
             subscribers: cut.take(self.subscribers_per_shard as usize)?,
             subscriber_index: cut.take(buckets_for(self.subscribers_per_shard))?,
+            destinations: cut.take(self.destinations_per_shard as usize)?,
+            destination_index: cut.take(buckets_for(self.destinations_per_shard))?,
         })
     }
 

@@ -34,6 +34,7 @@ use crate::refusals::Refusals;
 use crate::space::{AddressState, ExternalSpace};
 use crate::table::association::Association;
 use crate::table::control_connection::ControlConnection;
+use crate::table::destination::Destination;
 use crate::table::due::DueArray;
 use crate::table::free_blocks::FreeBlocks;
 use crate::table::hash::HashKey;
@@ -191,6 +192,9 @@ pub struct Shard {
     pub(crate) association_index: Index,
     pub(crate) subscribers: Slab<Subscriber>,
     pub(crate) subscriber_index: Index,
+    /// Remote addresses of subscribers whose sessions with one are limited; without, no room.
+    pub(crate) destinations: Slab<Destination>,
+    pub(crate) destination_index: Index,
     /// By block number; `None` for blocks that are not lent to this shard.
     pub(crate) leases: Vec<Option<BlockLease>>,
     /// By pool.
@@ -276,6 +280,8 @@ impl Shard {
             association_index: Index::new(memory.association_index),
             subscribers: Slab::new(memory.subscribers),
             subscriber_index: Index::new(memory.subscriber_index),
+            destinations: Slab::new(memory.destinations),
+            destination_index: Index::new(memory.destination_index),
             leases: (0..space.blocks()).map(|_| None).collect(),
             free: free.collect(),
             block_due,

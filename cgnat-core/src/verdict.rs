@@ -94,11 +94,14 @@ drop_reasons! {
     LimitPorts, "limit-ports", "The subscriber has as many mappings as `limits.ports` of its group allows.";
     LimitSessions, "limit-sessions", "The subscriber has as many sessions as `limits.sessions` of its group allows: TCP sessions that it opened, UDP and ICMP mappings.";
     LimitInboundSessions, "limit-inbound-sessions", "The other side wanted to open one more TCP session to a subscriber than `limits.inbound-sessions` of its group allows; its own sessions are not touched by that.";
+    LimitDestination, "limit-destination", "The subscriber has as many sessions with this remote address as `limits.sessions-per-destination` of its group allows; one host floods it, or many users share the subscriber.";
+    LimitMappingSessions, "limit-mapping-sessions", "One mapping of the subscriber has as many sessions as `limits.sessions-per-mapping` of its group allows: one port talks to very many others.";
+    LimitMappingInboundSessions, "limit-mapping-inbound-sessions", "The other side wanted to open one more session of a mapping that has as many as `limits.inbound-sessions-per-mapping` of its group allows; a scan or a flood from many sources, mostly.";
     LimitSessionRate, "limit-session-rate", "The subscriber opens sessions faster than `limits.new-sessions-per-second` of its group allows; one host scans or is infected, or the burst is too small.";
     LimitBlocks, "limit-blocks", "The subscriber uses all ports of as many blocks as `limits.blocks` of its group allows.";
     ReservedPorts, "reserved-ports", "The subscriber's last free ports are kept for the lifelines in `limits.reserved` of its group; this flow is none.";
     MappingTableFull, "mapping-table-full", "The shard's mapping table is full; raise `max-mappings`.";
-    SessionTableFull, "session-table-full", "The shard's session table is full, or one mapping has too many sessions; raise `max-mappings`.";
+    SessionTableFull, "session-table-full", "The shard's session table is full; raise `max-mappings`.";
     AddressDraining, "address-draining", "The ports of the subscriber's blocks are used up, and its external address is drained, so it gets no further block; it gets another address when its last mapping has ended.";
     SubscriberTableFull, "subscriber-table-full", "The shard's subscriber table is full; raise `max-mappings` or add addresses.";
     BlockWait, "block-wait", "A packet waited for a port block from housekeeping in vain; housekeeping is stalled or a worker does not answer it.";
@@ -152,6 +155,8 @@ impl DropReason {
                 | DropReason::SubscriberPorts
                 | DropReason::LimitPorts
                 | DropReason::LimitSessions
+                | DropReason::LimitDestination
+                | DropReason::LimitMappingSessions
                 | DropReason::LimitSessionRate
                 | DropReason::LimitBlocks
                 | DropReason::ReservedPorts

@@ -12,6 +12,8 @@ mod attacks;
 mod blocks;
 #[path = "scenarios/bypass.rs"]
 mod bypass;
+#[path = "scenarios/caps.rs"]
+mod caps;
 #[path = "scenarios/desk.rs"]
 mod desk;
 #[path = "scenarios/deterministic.rs"]

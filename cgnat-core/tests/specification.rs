@@ -23,7 +23,7 @@ use model::sessions::Filtering;
 use model::wire::{ICMP, TCP, UDP};
 use model::world::World;
 use model::worlds::{
-    addresses, choosy, deterministic, everything, exceptional, greedy, limited, overloaded,
+    addresses, capped, choosy, deterministic, everything, exceptional, greedy, limited, overloaded,
     reloading, selecting, short_timers, transferring, world,
 };
 
@@ -50,6 +50,9 @@ fn agree(name: &str, world: &World, seed: u64) {
     println!("  FTP: {:?}; TFTP: {}", driver.nat.ftp, driver.nat.requests);
     assert!(driver.sent > events / 5, "too few packets got through to prove anything");
     assert!(driver.datagrams > events / 500, "{} datagrams in fragments", driver.datagrams);
+    let is_capped = world.rules.limits.iter().any(|limits| limits.per_mapping.is_some());
+    let bite = |reason: &str| driver.reasons.get(reason).is_some_and(|n| *n > events / 2_000);
+    assert!(!is_capped || CAPS.into_iter().all(bite), "the caps did not bite");
     let shares = world.rules.pools.iter().any(|pool| !pool.overloading.is_empty());
     assert_eq!(driver.nat.shared > events / 300, shares, "{} shared", driver.nat.shared);
     let ftp = driver.nat.ftp;
@@ -130,6 +133,23 @@ fn three_workers_with_limits_and_short_timers_agree() {
     let mut world = short_timers(limited(3), 1);
     world.habits.step_ms = 150;
     agree("limits, short", &world, 13);
+}
+
+const CAPS: [&str; 3] =
+    ["limit-destination", "limit-mapping-sessions", "limit-mapping-inbound-sessions"];
+
+#[test]
+fn one_worker_with_few_sessions_per_destination_and_mapping_agrees() {
+    agree("caps", &capped(1, [7, 6, 3]), 22);
+}
+
+#[test]
+fn three_workers_with_such_caps_and_everything_at_once_agree() {
+    let mut world = transferring(everything(short_timers(capped(3, [3, 3, 2]), 1)));
+    world.settles = false;
+    world.habits.hosts = 3;
+    world.habits.step_ms = 150;
+    agree("caps, everything", &world, 23);
 }
 
 #[test]
@@ -398,6 +418,16 @@ fn each_wrong_rule_of_the_specification_is_found() {
         ("reserve", |rules| rules.limits[0].reserved = 5),
         ("lifeline", |rules| _ = rules.limits[2].lifelines.remove(&(TCP, 443))),
     ];
+    let caps: [(&str, Wrong); 4] = [
+        ("cap of a destination", |rules| rules.limits[0].per_destination = Some(8)),
+        ("cap of a group's destinations", |rules| rules.limits[2].per_destination = Some(13)),
+        ("cap of a mapping", |rules| rules.limits[0].per_mapping = Some(5)),
+        ("inbound cap of a mapping", |rules| rules.limits[0].inbound_per_mapping = Some(4)),
+    ];
+    for (name, wrong) in caps {
+        let found = difference(&capped(1, [7, 6, 3]), wrong, Fault::None);
+        assert!(!found.is_empty(), "a wrong {name} was not noticed");
+    }
     for (name, wrong) in wrongs.into_iter().chain(limits) {
         let mut worlds = vec![limited(1)];
         if limits.iter().all(|(other, _)| *other != name) {

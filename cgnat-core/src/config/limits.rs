@@ -1,12 +1,15 @@
 //! `subscribers[].limits`: what one subscriber of a group may take. `None` is no limit.
 
 /// Limits of each subscriber of a group.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     pub(crate) ports: Option<u32>,
     pub(crate) ports_by_protocol: [Option<u32>; 3],
     pub(crate) sessions: Option<u32>,
     pub(crate) inbound_sessions: Option<u32>,
+    pub(crate) sessions_per_destination: Option<u32>,
+    pub(crate) sessions_per_mapping: u32,
+    pub(crate) inbound_sessions_per_mapping: u32,
     pub(crate) new_sessions: Option<NewSessions>,
     pub(crate) blocks: Option<u8>,
     pub(crate) reserved: Reserved,
@@ -28,6 +31,24 @@ pub struct Reserved {
     pub(crate) icmp: bool,
 }
 
+/// What holds where a group says nothing.
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            ports: None,
+            ports_by_protocol: [None; 3],
+            sessions: None,
+            inbound_sessions: None,
+            sessions_per_destination: None,
+            sessions_per_mapping: 2048,
+            inbound_sessions_per_mapping: 256,
+            new_sessions: None,
+            blocks: None,
+            reserved: Reserved::default(),
+        }
+    }
+}
+
 impl Limits {
     /// Mappings of all protocols together, each with its external port.
     pub fn ports(&self) -> Option<u32> {
@@ -47,6 +68,22 @@ impl Limits {
     /// TCP sessions that the other side opened.
     pub fn inbound_sessions(&self) -> Option<u32> {
         self.inbound_sessions
+    }
+
+    /// Of what [`Limits::sessions`] counts, with one remote address.
+    pub fn sessions_per_destination(&self) -> Option<u32> {
+        self.sessions_per_destination
+    }
+
+    /// Sessions of one mapping, whoever opened them.
+    pub fn sessions_per_mapping(&self) -> u32 {
+        self.sessions_per_mapping
+    }
+
+    /// Sessions of one mapping with which the other side opens no more; at most
+    /// [`Limits::sessions_per_mapping`].
+    pub fn inbound_sessions_per_mapping(&self) -> u32 {
+        self.inbound_sessions_per_mapping
     }
 
     /// How fast the subscriber may open sessions.

@@ -73,6 +73,9 @@ subscribers:
       ports: { tcp: 400, udp: 300, icmp: 64 }
       sessions: 1_000
       inbound-sessions: 50
+      sessions-per-destination: 64
+      sessions-per-mapping: 500
+      inbound-sessions-per-mapping: 30
       new-sessions-per-second: { rate: 100, burst: 300 }
       blocks: 1
       reserved: { ports: 32, for: [udp/53, tcp/443, tcp/53, icmp] }
@@ -214,6 +217,9 @@ fn every_value_of_a_full_file_arrives() {
     let by_protocol = limits.ports_by_protocol().map(Option::unwrap_or_default);
     assert_eq!((limits.ports(), by_protocol), (None, [400, 300, 64]));
     assert_eq!((limits.sessions(), limits.inbound_sessions()), (Some(1000), Some(50)));
+    assert_eq!(limits.sessions_per_destination(), Some(64));
+    let of_mapping = (limits.sessions_per_mapping(), limits.inbound_sessions_per_mapping());
+    assert_eq!(of_mapping, (500, 30));
     assert_eq!(limits.new_sessions(), Some(NewSessions { rate: 100, burst: 300 }));
     assert_eq!(limits.blocks(), Some(1));
     let reserved = limits.reserved();
@@ -250,6 +256,22 @@ fn a_deterministic_pool_has_its_own_defaults_by_6888_req_8b() {
     assert_eq!((more.blocks_per_address(), more.max_blocks(), more.hold_s()), (16, 5, 0));
     let overflow = more.overflow().expect("an overflow");
     assert_eq!((overflow.block_size(), overflow.hold_s()), (64, 120));
+}
+
+#[test]
+fn few_sessions_of_a_mapping_are_fewer_from_outside_too() {
+    for (keys, of_mapping) in [
+        ("sessions: 1", (2048, 256)),
+        ("sessions-per-mapping: 300", (300, 256)),
+        ("sessions-per-mapping: 9", (9, 9)),
+        ("inbound-sessions-per-mapping: 2048", (2048, 2048)),
+    ] {
+        let text =
+            SMALLEST.replace("pool: main }", &format!("pool: main, limits: {{ {keys} }} }}"));
+        let limits = config(&text).groups()[0].limits().clone();
+        let found = (limits.sessions_per_mapping(), limits.inbound_sessions_per_mapping());
+        assert_eq!(found, of_mapping, "{keys}");
+    }
 }
 
 #[test]

@@ -8,7 +8,8 @@
 use arrayvec::ArrayVec;
 
 use crate::endpoint::{
-    ExternalAddress, FlowKey, InternalEndpoint, IpProtocol, Protocol, Realm, RemoteEndpoint,
+    ExternalAddress, FlowKey, InternalEndpoint, IpProtocol, Protocol, Realm, RemoteAddress,
+    RemoteEndpoint,
 };
 use crate::packet::icmp_error::Quote;
 use crate::packet::ipv4::Header;
@@ -73,18 +74,20 @@ impl Shard {
         if self.associations.is_full() {
             return Err(Verdict::Drop(DropReason::AssociationTableFull));
         }
+        let remote = RemoteAddress(key.remote);
         let subscriber = match self.find_subscriber((key.near, realm)) {
             Some(slot) if self.subscribers[slot].shard != self.id => {
                 return Err(Verdict::Drop(DropReason::OwnershipViolation));
             }
             Some(slot) => {
-                self.admit_session(slot, Sender::Internal, now).map_err(Verdict::Drop)?;
+                self.admit_session(slot, remote, Sender::Internal, now).map_err(Verdict::Drop)?;
                 slot
             }
             None => {
                 // As for the first mapping in a further realm.
                 if let Some(slot) = self.in_any_realm(key.near, group) {
-                    self.admit_session(slot, Sender::Internal, now).map_err(Verdict::Drop)?;
+                    self.admit_session(slot, remote, Sender::Internal, now)
+                        .map_err(Verdict::Drop)?;
                     self.admit_block(slot).map_err(Verdict::Drop)?;
                 }
                 self.new_subscriber(without_port(key.near, realm), group, now)?
@@ -93,7 +96,13 @@ impl Shard {
         let held = &self.subscribers[subscriber];
         let external = self.space.address(held.pool, held.paired).0;
         // A block that was just taken for it is given back if this fails.
-        self.new_association(key, external, subscriber, now).map_err(Verdict::Drop)?;
+        let counted = self.count_with(subscriber, remote).map_err(Verdict::Drop)?;
+        if let Err(reason) = self.new_association(key, external, subscriber, now) {
+            if counted {
+                self.uncount(subscriber, remote);
+            }
+            return Err(Verdict::Drop(reason));
+        }
         self.subscribers[subscriber].associations += 1;
         self.session_begins(subscriber, Sender::Internal, now);
         Ok(external)
@@ -329,6 +338,9 @@ impl Shard {
         }
         self.subscribers[subscriber].associations -= 1;
         self.session_ends(subscriber, Sender::Internal);
+        if self.limits_of(subscriber).per_destination().is_some() {
+            self.uncount(subscriber, RemoteAddress(key.remote));
+        }
         if self.subscribers[subscriber].associations == 0 {
             let blocks: ArrayVec<u32, MAX_BLOCKS> =
                 self.subscribers[subscriber].blocks().iter().copied().collect();

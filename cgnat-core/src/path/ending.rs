@@ -155,6 +155,7 @@ impl Shard {
         let (key, block, all_closed) = (mapping.key(), mapping.block, mapping.all_closed());
         let (port, subscriber) = (mapping.external_port, mapping.subscriber);
         let (strangers, has_sessions) = (u32::from(mapping.strangers), mapping.has_sessions());
+        let first = mapping.first;
         // What becomes of the port; an overloaded one may have other flows.
         let port_ends = if mapping.is_overloaded() {
             self.leave_flow(slot);
@@ -173,6 +174,7 @@ impl Shard {
         record.inbound_sessions -= strangers;
         if !has_sessions {
             self.session_ends(subscriber, Sender::Internal);
+            self.uncount_peer(subscriber, first);
         }
 
         if let Some(all_closed) = port_ends {

@@ -59,8 +59,13 @@ impl Shard {
         }
         let subscriber = self.mappings[slot].subscriber;
         self.session_begins(subscriber, Sender::Internal, now);
+        let counted = match self.count_with(subscriber, remote.address) {
+            Ok(counted) => counted,
+            Err(reason) => return self.keep_or_end(slot, Err(reason), now),
+        };
         let deadline = now.plus_seconds(timeout_s);
         let mapping = &mut self.mappings[slot];
+        mapping.first.set_counted(counted);
         mapping.deadline = deadline.0;
         self.due.mappings.arm(slot, mapping.generation, deadline);
         Ok(slot)
@@ -97,8 +102,8 @@ impl Shard {
                     shared = self.shared_port(slot, key, remote, random)?;
                 }
                 let admitted = match shared {
-                    Some(_) => self.admit_session(slot, Sender::Internal, now),
-                    None => self.admit_mapping(slot, key, remote.port, now),
+                    Some(_) => self.admit_session(slot, remote.address, Sender::Internal, now),
+                    None => self.admit_mapping(slot, key, remote, now),
                 };
                 admitted.map_err(Verdict::Drop)?;
                 if shared.is_none() {
@@ -110,7 +115,7 @@ impl Shard {
                 // The first flow of a subscriber is within any limit; not so its first in a
                 // further realm.
                 if let Some(slot) = self.in_any_realm(identity.0, group) {
-                    self.admit_mapping(slot, key, remote.port, now).map_err(Verdict::Drop)?;
+                    self.admit_mapping(slot, key, remote, now).map_err(Verdict::Drop)?;
                     self.admit_block(slot).map_err(Verdict::Drop)?;
                 }
                 self.new_subscriber(key, group, now)?
@@ -185,7 +190,7 @@ impl Shard {
     }
 
     /// The place for a session inside the new record is free, the limits were asked and there is
-    /// a record for a permission (ADF), so only the index can have found no room, or a pool further
+    /// a record for a permission (ADF), so only an index can have found no room, or a pool further
     /// down the list asks for a permission; then the mapping ends again.
     fn keep_or_end(
         &mut self,

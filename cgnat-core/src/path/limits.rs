@@ -10,7 +10,7 @@
 
 use arrayvec::ArrayVec;
 
-use crate::endpoint::{FlowKey, Protocol, Realm};
+use crate::endpoint::{FlowKey, Protocol, Realm, RemoteAddress, RemoteEndpoint};
 use crate::policy::admission::{Limits, Rate, Refusal};
 use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
@@ -22,8 +22,7 @@ use crate::verdict::DropReason;
 const _: () = assert!(Rate::TOKEN == TICKS_PER_SECOND, "a token is the units of a second");
 
 impl Shard {
-    /// Whether a subscriber may have a mapping for `key`, whose first packet goes to
-    /// `destination_port`.
+    /// Whether a subscriber may have a mapping for `key`, whose first packet goes to `remote`.
     ///
     /// # Errors
     /// The limit that was met.
@@ -31,27 +30,28 @@ impl Shard {
         &self,
         subscriber: u32,
         key: FlowKey,
-        destination_port: u16,
+        remote: RemoteEndpoint,
         now: Tick,
     ) -> Result<(), DropReason> {
         let limits = self.limits_of(subscriber);
         let protocol = key.protocol as usize;
-        let reserve = limits.reserve(protocol, destination_port);
+        let reserve = limits.reserve(protocol, remote.port);
         let mut mappings = [0; Protocol::COUNT];
         for record in self.records_of(subscriber) {
             mappings.iter_mut().zip(record.by_protocol).for_each(|(sum, count)| *sum += count);
         }
         limits.admit_port(mappings, protocol, reserve).map_err(reason)?;
-        self.admit_session(subscriber, Sender::Internal, now)
+        self.admit_session(subscriber, remote.address, Sender::Internal, now)
     }
 
-    /// Whether one more session of a subscriber may be opened from this side.
+    /// Whether one more session of a subscriber with `remote` may be opened from this side.
     ///
     /// # Errors
     /// The limit that was met.
     pub(super) fn admit_session(
         &self,
         subscriber: u32,
+        remote: RemoteAddress,
         from: Sender,
         now: Tick,
     ) -> Result<(), DropReason> {
@@ -64,10 +64,26 @@ impl Shard {
             Sender::Internal => {
                 let opened = self.records_of(subscriber).map(|record| record.sessions);
                 limits.admit_session(opened.sum()).map_err(reason)?;
+                if limits.per_destination().is_some() {
+                    let sessions = self.sessions_with(subscriber, remote);
+                    limits.admit_destination(sessions).map_err(reason)?;
+                }
                 let level = limits.rate().map(|rate| self.bucket(rate, subscriber, now));
                 level.map_or(Ok(()), Rate::admit).map_err(reason)
             }
         }
+    }
+
+    /// Whether a mapping may have one more session, opened from this side (RFC 6888 REQ-5).
+    ///
+    /// # Errors
+    /// The limit that was met.
+    pub(super) fn admit_to_mapping(&self, mapping: u32, from: Sender) -> Result<(), DropReason> {
+        let record = &self.mappings[mapping];
+        let further = u32::from(record.holders) + u32::from(record.strangers);
+        let sessions = further + u32::from(!record.first.is_none());
+        let limits = self.limits_of(record.subscriber);
+        limits.admit_to_mapping(sessions, from == Sender::External).map_err(reason)
     }
 
     /// Counts a session that begins; [`Shard::admit_session`] has said yes.
@@ -209,6 +225,9 @@ fn reason(refusal: Refusal) -> DropReason {
         Refusal::Reserved => DropReason::ReservedPorts,
         Refusal::Sessions => DropReason::LimitSessions,
         Refusal::InboundSessions => DropReason::LimitInboundSessions,
+        Refusal::Destination => DropReason::LimitDestination,
+        Refusal::Mapping => DropReason::LimitMappingSessions,
+        Refusal::InboundMapping => DropReason::LimitMappingInboundSessions,
         Refusal::Rate => DropReason::LimitSessionRate,
     }
 }

@@ -16,6 +16,7 @@
 //! - `session`: finding, opening and ending the sessions of a mapping, and its filtering;
 //! - `ftp`, `tftp`: what their ALGs change and let in;
 //! - `limits`: what one subscriber may take, asked and counted;
+//! - `per_destination`: how many sessions a subscriber has with one remote address;
 //! - `tcp`: what a TCP packet does to the session it belongs to;
 //! - `ending`: the owner's side of expiry; the only place that frees.
 
@@ -31,6 +32,7 @@ mod mss;
 mod outbound;
 mod overloading;
 mod pairing;
+mod per_destination;
 mod ports;
 mod realm;
 mod refusal;

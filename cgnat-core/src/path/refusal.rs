@@ -57,6 +57,8 @@ impl Shard {
         match reason {
             DropReason::LimitPorts => limits.ports(key.protocol as usize),
             DropReason::LimitSessions => limits.sessions(),
+            DropReason::LimitDestination => limits.per_destination().unwrap_or(0),
+            DropReason::LimitMappingSessions => limits.per_mapping(),
             DropReason::LimitSessionRate => limits.rate().map_or(0, |rate| rate.per_second()),
             DropReason::LimitBlocks => u32::from(limits.blocks()),
             DropReason::ReservedPorts => limits.reserved(),

@@ -15,14 +15,6 @@ use crate::table::session::{Numbers, Peer, hash_words};
 use crate::time::Tick;
 use crate::verdict::DropReason;
 
-/// Sessions that one mapping may have besides the one inside it (RFC 6888 REQ-5).
-pub const MAX_FURTHER_SESSIONS: u32 = 2048;
-
-/// Those that the remote side may open: it is anybody.
-pub const MAX_INBOUND_SESSIONS: u32 = 256;
-
-const _: () = assert!(MAX_FURTHER_SESSIONS < u16::MAX as u32);
-
 /// Where a session is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
@@ -79,7 +71,7 @@ impl Shard {
     ///
     /// # Errors
     /// [`DropReason::SessionTableFull`] if there is no room for it, or the limit of the
-    /// subscriber that was met.
+    /// subscriber or of the mapping that was met.
     pub(super) fn open_session(
         &mut self,
         mapping: u32,
@@ -89,20 +81,37 @@ impl Shard {
         now: Tick,
     ) -> Result<(), DropReason> {
         let subscriber = self.mappings[mapping].subscriber;
-        self.admit_session(subscriber, from, now)?;
+        let remote = peer.remote().address;
+        self.admit_session(subscriber, remote, from, now)?;
+        self.admit_to_mapping(mapping, from)?;
+        if from == Sender::Internal {
+            peer.set_counted(self.count_with(subscriber, remote)?);
+        }
         let deadline = now.plus_seconds(timeout_s);
+        let entered = self.enter_session(mapping, (peer, numbers), from, deadline);
+        match entered {
+            Ok(()) => {
+                self.gauges.sessions += 1;
+                self.session_begins(subscriber, from, now);
+            }
+            Err(_) => self.uncount_peer(subscriber, peer),
+        }
+        entered
+    }
+
+    /// Puts a session into the record of its mapping or into the table.
+    fn enter_session(
+        &mut self,
+        mapping: u32,
+        (mut peer, numbers): (Peer, Numbers),
+        from: Sender,
+        deadline: Tick,
+    ) -> Result<(), DropReason> {
         let record = &self.mappings[mapping];
         let inside = record.first.is_none() && peer.holds();
-        let further = u32::from(record.holders) + u32::from(record.strangers);
         // What strangers open never takes the last quarter of the table from subscribers.
-        let (most, room) = match from {
-            Sender::Internal => (MAX_FURTHER_SESSIONS, true),
-            Sender::External => {
-                let capacity = self.sessions.capacity();
-                (MAX_INBOUND_SESSIONS, self.sessions.in_use() < capacity - capacity / 4)
-            }
-        };
-        if !inside && (further >= most || !room) {
+        let kept = if from == Sender::External { self.sessions.capacity() / 4 } else { 0 };
+        if !inside && self.sessions.in_use() + kept >= self.sessions.capacity() {
             return Err(DropReason::SessionTableFull);
         }
         let permits = from == Sender::Internal
@@ -136,8 +145,6 @@ impl Shard {
                 record.strangers += 1;
             }
         }
-        self.gauges.sessions += 1;
-        self.session_begins(subscriber, from, now);
         Ok(())
     }
 
@@ -184,6 +191,7 @@ impl Shard {
         record.note_end(peer.state());
         self.gauges.sessions -= 1;
         self.session_ends(subscriber, peer.opener());
+        self.uncount_peer(subscriber, peer);
         self.mind_control(mapping, peer);
         if peer.permits() {
             self.withdraw(mapping, peer.remote());
@@ -216,6 +224,7 @@ impl Shard {
         }
         let subscriber = record.subscriber;
         self.session_ends(subscriber, peer.opener());
+        self.uncount_peer(subscriber, peer);
         self.mind_control(mapping, peer);
         if peer.permits() {
             self.withdraw(mapping, peer.remote());
@@ -236,7 +245,8 @@ impl Shard {
     /// then it is a session that the subscriber has opened, and keeps the mapping alive.
     ///
     /// # Errors
-    /// The limit of the subscriber that was met, or [`DropReason::SessionTableFull`].
+    /// The limit of the subscriber or of the mapping that was met, or
+    /// [`DropReason::SessionTableFull`].
     pub(super) fn expect(
         &mut self,
         mapping: u32,
@@ -251,15 +261,15 @@ impl Shard {
                 if let Some(slot) = self.expecting(mapping, address) {
                     self.end_session(slot);
                 }
-                let record = &self.mappings[mapping];
-                let subscriber = record.subscriber;
-                let further = u32::from(record.holders) + u32::from(record.strangers);
-                self.admit_session(subscriber, Sender::Internal, now)?;
-                let slot = match further < MAX_FURTHER_SESSIONS {
-                    true => self.new_session(mapping, Peer::expected(address)),
-                    false => None,
+                let subscriber = self.mappings[mapping].subscriber;
+                self.admit_session(subscriber, address, Sender::Internal, now)?;
+                self.admit_to_mapping(mapping, Sender::Internal)?;
+                let mut peer = Peer::expected(address);
+                peer.set_counted(self.count_with(subscriber, address)?);
+                let Some(slot) = self.new_session(mapping, peer) else {
+                    self.uncount_peer(subscriber, peer);
+                    return Err(DropReason::SessionTableFull);
                 };
-                let slot = slot.ok_or(DropReason::SessionTableFull)?;
                 let session = &mut self.sessions[slot];
                 session.deadline = deadline.0;
                 self.due.sessions.arm(slot, session.generation, deadline);
@@ -385,6 +395,13 @@ impl Shard {
         match place {
             Place::Inside => &self.mappings[mapping].first,
             Place::Table(slot) => &self.sessions[slot].peer,
+        }
+    }
+
+    pub(super) fn peer_mut(&mut self, mapping: u32, place: Place) -> &mut Peer {
+        match place {
+            Place::Inside => &mut self.mappings[mapping].first,
+            Place::Table(slot) => &mut self.sessions[slot].peer,
         }
     }
 

@@ -73,6 +73,7 @@ impl Shard {
         if connection.initiator != opener {
             let subscriber = self.mappings[mapping].subscriber;
             self.opener_changes(subscriber, connection.initiator);
+            self.recount(mapping, place, connection.initiator);
         }
         if connection.holds && !held {
             let record = &mut self.mappings[mapping];

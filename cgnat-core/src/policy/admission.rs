@@ -20,6 +20,9 @@ pub struct Limits {
     ports_by_protocol: [u32; PROTOCOLS],
     sessions: u32,
     inbound_sessions: u32,
+    per_destination: Option<u32>,
+    per_mapping: u32,
+    inbound_per_mapping: u32,
     rate: Option<Rate>,
     blocks: u8,
     reserved: u32,
@@ -40,6 +43,12 @@ pub enum Refusal {
     Sessions,
     /// `limits.inbound-sessions`.
     InboundSessions,
+    /// `limits.sessions-per-destination`.
+    Destination,
+    /// `limits.sessions-per-mapping`.
+    Mapping,
+    /// `limits.inbound-sessions-per-mapping`.
+    InboundMapping,
     /// `limits.new-sessions-per-second`.
     Rate,
 }
@@ -63,6 +72,9 @@ impl Limits {
             ports_by_protocol: config.ports_by_protocol().map(most),
             sessions: most(config.sessions()),
             inbound_sessions: most(config.inbound_sessions()),
+            per_destination: config.sessions_per_destination(),
+            per_mapping: config.sessions_per_mapping(),
+            inbound_per_mapping: config.inbound_sessions_per_mapping(),
             rate: config.new_sessions().map(|new| Rate { rate: new.rate(), burst: new.burst() }),
             blocks: config.blocks().unwrap_or(u8::MAX),
             reserved: u32::from(reserved.ports()),
@@ -85,6 +97,16 @@ impl Limits {
     /// Sessions of one subscriber.
     pub fn sessions(&self) -> u32 {
         self.sessions
+    }
+
+    /// Sessions of one subscriber with one remote address.
+    pub fn per_destination(&self) -> Option<u32> {
+        self.per_destination
+    }
+
+    /// Sessions of one mapping.
+    pub fn per_mapping(&self) -> u32 {
+        self.per_mapping
     }
 
     /// Ports for lifelines.
@@ -139,6 +161,30 @@ impl Limits {
     /// The limit that was met.
     pub fn admit_session(&self, sessions: u32) -> Result<(), Refusal> {
         if sessions >= self.sessions { Err(Refusal::Sessions) } else { Ok(()) }
+    }
+
+    /// Whether a subscriber that has opened `sessions` with a remote address may open one more.
+    ///
+    /// # Errors
+    /// The limit that was met.
+    pub fn admit_destination(&self, sessions: u32) -> Result<(), Refusal> {
+        match self.per_destination {
+            Some(most) if sessions >= most => Err(Refusal::Destination),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a mapping with `sessions` may have one more, opened from outside or by its
+    /// subscriber.
+    ///
+    /// # Errors
+    /// The limit that was met.
+    pub fn admit_to_mapping(&self, sessions: u32, from_outside: bool) -> Result<(), Refusal> {
+        match from_outside {
+            true if sessions >= self.inbound_per_mapping => Err(Refusal::InboundMapping),
+            false if sessions >= self.per_mapping => Err(Refusal::Mapping),
+            _ => Ok(()),
+        }
     }
 
     /// Whether one more session may be opened from outside.
@@ -204,6 +250,9 @@ mod tests {
             ports_by_protocol: [60, NONE, 8],
             sessions: NONE,
             inbound_sessions: NONE,
+            per_destination: None,
+            per_mapping: 3,
+            inbound_per_mapping: 2,
             rate: None,
             blocks: 1,
             reserved: 10,
@@ -248,6 +297,14 @@ mod tests {
         assert_eq!(limits.reserve(0, 80), Reserve { in_all: 10, of_protocol: 10 });
         // ICMP has identifiers of its own and no lifeline among them.
         assert_eq!(limits.reserve(2, 53), Reserve { in_all: 10, of_protocol: 0 });
+    }
+
+    #[test]
+    fn the_last_sessions_of_a_mapping_are_its_subscribers() {
+        let admit = |sessions| [false, true].map(|from| limits().admit_to_mapping(sessions, from));
+        assert_eq!(admit(1), [Ok(()), Ok(())]);
+        assert_eq!(admit(2), [Ok(()), Err(Refusal::InboundMapping)]);
+        assert_eq!(admit(3), [Err(Refusal::Mapping), Err(Refusal::InboundMapping)]);
     }
 
     #[test]

@@ -139,6 +139,7 @@ impl Shard {
             return Err(format!("{} control connections", self.controls.in_use()));
         }
         self.audit_associations()?;
+        self.audit_destinations()?;
         let mut blocks = 0;
         for (slot, subscriber) in self.subscribers.iter() {
             let (by_protocol, sessions) = self.usage_of(slot);

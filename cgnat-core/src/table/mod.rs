@@ -7,6 +7,7 @@
 
 pub mod association;
 pub mod control_connection;
+pub mod destination;
 pub mod due;
 pub mod fragment;
 pub mod free_blocks;

@@ -17,6 +17,7 @@ const EXTERNAL_OPENED: u8 = 1 << 3;
 const HOLDS: u8 = 1 << 4;
 const PERMITS: u8 = 1 << 5;
 const EXPECTED: u8 = 1 << 6;
+const COUNTED: u8 = 1 << 7;
 
 /// Remote endpoint and state, 8 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -94,7 +95,7 @@ impl Peer {
     #[must_use]
     pub fn store(&mut self, connection: &Connection) -> Numbers {
         let Connection { state, initiator, holds, window } = connection;
-        self.bits = self.bits & PERMITS | *state as u8;
+        self.bits = self.bits & (PERMITS | COUNTED) | *state as u8;
         if *initiator == Sender::External {
             self.bits |= EXTERNAL_OPENED;
         }
@@ -124,6 +125,16 @@ impl Peer {
     /// Which side opened it.
     pub fn opener(&self) -> Sender {
         if self.bits & EXTERNAL_OPENED != 0 { Sender::External } else { Sender::Internal }
+    }
+
+    /// Whether it is counted at its remote address.
+    pub fn is_counted(&self) -> bool {
+        self.bits & COUNTED != 0
+    }
+
+    /// Notes whether it is.
+    pub fn set_counted(&mut self, counted: bool) {
+        self.bits = self.bits & !COUNTED | if counted { COUNTED } else { 0 };
     }
 
     /// TCP state; of a flow without connection it means nothing.

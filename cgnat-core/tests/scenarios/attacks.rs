@@ -93,8 +93,9 @@ fn a_mapping_hit_by_very_many_senders_has_bounded_sessions_and_serves_its_subscr
         assert_eq!(desk.lab.arrive(0, EXTERNAL, &frame).len(), 1);
     }
     let sessions = desk.lab.sum(|c| c.sessions.value());
-    assert_eq!(sessions, 257, "its own and 256 of strangers; none for UDP");
-    assert_eq!(desk.drops()[&SessionTableFull], 10_000 - 256);
+    assert_eq!(sessions, 256, "its own and 255 of strangers; none for UDP");
+    assert_eq!(desk.drops(), [(LimitMappingInboundSessions, 10_000 - 255)].into());
+    assert_eq!(desk.lab.sum(|c| c.originated.value()), 0, "strangers are told nothing");
     for port in 1..200 {
         assert_eq!(desk.goes_out(&tcp(HOST, server(port), SYN)), outside);
     }

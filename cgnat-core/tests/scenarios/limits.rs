@@ -11,14 +11,14 @@ const HOST: &str = "100.64.3.9";
 const OTHER: &str = "100.64.7.7";
 
 /// A configuration with limits for everybody.
-fn limited(yaml: &str, limits: &str) -> String {
+pub fn limited(yaml: &str, limits: &str) -> String {
     let with = yaml.replace("pool: main }", &format!("pool: main, limits: {limits} }}"));
     assert_ne!(with, yaml);
     with
 }
 
 /// Refused under `reason`, and the sender is told 3/1, byte for byte (RFC 6888 REQ-11b).
-fn refused_and_told(desk: &mut Desk, packet: &Packet, reason: DropReason) {
+pub fn refused_and_told(desk: &mut Desk, packet: &Packet, reason: DropReason) {
     let before = desk.lab.drops(reason);
     let kept = 548 - 20 - packet.options.len();
     let mut error = udp(("10.255.0.2", 1), (packet.source, 1));
@@ -405,7 +405,7 @@ fn a_deterministic_range_has_limits_and_lifelines_too() {
 }
 
 /// What is remembered of a subscriber: reason, protocol, destination port, limit, how often.
-fn remembered(desk: &mut Desk, host: &str) -> Vec<(DropReason, IpProtocol, u16, u32, u32)> {
+pub fn remembered(desk: &mut Desk, host: &str) -> Vec<(DropReason, IpProtocol, u16, u32, u32)> {
     let list = desk.lab.refusals().subscribers.remove(&host.parse().unwrap());
     list.unwrap_or_default()
         .iter()

@@ -60,14 +60,15 @@ fn one_mapping_cannot_take_the_whole_session_table_and_strangers_take_less_of_it
     let mut desk = Desk::new(&config(pool, "system: { max-mappings: 20_000 }"));
     let stranger = |n: u32| Ipv4Addr::from(ip("9.0.0.1") + n).to_string();
     let outside = desk.goes_out(&tcp((HOST, 1), server(80), SYN));
-    for n in 0..256 {
+    for n in 1..256 {
         desk.comes_in(&tcp((&stranger(n), 1), outside, SYN), (HOST, 1));
     }
-    desk.refused(EXTERNAL, &tcp((&stranger(256), 1), outside, SYN), SessionTableFull);
+    let more = tcp((&stranger(256), 1), outside, SYN);
+    desk.refused(EXTERNAL, &more, LimitMappingInboundSessions);
     for n in 256..2048 {
         desk.goes_out(&tcp((HOST, 1), (ip(&stranger(n)), 1), SYN));
     }
-    desk.refused(INTERNAL, &tcp((HOST, 1), server(81), SYN), SessionTableFull);
+    desk.refused(INTERNAL, &tcp((HOST, 1), server(81), SYN), LimitMappingSessions);
     desk.goes_out(&tcp((HOST, 2), server(80), SYN));
 }
 

@@ -24,8 +24,8 @@ pub struct Association {
 
 impl Nat {
     /// Flows that a subscriber holds; `holds` has them by internal address, `claims` by external.
-    pub fn holds_of(&self, internal: u32) -> usize {
-        self.holds.keys().filter(|flow| flow.1 == internal).count()
+    pub fn holds_of(&self, internal: u32) -> impl Iterator<Item = &Flow> {
+        self.holds.keys().filter(move |flow| flow.1 == internal)
     }
 
     /// Whether a packet is of a protocol that is dropped.
@@ -64,7 +64,7 @@ impl Nat {
         if !self.subscribers.contains_key(&id) {
             let elsewhere = self.blocks_elsewhere(id);
             if elsewhere > 0 {
-                if let Err(reason) = self.admit_session(flow.1, true, now) {
+                if let Err(reason) = self.admit_session(flow.1, flow.2, true, now) {
                     return Ok(Err(reason));
                 }
                 if limits.blocks.is_some_and(|most| elsewhere >= most) {
@@ -86,7 +86,7 @@ impl Nat {
             let blocks = BTreeSet::from([block]);
             self.subscribers.insert(id, Subscriber { address: block.0, blocks });
             self.blocks.insert(block, flow.1);
-        } else if let Err(reason) = self.admit_session(flow.1, true, now) {
+        } else if let Err(reason) = self.admit_session(flow.1, flow.2, true, now) {
             return Ok(Err(reason));
         }
         let other = self.subscribers[&id].address;

@@ -87,7 +87,7 @@ impl Nat {
         let chosen = seen.choice.map(|(address, port)| (key.0, address, port));
         let shares = chosen.is_some_and(|chosen| shared.good.contains(&chosen));
         if shared.must || shares {
-            if let Err(reason) = self.admit_session(key.1, true, now) {
+            if let Err(reason) = self.admit_session(key.1, packet.destination, true, now) {
                 return Ok(Err(reason));
             }
             let external = chosen.ok_or("a mapping was due and none was made")?;
@@ -95,13 +95,15 @@ impl Nat {
                 return Err(format!("{key:?} -> {external:?}: not shared, of {:?}", shared.good));
             }
             self.shared += 1;
-            self.establish(key, external, seen.worker);
+            self.establish(key, external, packet.destination, seen.worker);
             return Ok(Ok(()));
         }
         if held.is_some() || elsewhere > 0 {
             let ports = self.ports_of(key.1);
             let port = limits.admit_port(&ports, key.0, port);
-            if let Err(reason) = port.and_then(|()| self.admit_session(key.1, true, now)) {
+            if let Err(reason) =
+                port.and_then(|()| self.admit_session(key.1, packet.destination, true, now))
+            {
                 return Ok(Err(reason));
             }
         }
@@ -248,16 +250,17 @@ impl Nat {
         self.subscribers.entry((key.1, key.4)).or_insert(fresh).blocks.insert(block);
         self.blocks.insert(block, key.1);
         self.resting.remove(&external);
-        self.establish(key, external, seen.worker);
+        self.establish(key, external, packet.destination, seen.worker);
         Ok(Ok(()))
     }
 
-    fn establish(&mut self, key: Key, external: Endpoint, worker: u16) {
+    fn establish(&mut self, key: Key, external: Endpoint, to: u32, worker: u16) {
         self.external.entry(external).or_default().insert(key);
         let Some(pool) = self.pool_with(external.1) else { unreachable!("it was checked") };
         let number = [TCP, UDP, ICMP].iter().position(|protocol| *protocol == key.0);
         let mapping = Mapping {
             external,
+            to,
             worker,
             filtering: match (key.3, number) {
                 (Some(_), _) => Filtering::AddressAndPort,

@@ -242,8 +242,9 @@ impl Driver {
             Outcome::Drop(
                 PoolExhausted | PoolSubscribers | AddressExhausted | AddressDraining
                 | SubscriberPorts | MappingTableFull | SessionTableFull | LimitPorts
-                | LimitSessions | LimitSessionRate | LimitBlocks | ReservedPorts | EspWithoutIke
-                | EspConflict | AssociationConflict | AssociationTableFull,
+                | LimitSessions | LimitDestination | LimitMappingSessions | LimitSessionRate
+                | LimitBlocks | ReservedPorts | EspWithoutIke | EspConflict | AssociationConflict
+                | AssociationTableFull,
             ) if port == INTERNAL => Some((3, 1, 0)),
             Outcome::Drop(DestinationInside | HairpinDisabled) => Some((3, 13, 0)),
             _ => None,

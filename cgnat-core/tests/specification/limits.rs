@@ -15,6 +15,9 @@ pub struct Limits {
     pub by_protocol: BTreeMap<Protocol, usize>,
     pub sessions: Option<usize>,
     pub inbound_sessions: Option<usize>,
+    pub per_destination: Option<usize>,
+    pub per_mapping: Option<usize>,
+    pub inbound_per_mapping: Option<usize>,
     /// Per second, and at once.
     pub rate: Option<(u64, u64)>,
     pub blocks: Option<usize>,
@@ -32,6 +35,9 @@ impl Limits {
         number("ports", self.ports);
         number("sessions", self.sessions);
         number("inbound-sessions", self.inbound_sessions);
+        number("sessions-per-destination", self.per_destination);
+        number("sessions-per-mapping", self.per_mapping);
+        number("inbound-sessions-per-mapping", self.inbound_per_mapping);
         number("blocks", self.blocks);
         if !self.by_protocol.is_empty() {
             let one =
@@ -91,10 +97,10 @@ impl Limits {
         Ok(())
     }
 
-    /// One more session, with so many opened inside and outside.
+    /// One more session, with so many opened inside, also with its remote address, and outside.
     pub fn admit_session(
         &self,
-        (inside, outside): (usize, usize),
+        (inside, with, outside): (usize, usize, usize),
         bucket: &Bucket,
         from_inside: bool,
         now: Ticks,
@@ -106,10 +112,27 @@ impl Limits {
         if self.sessions.is_some_and(|most| inside >= most) {
             return Err(LimitSessions);
         }
+        if self.per_destination.is_some_and(|most| with >= most) {
+            return Err(LimitDestination);
+        }
         match self.rate {
             Some(rate) if bucket.tenths(rate, now) < 10 => Err(LimitSessionRate),
             _ => Ok(()),
         }
+    }
+}
+
+impl Limits {
+    /// One more session of a mapping that has so many.
+    pub fn admit_to_mapping(&self, sessions: usize, from_inside: bool) -> Result<(), DropReason> {
+        let own = self.per_mapping.unwrap_or(2048);
+        let (most, reason) = match from_inside {
+            true => (own, LimitMappingSessions),
+            false => {
+                (self.inbound_per_mapping.unwrap_or(own.min(256)), LimitMappingInboundSessions)
+            }
+        };
+        if sessions >= most { Err(reason) } else { Ok(()) }
     }
 }
 

@@ -15,6 +15,8 @@ use super::wire::{ICMP, Packet, TCP, UDP};
 #[derive(Debug, Clone)]
 pub struct Mapping {
     pub external: Endpoint,
+    /// Whom its first packet went to.
+    pub to: u32,
     pub worker: u16,
     pub filtering: Filtering,
     pub deadline: Ticks,
@@ -46,6 +48,10 @@ impl Mapping {
             .map(|(remote, _)| remote.0)
             .collect();
         self.further.len() + permitted.len()
+    }
+
+    pub fn sessions(&self) -> usize {
+        self.first.iter().count() + self.further.len()
     }
 
     pub fn is_permitted(&self, remote: (u32, u16)) -> bool {
@@ -120,9 +126,11 @@ impl Nat {
         // The session that it opens counts as the subscriber's, who has asked for it.
         let answers = !inside && !is_known && segment.is_none() && expected;
         let inside = inside || answers;
-        let full =
-            if is_known { (false, false) } else { self.refuses_session(key, worker, inside) };
-        let admitted = self.admit_session(key.1, inside, now);
+        let full = if is_known { (false, false) } else { self.refuses_session(worker, inside) };
+        let sessions = self.mappings[&key].sessions();
+        let admitted = self
+            .admit_session(key.1, remote.0, inside, now)
+            .and_then(|()| self.admit_to_mapping(key.1, sessions, inside));
         let Some(mapping) = self.mappings.get_mut(&key) else {
             unreachable!("the caller found it")
         };
@@ -200,11 +208,22 @@ impl Nat {
 
     /// Whether one more session outside the mapping's record is refused, and whether there is
     /// no record at all.
-    fn refuses_session(&self, key: Key, worker: u16, inside: bool) -> (bool, bool) {
+    fn refuses_session(&self, worker: u16, inside: bool) -> (bool, bool) {
         let records = self.rules.further_sessions;
         let in_use = self.in_use(worker);
-        // Strangers open a few, and never in the last quarter of the records.
-        let (most, room) = if inside { (2048, records) } else { (256, records - records / 4) };
-        (self.mappings[&key].further.len() >= most || in_use >= room, in_use >= records)
+        // Strangers open none in the last quarter of the records.
+        let room = if inside { records } else { records - records / 4 };
+        (in_use >= room, in_use >= records)
+    }
+
+    /// Whether a mapping of a subscriber that has so many sessions may have one more.
+    pub fn admit_to_mapping(
+        &self,
+        address: u32,
+        sessions: usize,
+        inside: bool,
+    ) -> Result<(), DropReason> {
+        let limits = self.group_of(address).map(|(_, limits)| limits).unwrap_or_default();
+        limits.admit_to_mapping(sessions, inside)
     }
 }

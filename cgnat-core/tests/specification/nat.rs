@@ -245,27 +245,41 @@ impl Nat {
         [TCP, UDP, ICMP].into_iter().flat_map(of)
     }
 
-    /// Sessions of a subscriber, opened inside and outside; a mapping that has none is one.
-    fn sessions_of(&self, address: u32) -> (usize, usize) {
-        let (mut inside, mut outside) = (self.holds_of(address), 0);
+    /// Sessions of a subscriber, opened inside, those of them with `remote`, and opened outside; a
+    /// mapping that has none is one, with whom its first packet went to.
+    fn sessions_of(&self, address: u32, remote: u32) -> (usize, usize, usize) {
+        let mut outside = 0;
+        let mut inside: Vec<u32> = self.holds_of(address).map(|flow| flow.2).collect();
         for (_, mapping) in self.mappings_from(address) {
-            inside += usize::from(!mapping.has_sessions());
-            let first = mapping.first.iter().map(|(_, session)| session);
-            for session in first.chain(mapping.further.values()) {
-                *if session.opened_inside { &mut inside } else { &mut outside } += 1;
+            if !mapping.has_sessions() {
+                inside.push(mapping.to);
+            }
+            let first = mapping.first.iter().map(|(with, session)| (with, session));
+            for (with, session) in first.chain(&mapping.further) {
+                if session.opened_inside {
+                    inside.push(with.0);
+                } else {
+                    outside += 1;
+                }
             }
         }
-        (inside, outside)
+        (inside.len(), inside.iter().filter(|with| **with == remote).count(), outside)
     }
 
-    /// Whether a subscriber that is known may have one more session.
-    pub fn admit_session(&self, address: u32, inside: bool, now: Ticks) -> Result<(), DropReason> {
+    /// Whether a subscriber that is known may have one more session with `remote`.
+    pub fn admit_session(
+        &self,
+        address: u32,
+        remote: u32,
+        inside: bool,
+        now: Ticks,
+    ) -> Result<(), DropReason> {
         let (Some((_, limits)), Some(bucket)) =
             (self.group_of(address), self.buckets.get(&address))
         else {
             return Ok(());
         };
-        limits.admit_session(self.sessions_of(address), bucket, inside, now)
+        limits.admit_session(self.sessions_of(address, remote), bucket, inside, now)
     }
 
     /// A session begins that the subscriber opened.

@@ -69,6 +69,7 @@ fn two_workers_with_limits_over_realms_agree() {
     let mut world = spilling(short_timers(limited(2), 1));
     world.rules.limits[2].blocks = Some(3);
     world.rules.limits[0].blocks = Some(5);
+    world.rules.limits[0].per_destination = Some(9);
     world.habits.step_ms = 150;
     world.rules.ways[2].destinations = world.rules.ways[0].destinations[..2].to_vec();
     agree("limits over realms", &world, 17);

@@ -54,9 +54,10 @@ impl Nat {
             session.deadline = deadline;
             return Ok(());
         }
-        let (room, worker) = (mapping.further.len() < 2048, mapping.worker);
-        self.admit_session(key.1, true, now)?;
-        if !room || self.in_use(worker) >= self.rules.further_sessions {
+        let (sessions, worker) = (mapping.sessions(), mapping.worker);
+        self.admit_session(key.1, server, true, now)?;
+        self.admit_to_mapping(key.1, sessions, true)?;
+        if self.in_use(worker) >= self.rules.further_sessions {
             return Err(SessionTableFull);
         }
         let mapping = self.mappings.get_mut(&key);

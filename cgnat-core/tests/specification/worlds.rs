@@ -172,6 +172,32 @@ pub fn limited(workers: u16) -> World {
     world
 }
 
+/// Few sessions with one remote address, of one mapping, and of those from outside, where hosts
+/// want many.
+pub fn capped(workers: u16, [destination, mapping, inbound]: [usize; 3]) -> World {
+    let mut world = greedy(workers);
+    world.habits.hosts = 3;
+    world.habits.source_ports = 12;
+    world.habits.remotes = 5;
+    world.rules.limits = vec![
+        Limits {
+            per_destination: Some(destination),
+            per_mapping: Some(mapping),
+            inbound_per_mapping: Some(inbound),
+            ..Limits::default()
+        },
+        Limits::default(),
+        Limits {
+            sessions: Some(60),
+            per_destination: Some(destination * 2),
+            per_mapping: Some(mapping),
+            rate: Some((2, 30)),
+            ..Limits::default()
+        },
+    ];
+    world
+}
+
 /// Pools that ask for particular ports, exclude some and let few rest.
 pub fn choosy(mut world: World) -> World {
     let [big, small] = &mut world.rules.pools[..] else { unreachable!("two pools") };

@@ -26,6 +26,8 @@ register! {
     nobody_opens_flows_faster_than_allowed_6888_req_4c: "6888-REQ-4c" "6888-REQ-5b";
     sessions_are_limited_either_way_6888_req_5a: "6888-REQ-5a" "6888-REQ-5";
     strangers_cannot_fill_the_session_table_6888_req_5: "6888-REQ-5";
+    sessions_of_one_mapping_are_limited_6888_req_5a: "6888-REQ-5a" "6888-REQ-5";
+    sessions_with_one_destination_are_limited_6888_req_5a: "6888-REQ-5a" "6888-REQ-5";
     some_destinations_are_left_untranslated_6888_req_6: "6888-REQ-6" "6598-S4b";
     a_freed_port_rests_for_two_minutes_6888_req_8: "6888-REQ-8";
     closed_tcp_ports_need_not_rest_6888_req_8a: "6888-REQ-8a";
@@ -208,8 +210,10 @@ fn strangers_cannot_fill_the_session_table_6888_req_5() -> Result<()> {
         talk.outside(1.0, &tcp(stranger, out.sender(), SYN));
     }
     let seen = talk.look()?;
-    ensure!(seen.inside.len() == 256, "{} of 1000 strangers", seen.inside.len());
-    ensure!(seen.drops["session-table-full"] == 744, "drops {:?}", seen.drops);
+    // With its own there are 256 then.
+    ensure!(seen.inside.len() == 255, "{} of 1000 strangers", seen.inside.len());
+    let want = [("limit-mapping-inbound-sessions".to_owned(), 745)].into();
+    ensure!(seen.drops == want, "drops {:?}", seen.drops);
     // The subscriber still opens connections from that port.
     for port in 0..50 {
         talk.inside(2.0, &tcp(host, at(remote(2), 1000 + port), SYN));
@@ -450,5 +454,53 @@ fn sessions_are_limited_either_way_6888_req_5a() -> Result<()> {
     ensure!(seen.inside.len() == 10, "{} of 15 strangers", seen.inside.len());
     let want = [("limit-inbound-sessions".to_owned(), 5)].into();
     ensure!(seen.drops == want, "drops {:?}", seen.drops);
+    Ok(())
+}
+
+fn sessions_of_one_mapping_are_limited_6888_req_5a() -> Result<()> {
+    let mut talk = limited("{ sessions-per-mapping: 20, inbound-sessions-per-mapping: 8 }");
+    let host = at(subscriber(1), 40_000);
+    let out = talk.outbound(0.0, &tcp(host, at(remote(1), 80), SYN))?;
+    for number in 0..15 {
+        talk.outside(1.0, &tcp(at(remote(100 + number), 4000), out.sender(), SYN));
+    }
+    let seen = talk.look()?;
+    ensure!(seen.inside.len() == 7, "{} of 15 strangers", seen.inside.len());
+    ensure!(seen.outside.is_empty(), "strangers were told {:?}", seen.outside);
+    let want = [("limit-mapping-inbound-sessions".to_owned(), 8)].into();
+    ensure!(seen.drops == want, "drops {:?}", seen.drops);
+    for port in 0..15 {
+        talk.inside(2.0, &tcp(host, at(remote(2), 1000 + port), SYN));
+    }
+    let seen = talk.look()?;
+    ensure!(seen.outside.len() == 12, "{} of 15 sessions of its own", seen.outside.len());
+    let want = [("limit-mapping-sessions".to_owned(), 3)].into();
+    ensure!(seen.drops == want, "drops {:?}", seen.drops);
+    ensure!(seen.inside.iter().all(|told| told.icmp() == Some((3, 1))), "{:?}", seen.inside);
+    // Another port of the host is another mapping.
+    talk.outbound(3.0, &tcp(at(subscriber(1), 40_001), at(remote(2), 80), SYN))?;
+    Ok(())
+}
+
+fn sessions_with_one_destination_are_limited_6888_req_5a() -> Result<()> {
+    let mut talk = limited("{ sessions-per-destination: 20 }");
+    for port in 0..30 {
+        for number in [1, 2] {
+            let host = at(subscriber(number), 10_000 + port);
+            talk.inside(f64::from(port) / 10.0, &tcp(host, at(remote(1), 443), SYN));
+        }
+    }
+    let seen = talk.look()?;
+    ensure!(seen.outside.len() == 40, "{} flows of two subscribers", seen.outside.len());
+    let want = [("limit-destination".to_owned(), 20)].into();
+    ensure!(seen.drops == want, "drops {:?}", seen.drops);
+    ensure!(seen.inside.iter().all(|told| told.icmp() == Some((3, 1))), "{:?}", seen.inside);
+    // Whatever the protocol; other destinations are as ever, and what exists goes on.
+    talk.inside(4.0, &udp(at(subscriber(1), 20_000), at(remote(1), 53)));
+    let seen_then = talk.look()?;
+    ensure!(seen_then.outside.is_empty(), "{:?}", seen_then.outside);
+    talk.outbound(5.0, &udp(at(subscriber(1), 20_000), at(remote(2), 53)))?;
+    let old = tcp(at(subscriber(1), 10_000), at(remote(1), 443), SYN);
+    ensure!(talk.outbound(6.0, &old)?.sender() == seen.outside[0].sender(), "the first flow");
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::super::limits::{Limits, NewSessions, Reserved};
 use super::super::problem::Report;
-use super::super::read::{Cursor, Located};
+use super::super::read::{Cursor, Fields, Located};
 use super::super::scalar::{self, shown};
 use super::pools;
 
@@ -10,6 +10,8 @@ use super::pools;
 const MOST: u64 = 1_000_000;
 /// Of one protocol: no subscriber has more than one address has ports.
 const MOST_OF_PROTOCOL: u64 = 65_535;
+/// A mapping counts its sessions in 16 bits.
+const MOST_OF_MAPPING: u64 = 60_000;
 const PROTOCOLS: [&str; 3] = ["tcp", "udp", "icmp"];
 /// Entries of `reserved.for`.
 const MOST_LIFELINES: usize = 64;
@@ -40,6 +42,8 @@ pub(super) fn read(
     };
     limits.sessions = number(report, "sessions");
     limits.inbound_sessions = number(report, "inbound-sessions");
+    limits.sessions_per_destination = number(report, "sessions-per-destination");
+    sessions_of_mapping(report, &fields, &mut limits);
     limits.new_sessions =
         fields.get("new-sessions-per-second").and_then(|c| new_sessions(report, c));
     let lists = realms.iter().map(|list| list.iter().map(|pool| &pools[*pool]).collect());
@@ -49,6 +53,24 @@ pub(super) fn read(
         limits.reserved = reserved(report, cursor, &lists, &limits);
     }
     limits
+}
+
+fn sessions_of_mapping(report: &mut Report<'_>, fields: &Fields<'_>, limits: &mut Limits) {
+    if let Some(cursor) = fields.get("sessions-per-mapping") {
+        let Some(most) = cursor.whole(report, 1, MOST_OF_MAPPING) else { return };
+        limits.sessions_per_mapping = most as u32;
+    }
+    let most = limits.sessions_per_mapping;
+    let Some(cursor) = fields.get("inbound-sessions-per-mapping") else {
+        limits.inbound_sessions_per_mapping = limits.inbound_sessions_per_mapping.min(most);
+        return;
+    };
+    let Some(inbound) = cursor.whole(report, 1, MOST_OF_MAPPING) else { return };
+    limits.inbound_sessions_per_mapping = inbound as u32;
+    if inbound > u64::from(most) {
+        let message = format!("{inbound} is more than `sessions-per-mapping`, {most}");
+        report.error(cursor.at(), message);
+    }
 }
 
 fn new_sessions(report: &mut Report<'_>, cursor: &Cursor<'_>) -> Option<NewSessions> {
