@@ -97,6 +97,7 @@ drop_reasons! {
     LimitDestination, "limit-destination", "The subscriber has as many sessions with this remote address as `limits.sessions-per-destination` of its group allows; one host floods it, or many users share the subscriber.";
     LimitMappingSessions, "limit-mapping-sessions", "One mapping of the subscriber has as many sessions as `limits.sessions-per-mapping` of its group allows: one port talks to very many others.";
     LimitMappingInboundSessions, "limit-mapping-inbound-sessions", "The other side wanted to open one more session of a mapping that has as many as `limits.inbound-sessions-per-mapping` of its group allows; a scan or a flood from many sources, mostly.";
+    LimitFragments, "limit-fragments", "The subscriber has as many datagrams in fragments under way as `limits.fragments` of its group allows; a flood, or fragments get lost on their way here.";
     LimitSessionRate, "limit-session-rate", "The subscriber opens sessions faster than `limits.new-sessions-per-second` of its group allows; one host scans or is infected, or the burst is too small.";
     LimitBlocks, "limit-blocks", "The subscriber uses all ports of as many blocks as `limits.blocks` of its group allows.";
     ReservedPorts, "reserved-ports", "The subscriber's last free ports are kept for the lifelines in `limits.reserved` of its group; this flow is none.";
@@ -157,6 +158,7 @@ impl DropReason {
                 | DropReason::LimitSessions
                 | DropReason::LimitDestination
                 | DropReason::LimitMappingSessions
+                | DropReason::LimitFragments
                 | DropReason::LimitSessionRate
                 | DropReason::LimitBlocks
                 | DropReason::ReservedPorts

@@ -135,8 +135,12 @@ fn three_workers_with_limits_and_short_timers_agree() {
     agree("limits, short", &world, 13);
 }
 
-const CAPS: [&str; 3] =
-    ["limit-destination", "limit-mapping-sessions", "limit-mapping-inbound-sessions"];
+const CAPS: [&str; 4] = [
+    "limit-destination",
+    "limit-mapping-sessions",
+    "limit-mapping-inbound-sessions",
+    "limit-fragments",
+];
 
 #[test]
 fn one_worker_with_few_sessions_per_destination_and_mapping_agrees() {
@@ -418,7 +422,8 @@ fn each_wrong_rule_of_the_specification_is_found() {
         ("reserve", |rules| rules.limits[0].reserved = 5),
         ("lifeline", |rules| _ = rules.limits[2].lifelines.remove(&(TCP, 443))),
     ];
-    let caps: [(&str, Wrong); 4] = [
+    let caps: [(&str, Wrong); 5] = [
+        ("limit of fragments", |rules| rules.limits[0].fragments = Some(3)),
         ("cap of a destination", |rules| rules.limits[0].per_destination = Some(8)),
         ("cap of a group's destinations", |rules| rules.limits[2].per_destination = Some(13)),
         ("cap of a mapping", |rules| rules.limits[0].per_mapping = Some(5)),

@@ -82,6 +82,7 @@ pub const KEYS: &[&str] = &[
     "subscribers[].limits.sessions-per-destination",
     "subscribers[].limits.sessions-per-mapping",
     "subscribers[].limits.inbound-sessions-per-mapping",
+    "subscribers[].limits.fragments",
     "subscribers[].limits.new-sessions-per-second",
     "subscribers[].limits.new-sessions-per-second.rate",
     "subscribers[].limits.new-sessions-per-second.burst",

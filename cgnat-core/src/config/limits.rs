@@ -10,6 +10,7 @@ pub struct Limits {
     pub(crate) sessions_per_destination: Option<u32>,
     pub(crate) sessions_per_mapping: u32,
     pub(crate) inbound_sessions_per_mapping: u32,
+    pub(crate) fragments: Option<u32>,
     pub(crate) new_sessions: Option<NewSessions>,
     pub(crate) blocks: Option<u8>,
     pub(crate) reserved: Reserved,
@@ -42,6 +43,7 @@ impl Default for Limits {
             sessions_per_destination: None,
             sessions_per_mapping: 2048,
             inbound_sessions_per_mapping: 256,
+            fragments: None,
             new_sessions: None,
             blocks: None,
             reserved: Reserved::default(),
@@ -84,6 +86,11 @@ impl Limits {
     /// [`Limits::sessions_per_mapping`].
     pub fn inbound_sessions_per_mapping(&self) -> u32 {
         self.inbound_sessions_per_mapping
+    }
+
+    /// Datagrams in fragments from the subscriber that are under way at once.
+    pub fn fragments(&self) -> Option<u32> {
+        self.fragments
     }
 
     /// How fast the subscriber may open sessions.

@@ -76,6 +76,7 @@ subscribers:
       sessions-per-destination: 64
       sessions-per-mapping: 500
       inbound-sessions-per-mapping: 30
+      fragments: 700
       new-sessions-per-second: { rate: 100, burst: 300 }
       blocks: 1
       reserved: { ports: 32, for: [udp/53, tcp/443, tcp/53, icmp] }
@@ -220,6 +221,7 @@ fn every_value_of_a_full_file_arrives() {
     assert_eq!(limits.sessions_per_destination(), Some(64));
     let of_mapping = (limits.sessions_per_mapping(), limits.inbound_sessions_per_mapping());
     assert_eq!(of_mapping, (500, 30));
+    assert_eq!(limits.fragments(), Some(700));
     assert_eq!(limits.new_sessions(), Some(NewSessions { rate: 100, burst: 300 }));
     assert_eq!(limits.blocks(), Some(1));
     let reserved = limits.reserved();

@@ -64,9 +64,11 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
     let mss_clamp = own_errors::mss_clamp(report, mss_clamp).flatten();
     let mut pools =
         top.required(report, "pools").map(|c| pools::read(report, c)).unwrap_or_default();
-    let groups = top.required(report, "subscribers");
-    let groups = groups.map(|c| subscribers::read(report, c, &pools)).unwrap_or_default();
     let nat44 = nat44(report, nat44_fields, allows_short_timers);
+    let max_datagrams = nat44.fragments.max_datagrams;
+    let groups = top.required(report, "subscribers");
+    let groups = groups.map(|c| subscribers::read(report, c, &pools, max_datagrams));
+    let groups = groups.unwrap_or_default();
     let own_errors = own_errors::read(report, nat44_fields);
     let other_protocols = other_protocols::read(report, nat44_fields);
     let statics = top.get("static").map(|c| statics::read(report, c)).unwrap_or_default();

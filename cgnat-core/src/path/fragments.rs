@@ -3,7 +3,7 @@
 //! They make, refresh and end nothing: the flags and the timer of a datagram are its first
 //! fragment's. Inbound ones take the way of all inbound packets as [`Transport::Later`].
 
-use crate::endpoint::{InternalEndpoint, Protocol, RemoteEndpoint};
+use crate::endpoint::{InternalEndpoint, IpProtocol, Protocol, RemoteEndpoint};
 use crate::packet::ipv4::{Header, protocol};
 use crate::packet::options;
 use crate::packet::rewrite::{self, End};
@@ -74,6 +74,21 @@ impl Shard {
             _ => self.find_session(mapping, any_port(remote), now).is_some(),
         };
         if admitted { Ok(()) } else { Err(DropReason::Filtered) }
+    }
+
+    /// Datagrams in fragments that a subscriber may have under way, if its group says so.
+    pub fn fragment_limit(&self, source: u32) -> Option<u32> {
+        if !self.groups.limits_fragments() {
+            return None;
+        }
+        self.groups[self.group_of(source)?].limits.fragments()
+    }
+
+    /// Remembers that a fragment of a subscriber was refused because it has so many.
+    pub fn fragment_refused(&mut self, header: &Header, destination_port: u16, now: Tick) {
+        let limit = self.fragment_limit(header.source).unwrap_or(0);
+        let flow = (IpProtocol(header.protocol), destination_port);
+        self.remember_refusal(DropReason::LimitFragments, header.source, flow, limit, now);
     }
 
     /// Hash of what the fragments of a datagram have in common.

@@ -6,7 +6,7 @@
 //! session that is counted has a bit that says so, and what has the bit is taken off when it
 //! ends: nothing is forgotten or taken off twice, in whatever order sessions and mappings end.
 //!
-//! The cost is one look-up per session that begins and one per session that ends, of groups that
+//! The cost is two look-ups per session that begins and one per session that ends, of groups that
 //! have the limit; packets of a session that exists pay nothing.
 
 use std::collections::BTreeMap;

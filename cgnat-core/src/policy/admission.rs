@@ -23,6 +23,7 @@ pub struct Limits {
     per_destination: Option<u32>,
     per_mapping: u32,
     inbound_per_mapping: u32,
+    fragments: Option<u32>,
     rate: Option<Rate>,
     blocks: u8,
     reserved: u32,
@@ -75,6 +76,7 @@ impl Limits {
             per_destination: config.sessions_per_destination(),
             per_mapping: config.sessions_per_mapping(),
             inbound_per_mapping: config.inbound_sessions_per_mapping(),
+            fragments: config.fragments(),
             rate: config.new_sessions().map(|new| Rate { rate: new.rate(), burst: new.burst() }),
             blocks: config.blocks().unwrap_or(u8::MAX),
             reserved: u32::from(reserved.ports()),
@@ -107,6 +109,11 @@ impl Limits {
     /// Sessions of one mapping.
     pub fn per_mapping(&self) -> u32 {
         self.per_mapping
+    }
+
+    /// Datagrams in fragments from one subscriber that are under way.
+    pub fn fragments(&self) -> Option<u32> {
+        self.fragments
     }
 
     /// Ports for lifelines.
@@ -253,6 +260,7 @@ mod tests {
             per_destination: None,
             per_mapping: 3,
             inbound_per_mapping: 2,
+            fragments: None,
             rate: None,
             blocks: 1,
             reserved: 10,

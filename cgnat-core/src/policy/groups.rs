@@ -31,6 +31,7 @@ pub struct Groups {
     /// First and last address and group; ascending, without overlap.
     ranges: Vec<(u32, u32, u16)>,
     by_destination: bool,
+    limits_fragments: bool,
 }
 
 impl Groups {
@@ -48,7 +49,8 @@ impl Groups {
             pieces.map(|(first, last, group)| (first, last, group as u16)).collect();
         ranges.sort_unstable();
         let by_destination = groups.iter().any(|group| !group.destinations.is_empty());
-        Self { groups, ranges, by_destination }
+        let limits_fragments = groups.iter().any(|group| group.limits.fragments().is_some());
+        Self { groups, ranges, by_destination, limits_fragments }
     }
 
     /// Number of the group of an internal address: the first in the file that holds it.
@@ -56,6 +58,11 @@ impl Groups {
         let after = self.ranges.partition_point(|range| range.0 <= address);
         let (_, last, group) = self.ranges[..after].last()?;
         (address <= *last).then_some(*group)
+    }
+
+    /// Whether some group limits datagrams in fragments.
+    pub fn limits_fragments(&self) -> bool {
+        self.limits_fragments
     }
 
     /// Whether some group chooses pools by destination.

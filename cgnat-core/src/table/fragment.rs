@@ -6,11 +6,17 @@
 //! 1. a context lives until its datagram is complete, at most for the time that its opener
 //!    said; the oldest is always the next to be due, because all get the same time;
 //! 2. nothing that lives is closed to make room: a full table refuses, and so does a full
-//!    share of one party (a subscriber; of the Internet, a source or an external address);
+//!    share of one party (a subscriber; of the Internet, a source or an external address), and
+//!    what the group of a subscriber allows instead of a share;
 //! 3. those whose first fragment has not been sent on take half of the table at most unless
 //!    they begin with it, those from the Internet three quarters: in-order and outbound
 //!    datagrams find room in any flood of later fragments;
 //! 4. work per fragment is bounded by [`RANGES`] and the hash chain.
+
+mod parties;
+
+pub use parties::Claim;
+use parties::{Claimed, Parties};
 
 use crate::time::Instant;
 
@@ -19,9 +25,6 @@ pub const RANGES: usize = 53;
 
 /// One party may have this part of the table.
 const PARTS_PER_TABLE: u32 = 16;
-
-/// Places in which parties are counted, a power of two; two that share one share its limit.
-const PLACES: usize = 2048;
 
 /// No context.
 pub const NONE: u32 = u32::MAX;
@@ -83,15 +86,12 @@ pub enum NoRoom {
     Share,
 }
 
-/// Who answers for a datagram: hashes of one or two addresses.
-pub type Parties = [Option<u64>; 2];
-
 #[derive(Clone)]
 struct Context {
     key: FragmentKey,
     state: State,
     inbound: bool,
-    parties: Parties,
+    claimed: Claimed,
     due: Instant,
     hash: u64,
     /// Next in the hash chain, or in the list of free ones.
@@ -115,49 +115,20 @@ pub struct FragmentTable {
     in_use: u32,
     not_open: u32,
     inbound: u32,
-    shares: Shares,
-}
-
-/// How much of something each party has.
-pub struct Shares {
-    counts: Vec<u32>,
-    most: u32,
-}
-
-impl Shares {
-    /// Of `capacity` in all.
-    pub fn new(capacity: u32) -> Self {
-        Self { counts: vec![0; PLACES], most: (capacity / PARTS_PER_TABLE).max(1) }
-    }
-
-    /// One more for each of the parties; false if one has its share.
-    pub fn take(&mut self, parties: Parties) -> bool {
-        let room = |party: u64| self.counts[party as usize % PLACES] < self.most;
-        let allowed = parties.into_iter().flatten().all(room);
-        if allowed {
-            for party in parties.into_iter().flatten() {
-                self.counts[party as usize % PLACES] += 1;
-            }
-        }
-        allowed
-    }
-
-    /// One less for each of the parties.
-    pub fn give_back(&mut self, parties: Parties) {
-        for party in parties.into_iter().flatten() {
-            self.counts[party as usize % PLACES] -= 1;
-        }
-    }
+    parties: Parties,
+    /// Datagrams, and fragments that wait, that one party may have.
+    share: u32,
+    waiting_share: u32,
 }
 
 impl FragmentTable {
-    /// Room for `capacity` contexts.
-    pub fn new(capacity: u32) -> Self {
+    /// Room for `capacity` contexts; `pending` fragments can wait.
+    pub fn new(capacity: u32, pending: u32) -> Self {
         let context = |slot: u32| Context {
             key: FragmentKey::default(),
             state: State::Unknown,
             inbound: false,
-            parties: [None; 2],
+            claimed: [NONE; 2],
             due: Instant::default(),
             hash: 0,
             next: if slot + 1 < capacity { slot + 1 } else { NONE },
@@ -177,13 +148,15 @@ impl FragmentTable {
             in_use: 0,
             not_open: 0,
             inbound: 0,
-            shares: Shares::new(capacity),
+            parties: Parties::new(capacity),
+            share: (capacity / PARTS_PER_TABLE).max(1),
+            waiting_share: (pending / PARTS_PER_TABLE).max(1),
         }
     }
 
     /// Bytes from the heap for `capacity` contexts.
     pub const fn bytes(capacity: usize) -> usize {
-        capacity * (size_of::<Context>() + 4 * size_of::<u32>()) + PLACES * size_of::<u32>()
+        capacity * (size_of::<Context>() + 4 * size_of::<u32>() + Parties::BYTES)
     }
 
     /// Contexts in use.
@@ -214,7 +187,7 @@ impl FragmentTable {
         &mut self,
         (hash, key): (u64, FragmentKey),
         (inbound, is_first): (bool, bool),
-        parties: Parties,
+        claim: Claim,
         due: Instant,
     ) -> Result<u32, NoRoom> {
         let capacity = self.contexts.len() as u32;
@@ -224,14 +197,12 @@ impl FragmentTable {
         {
             return Err(NoRoom::Table);
         }
-        if !self.shares.take(parties) {
-            return Err(NoRoom::Share);
-        }
+        let claimed = self.parties.claim(claim, self.share).ok_or(NoRoom::Share)?;
         let slot = self.free;
         let place = self.place(hash);
         let context = &mut self.contexts[slot as usize];
         self.free = context.next;
-        (context.key, context.hash, context.parties) = (key, hash, parties);
+        (context.key, context.hash, context.claimed) = (key, hash, claimed);
         (context.state, context.inbound, context.due) = (State::Unknown, inbound, due);
         (context.end, context.received, context.count) = (0, 0, 0);
         context.next = self.heads[place];
@@ -294,9 +265,15 @@ impl FragmentTable {
         self.contexts[slot as usize].state
     }
 
-    /// Its parties.
-    pub fn parties(&self, slot: u32) -> Parties {
-        self.contexts[slot as usize].parties
+    /// One more fragment of a datagram waits for the first; false if one of its parties has as
+    /// many as it may.
+    pub fn wait(&mut self, slot: u32) -> bool {
+        self.parties.wait(self.contexts[slot as usize].claimed, self.waiting_share)
+    }
+
+    /// One less waits.
+    pub fn stop_waiting(&mut self, slot: u32) {
+        self.parties.stop_waiting(self.contexts[slot as usize].claimed);
     }
 
     /// Whether it comes from the Internet.
@@ -329,7 +306,7 @@ impl FragmentTable {
 
     /// Frees a context that is in use.
     pub fn close(&mut self, slot: u32) {
-        let Context { hash, next, older, newer, inbound, parties, state, .. } =
+        let Context { hash, next, older, newer, inbound, claimed, state, .. } =
             self.contexts[slot as usize].clone();
         let place = self.place(hash);
         if self.heads[place] == slot {
@@ -357,7 +334,7 @@ impl FragmentTable {
         self.in_use -= 1;
         self.not_open -= u32::from(!state.is_open());
         self.inbound -= u32::from(inbound);
-        self.shares.give_back(parties);
+        self.parties.release(claimed);
     }
 
     fn place(&self, hash: u64) -> usize {
@@ -377,12 +354,13 @@ mod tests {
 
     fn open(table: &mut FragmentTable, n: u32, kind: (bool, bool)) -> Result<u32, NoRoom> {
         let due = Instant::from_millis(u64::from(n));
-        table.open((u64::from(n % 5), key(n)), kind, [Some(u64::from(n)), None], due)
+        let claim = Claim::of_subscriber(u64::from(n), None);
+        table.open((u64::from(n % 5), key(n)), kind, claim, due)
     }
 
     #[test]
     fn ranges_that_overlap_repeat_or_contradict_the_end_are_seen() {
-        let mut table = FragmentTable::new(64);
+        let mut table = FragmentTable::new(64, 64);
         let slot = open(&mut table, 1, (false, true)).expect("room");
         assert_eq!(table.add(slot, 16, 16, true), Ok(()));
         for (offset, len, more, wrong) in [
@@ -406,7 +384,7 @@ mod tests {
 
     #[test]
     fn as_many_fragments_are_told_apart_as_a_whole_datagram_has_over_1280_bytes() {
-        let mut table = FragmentTable::new(64);
+        let mut table = FragmentTable::new(64, 64);
         let slot = open(&mut table, 1, (false, true)).expect("room");
         let mut offset = 0;
         while offset < 65_515 {
@@ -424,7 +402,7 @@ mod tests {
 
     #[test]
     fn contexts_are_found_until_closed_in_any_order_and_nothing_leaks() {
-        let mut table = FragmentTable::new(64);
+        let mut table = FragmentTable::new(64, 64);
         for round in 0..50u32 {
             let slots: Vec<u32> =
                 (0..32).map(|n| open(&mut table, n, (false, true)).expect("room")).collect();
@@ -442,7 +420,7 @@ mod tests {
 
     #[test]
     fn the_oldest_is_due_first_and_room_is_kept_for_in_order_and_outbound_datagrams() {
-        let mut table = FragmentTable::new(64);
+        let mut table = FragmentTable::new(64, 64);
         let waiting = (0..64).map_while(|n| open(&mut table, n, (true, false)).ok()).count();
         assert_eq!(waiting, 32, "half may wait");
         let inbound = (100..164).map_while(|n| open(&mut table, n, (true, true)).ok());
@@ -462,12 +440,15 @@ mod tests {
 
     #[test]
     fn one_party_gets_a_sixteenth_and_the_others_find_room() {
-        let mut table = FragmentTable::new(64);
+        let mut table = FragmentTable::new(64, 64);
         let due = Instant::from_millis(1);
-        let mut take = |n: u32, parties| table.open((0, key(n)), (true, true), parties, due);
-        let count = (0..64).filter(|n| take(*n, [Some(5), Some(u64::from(*n) + 10)]).is_ok());
+        let mut take = |n: u32, source, destination| {
+            let claim = Claim::of_stranger(source, destination);
+            table.open((0, key(n)), (true, true), claim, due)
+        };
+        let count = (0..64).filter(|n| take(*n, 5, u64::from(*n) + 10).is_ok());
         assert_eq!(count.count(), 4);
-        assert_eq!(take(99, [Some(500), Some(5)]), Err(NoRoom::Share), "of either address");
-        assert!(take(100, [Some(6), Some(7)]).is_ok());
+        assert_eq!(take(99, 500, 5), Err(NoRoom::Share), "of either address");
+        assert!(take(100, 6, 7).is_ok());
     }
 }

@@ -14,14 +14,13 @@
 //!    refused: the worker that refused an inbound first fragment remembers it too.
 
 use super::Worker;
+use super::errors::told_inside;
 use super::handoff::Kind;
 use super::io::{PacketBuf, PacketIo};
 use crate::config::Side;
 use crate::packet::ipv4::{self, Header, Transport};
 use crate::packet::u16_at;
-use crate::table::fragment::{
-    FragmentKey, FragmentTable, NONE, NoRoom, Parties, Shares, State, Wrong,
-};
+use crate::table::fragment::{Claim, FragmentKey, FragmentTable, NONE, NoRoom, State, Wrong};
 use crate::verdict::{DropReason, Verdict};
 
 /// Contexts that one poll ends at most because their time is over.
@@ -63,7 +62,6 @@ pub(super) struct Fragments<P> {
     free: u32,
     waiting: u32,
     waiting_inbound: u32,
-    shares: Shares,
 }
 
 impl<P> Fragments<P> {
@@ -71,13 +69,12 @@ impl<P> Fragments<P> {
         let next = |n: u32| if n + 1 < limits.pending { n + 1 } else { NONE };
         Self {
             limits,
-            table: FragmentTable::new(limits.datagrams),
+            table: FragmentTable::new(limits.datagrams, limits.pending),
             pending: (0..limits.pending).map(|n| (None, next(n))).collect(),
             queues: vec![(NONE, NONE); limits.datagrams as usize],
             free: if limits.pending > 0 { 0 } else { NONE },
             waiting: 0,
             waiting_inbound: 0,
-            shares: Shares::new(limits.pending),
         }
     }
 
@@ -94,9 +91,7 @@ impl<P> Fragments<P> {
     fn await_first(&mut self, slot: u32, fragment: Pending<P>) -> Result<(), Pending<P>> {
         let inbound = self.table.is_inbound(slot);
         let most = self.limits.pending - self.limits.pending / 4;
-        if self.free == NONE
-            || (inbound && self.waiting_inbound >= most)
-            || !self.shares.take(self.table.parties(slot))
+        if self.free == NONE || (inbound && self.waiting_inbound >= most) || !self.table.wait(slot)
         {
             return Err(fragment);
         }
@@ -128,7 +123,7 @@ impl<P> Fragments<P> {
         self.free = place;
         self.waiting -= 1;
         self.waiting_inbound -= u32::from(self.table.is_inbound(slot));
-        self.shares.give_back(self.table.parties(slot));
+        self.table.stop_waiting(slot);
         fragment
     }
 }
@@ -154,6 +149,9 @@ impl<I: PacketIo> Worker<I> {
     ) {
         let slot = match self.context(inbound, header) {
             Ok(slot) => slot,
+            Err(DropReason::LimitFragments) => {
+                return self.refuse_by_limit(port, packet, offset, header);
+            }
             Err(reason) => return self.refuse(port, packet, reason),
         };
         let table = &mut self.fragments.table;
@@ -198,16 +196,33 @@ impl<I: PacketIo> Worker<I> {
             }
             self.expire(slot);
         }
-        let parties: Parties = match inbound {
-            false => [Some(self.shard.party_hash(header.source)), None],
-            true => [header.source, header.destination].map(|a| Some(self.shard.party_hash(a))),
+        let limit = if inbound { None } else { self.shard.fragment_limit(header.source) };
+        let source = self.shard.party_hash(header.source);
+        let claim = match inbound {
+            false => Claim::of_subscriber(source, limit),
+            true => Claim::of_stranger(source, self.shard.party_hash(header.destination)),
         };
         let due = self.now.plus_millis(self.fragments.limits.timeout_ms);
         let kind = (inbound, header.offset == 0);
-        self.fragments.table.open((hash, key), kind, parties, due).map_err(|none| match none {
+        self.fragments.table.open((hash, key), kind, claim, due).map_err(|none| match none {
             NoRoom::Table => DropReason::FragmentTableFull,
+            NoRoom::Share if limit.is_some() => DropReason::LimitFragments,
             NoRoom::Share => DropReason::FragmentShare,
         })
+    }
+
+    /// A subscriber has as many datagrams in fragments under way as its group allows.
+    #[cold]
+    fn refuse_by_limit(&mut self, port: usize, packet: I::Packet, offset: usize, header: &Header) {
+        let reason = DropReason::LimitFragments;
+        let first = (header.offset == 0).then(|| &packet.bytes()[offset..]);
+        let transport = first.and_then(|bytes| ipv4::transport(bytes, header).ok());
+        let destination_port = transport.map_or(0, |transport| transport.destination_port());
+        self.shard.fragment_refused(header, destination_port, self.now.tick());
+        if let (Some(transport), Some(kind)) = (transport, told_inside(reason)) {
+            self.tell(kind, port, &packet, offset, (header, transport));
+        }
+        self.refuse(port, packet, reason);
     }
 
     /// The first fragment: a packet like others, whose fate the rest of the datagram shares.

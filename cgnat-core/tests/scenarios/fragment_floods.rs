@@ -1,8 +1,10 @@
 //! Fragments that are made to harm (RFC 4787 REQ-14a, RFC 1858, RFC 3128).
 
+use cgnat_core::endpoint::IpProtocol;
 use cgnat_core::verdict::DropReason::{self, *};
 
 use crate::desk::*;
+use crate::limits::{limited, remembered};
 use crate::wire::{Packet, checksum, ip, put};
 
 const HOST: (&str, u16) = ("100.64.3.9", 4000);
@@ -235,6 +237,74 @@ fn one_subscriber_gets_its_share_and_the_others_go_on_4787_req_14a() {
     // What lives is not closed for a stranger: the first of those still gets its datagram.
     let (packet, start) = datagram(udp(HOST, server(53)), 0);
     assert_eq!(desk.offer_bytes(INTERNAL, &fragment(&packet, true, 0, &start)).len(), 2);
+}
+
+#[test]
+fn a_subscriber_has_as_many_datagrams_in_fragments_as_its_group_allows_4787_req_14a() {
+    let mut desk = Desk::new(&limited(&small(1600, 1600), "{ fragments: 3 }"));
+    for n in 0..3 {
+        let (packet, _) = datagram(udp(HOST, server(53)), n);
+        assert_eq!(desk.offer_bytes(INTERNAL, &fragment(&packet, false, 8, &[7; 44])), []);
+    }
+    // One more is refused, fragment by fragment; of the first the sender is told (3/1).
+    let (packet, start) = datagram(udp(HOST, server(5000)), 3);
+    let first = fragment(&packet, true, 0, &start);
+    let sent = desk.offer_bytes(INTERNAL, &first);
+    assert_eq!(sent.len(), 1);
+    let (port, told) = &sent[0];
+    assert_eq!((*port, &told[34..36]), (INTERNAL, &[3, 1][..]));
+    assert_eq!(told[42..], first, "it quotes the fragment as it came");
+    assert_eq!(desk.offer_bytes(INTERNAL, &fragment(&packet, false, 8, &[7; 44])), []);
+    assert_eq!(desk.drops(), [(LimitFragments, 2)].into());
+    assert_eq!(desk.mappings(), 0, "a datagram that is refused makes nothing");
+    let was = |port| (LimitFragments, IpProtocol::UDP, port, 3, 1);
+    assert_eq!(remembered(&desk, HOST.0), [was(5000), was(0)]);
+    // Whole packets are no fragments, and what comes from outside is not the subscriber's doing.
+    let outside = desk.goes_out(&udp(HOST, server(53)));
+    for n in 0..9 {
+        let (packet, start) = datagram(udp((SERVER, 53), outside), n);
+        assert_eq!(desk.offer_bytes(EXTERNAL, &fragment(&packet, true, 0, &start)).len(), 1);
+    }
+    normal_traffic_flows(&mut desk, ("100.64.3.11", 1), 1);
+    // What is under way goes on, and one that is complete makes room for one.
+    let (packet, start) = datagram(udp(HOST, server(53)), 1);
+    assert_eq!(desk.offer_bytes(INTERNAL, &fragment(&packet, true, 0, &start)).len(), 2);
+    let (packet, start) = datagram(udp(HOST, server(53)), 4);
+    assert_eq!(desk.offer_bytes(INTERNAL, &fragment(&packet, true, 0, &start)).len(), 1);
+    let (packet, _) = datagram(udp(HOST, server(53)), 5);
+    desk.offer_bytes(INTERNAL, &fragment(&packet, true, 8, &[7; 8]));
+    assert_eq!(desk.drops(), [(LimitFragments, 3)].into());
+}
+
+#[test]
+fn a_group_may_have_more_datagrams_in_fragments_than_a_share_and_nobody_counts_for_another() {
+    let two = "subscribers:
+  - { name: many, match: [100.64.3.0/24], pool: main, limits: { fragments: 300 } }
+  - { name: one, match: [100.65.0.0/16], pool: main, limits: { fragments: 1 } }";
+    let yaml = small(64, 8192).replace("subscribers:", two).replace("/28", "/26");
+    let mut desk = Desk::new(&yaml);
+    let first = |desk: &mut Desk, host: &str, n: u16| {
+        let (packet, start) = datagram(udp((host, 4000), server(53)), n);
+        desk.offer_bytes(INTERNAL, &fragment(&packet, true, 0, &start)).len()
+    };
+    // Very many at once with one each: not one of them is refused for another.
+    for n in 0..3000u32 {
+        let host = std::net::Ipv4Addr::from(ip("100.65.0.0") + n).to_string();
+        assert_eq!(first(&mut desk, &host, 1), 1, "{n}: {:?}", desk.drops());
+    }
+    assert_eq!(first(&mut desk, "100.65.0.7", 2), 1, "it is told");
+    assert_eq!(desk.drops(), [(LimitFragments, 1)].into());
+    for n in 0..300 {
+        assert_eq!(first(&mut desk, HOST.0, n), 1);
+    }
+    first(&mut desk, HOST.0, 300);
+    assert_eq!(desk.drops(), [(LimitFragments, 2)].into());
+    // Without a limit of its group it is a sixteenth.
+    for n in 0..512 {
+        assert_eq!(first(&mut desk, "100.64.9.9", n), 1);
+    }
+    assert_eq!(first(&mut desk, "100.64.9.9", 512), 0);
+    assert_eq!(desk.drops(), [(LimitFragments, 2), (FragmentShare, 1)].into());
 }
 
 #[test]

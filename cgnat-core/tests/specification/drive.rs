@@ -61,6 +61,8 @@ pub struct Driver {
     pub datagrams: u64,
     pub(super) fault: Fault,
     pub(super) joined: u64,
+    /// Sources of datagrams in fragments that were refused, and until when that is known.
+    pub(super) refused: Vec<(u32, Instant)>,
     /// When each identification was used last: source, destination, protocol, number.
     pub(super) identifications: BTreeMap<(u32, u32, Protocol, u16), Ticks>,
     /// Everything that arrived, if it is kept.
@@ -116,6 +118,7 @@ impl Driver {
             sent: 0,
             datagrams: 0,
             joined: 0,
+            refused: Vec::new(),
             fault,
             identifications: BTreeMap::new(),
             tape: None,

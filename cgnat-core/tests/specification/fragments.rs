@@ -85,6 +85,7 @@ impl Driver {
     pub fn fragments(&mut self, datagram: Datagram) -> Result<(), String> {
         let Datagram { port, packet, cuts, order, overlap_after } = datagram;
         let pieces = packet.fragments(&cuts);
+        let limited = port == INTERNAL && self.has_all_datagrams(packet.source);
         let now = self.ticks();
         let (mut sent, mut dropped) = (Vec::new(), Vec::new());
         let mut arrive = |driver: &mut Driver, worker: usize, piece: &[u8]| {
@@ -103,10 +104,21 @@ impl Driver {
         for reason in &dropped {
             *self.reasons.entry(reason.name()).or_default() += 1;
         }
+        if limited && !dropped.iter().all(|reason| AT_ONCE.contains(reason)) {
+            // Each is refused by itself; so is another first one.
+            self.take_out_error(port, &pieces[0], &mut sent);
+            self.take_out_error(port, &overlapping(&pieces[order[0].0]), &mut sent);
+            let count = pieces.len() + usize::from(overlap_after.is_some());
+            let right = sent.is_empty() && dropped == vec![LimitFragments; count];
+            return if right { Ok(()) } else { Err(format!("no room: {sent:02x?} {dropped:?}")) };
+        }
         let order: Vec<usize> = order.iter().map(|(n, _)| *n).collect();
         let (order, late) = order.split_at(overlap_after.unwrap_or(order.len()));
         let Some(first) = order.iter().position(|n| *n == 0) else {
             // Overlapped before there was a first fragment: nobody ever saw a port.
+            if port == INTERNAL {
+                self.keep_datagram(&packet, &dropped, None);
+            }
             let allowed = [&AT_ONCE[..], &[FragmentOverlap, FragmentRefused]].concat();
             let right = sent.is_empty()
                 && dropped.len() == pieces.len() + 1
@@ -128,6 +140,10 @@ impl Driver {
             self.nat.outbound(&short, now, &seen)?
         };
         self.take_out_error(port, &pieces[0], &mut sent);
+        if port == INTERNAL {
+            let ended = overlap_after.is_none().then_some(&outcome);
+            self.keep_datagram(&packet, &dropped, ended);
+        }
         let expected = match &mut outcome {
             Outcome::External(packet) | Outcome::Internal(packet) => {
                 packet.payload = whole;
@@ -165,6 +181,36 @@ impl Driver {
             return wrong("dropped");
         }
         Ok(())
+    }
+
+    /// Whether a subscriber has as many datagrams in fragments under way as its group allows. Those
+    /// are under way that were refused, until their time is over.
+    fn has_all_datagrams(&mut self, source: u32) -> bool {
+        let limits = self.nat.group_of(source).map(|(_, limits)| limits).unwrap_or_default();
+        let Some(most) = limits.fragments else { return false };
+        // The workers notice what is over a few at a time.
+        self.lab.run_workers();
+        self.refused.retain(|(_, due)| self.lab.now < *due);
+        self.refused.iter().filter(|(of, _)| *of == source).count() >= most
+    }
+
+    /// A datagram from inside whose first fragment has this outcome, and none if it was refused for
+    /// an overlap. One that left is complete and forgotten, also if it is refused behind a hairpin.
+    fn keep_datagram(&mut self, packet: &Packet, dropped: &[DropReason], ended: Option<&Outcome>) {
+        let behind =
+            [NoMapping, PortNotLent, Filtered, LimitInboundSessions, LimitMappingInboundSessions];
+        let has_left = match ended {
+            None => false,
+            Some(Outcome::Drop(reason)) => behind.contains(reason),
+            Some(Outcome::DropEither(one, _)) => behind.contains(one),
+            Some(_) => true,
+        };
+        if !has_left && !dropped.iter().all(|reason| AT_ONCE.contains(reason)) {
+            self.refused.push((
+                packet.source,
+                self.lab.now.plus_millis(self.nat.rules.fragments_s * 1_000),
+            ));
+        }
     }
 
     /// Whether a mapping that a packet used is past its end, though its owner has not noticed.

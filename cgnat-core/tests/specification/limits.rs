@@ -18,6 +18,8 @@ pub struct Limits {
     pub per_destination: Option<usize>,
     pub per_mapping: Option<usize>,
     pub inbound_per_mapping: Option<usize>,
+    /// Datagrams in fragments under way.
+    pub fragments: Option<usize>,
     /// Per second, and at once.
     pub rate: Option<(u64, u64)>,
     pub blocks: Option<usize>,
@@ -38,6 +40,7 @@ impl Limits {
         number("sessions-per-destination", self.per_destination);
         number("sessions-per-mapping", self.per_mapping);
         number("inbound-sessions-per-mapping", self.inbound_per_mapping);
+        number("fragments", self.fragments);
         number("blocks", self.blocks);
         if !self.by_protocol.is_empty() {
             let one =

@@ -91,6 +91,8 @@ pub struct Rules {
     /// Protocols without ports that are carried.
     pub carried: BTreeSet<Protocol>,
     pub other_s: u64,
+    /// How long a datagram in fragments has.
+    pub fragments_s: u64,
     /// Control connections of FTP are followed.
     pub ftp: bool,
     /// Answers to requests of TFTP are let in.

@@ -141,6 +141,7 @@ impl World {
             rules.bypass_yaml()
                 + &rules.carried_yaml()
                 + &format!(", alg: {{ ftp: {}, tftp: {} }}", rules.ftp, rules.tftp)
+                + &format!(", fragments: {{ timeout: {}s }}", rules.fragments_s)
         );
         let _ = writeln!(yaml, "  other: {}s", rules.other_s);
         yaml

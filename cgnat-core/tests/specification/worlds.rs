@@ -86,6 +86,7 @@ pub fn world(workers: u16) -> World {
             icmp_s: 60,
             carried: BTreeSet::new(),
             other_s: 600,
+            fragments_s: 2,
             ftp: false,
             tftp: false,
             mappings: 0,
@@ -179,11 +180,13 @@ pub fn capped(workers: u16, [destination, mapping, inbound]: [usize; 3]) -> Worl
     world.habits.hosts = 3;
     world.habits.source_ports = 12;
     world.habits.remotes = 5;
+    world.rules.fragments_s = 20;
     world.rules.limits = vec![
         Limits {
             per_destination: Some(destination),
             per_mapping: Some(mapping),
             inbound_per_mapping: Some(inbound),
+            fragments: Some(2),
             ..Limits::default()
         },
         Limits::default(),

@@ -16,6 +16,7 @@ register! {
     a_packet_with_df_is_never_fragmented_5508_s7_1_1a: "5508-S7.1.1a" "6864-S4.3b";
     fragments_in_every_order_pass_both_ways_4787_req_14: "4787-REQ-14";
     a_flood_of_later_fragments_harms_nobody_4787_req_14a: "4787-REQ-14a";
+    a_subscriber_has_so_many_datagrams_in_fragments_4787_req_14a: "4787-REQ-14a";
 }
 
 /// A UDP datagram of `total` bytes.
@@ -157,5 +158,31 @@ fn a_flood_of_later_fragments_harms_nobody_4787_req_14a() -> Result<()> {
     ensure!(waiting <= 64 && dropped == 2_000, "{waiting} wait, {:?}", seen.drops);
     let others = seen.drops.keys().filter(|reason| *reason != "shutdown");
     ensure!(others.clone().all(|reason| reason.starts_with("fragment-")), "{:?}", seen.drops);
+    Ok(())
+}
+
+fn a_subscriber_has_so_many_datagrams_in_fragments_4787_req_14a() -> Result<()> {
+    let mut talk = Talk::new(Settings::default().group_keys("limits: { fragments: 4 }"));
+    let peer = at(remote(1), 53);
+    let pieces = |host, id: u16| {
+        let whole = udp(at(subscriber(host), 40_000), peer).df(false).carrying(&[5; 200]);
+        Packet { id, ..whole }.fragments(104)
+    };
+    // Ten datagrams of which the first fragment is missing.
+    for id in 0..10 {
+        talk.inside(0.0, &pieces(1, id)[1]);
+    }
+    // Whole packets and another subscriber are as ever, and so is the first when time is over.
+    talk.inside(0.5, &udp(at(subscriber(1), 40_000), peer));
+    for (time, host) in [(0.5, 2), (3.0, 1)] {
+        pieces(host, 50).iter().for_each(|piece| talk.inside(time, piece));
+    }
+    let seen = talk.look()?;
+    let left = 1 + pieces(1, 0).len() + pieces(2, 0).len();
+    ensure!(seen.outside.len() == left, "{} of {left} left", seen.outside.len());
+    let want = [("limit-fragments".to_owned(), 6), ("fragment-timeout".to_owned(), 4)];
+    ensure!(seen.drops == want.into(), "drops {:?}", seen.drops);
+    // About later fragments nobody is told (RFC 1812 section 4.3.2.7).
+    ensure!(seen.inside.is_empty(), "{:?}", seen.inside);
     Ok(())
 }

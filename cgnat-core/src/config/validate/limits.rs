@@ -16,12 +16,14 @@ const PROTOCOLS: [&str; 3] = ["tcp", "udp", "icmp"];
 /// Entries of `reserved.for`.
 const MOST_LIFELINES: usize = 64;
 
-/// Reads the section of a group that takes its ports from pools by these `realms`.
+/// Reads the section of a group that takes its ports from pools by these `realms`; of a box with
+/// room for `max_datagrams` in fragments.
 pub(super) fn read(
     report: &mut Report<'_>,
     cursor: Option<&Cursor<'_>>,
     pools: &[pools::Draft],
     realms: &[Vec<usize>],
+    max_datagrams: u32,
 ) -> Limits {
     let mut limits = Limits::default();
     let Some(fields) = cursor.and_then(|c| c.fields(report)) else { return limits };
@@ -44,6 +46,7 @@ pub(super) fn read(
     limits.inbound_sessions = number(report, "inbound-sessions");
     limits.sessions_per_destination = number(report, "sessions-per-destination");
     sessions_of_mapping(report, &fields, &mut limits);
+    limits.fragments = fields.get("fragments").and_then(|c| fragments(report, c, max_datagrams));
     limits.new_sessions =
         fields.get("new-sessions-per-second").and_then(|c| new_sessions(report, c));
     let lists = realms.iter().map(|list| list.iter().map(|pool| &pools[*pool]).collect());
@@ -53,6 +56,16 @@ pub(super) fn read(
         limits.reserved = reserved(report, cursor, &lists, &limits);
     }
     limits
+}
+
+fn fragments(report: &mut Report<'_>, cursor: &Cursor<'_>, max_datagrams: u32) -> Option<u32> {
+    let most = cursor.whole(report, 1, MOST)?;
+    if most > u64::from(max_datagrams) {
+        let message =
+            format!("{most} is more than `nat44.fragments.max-datagrams`, {max_datagrams}");
+        report.error(cursor.at(), message);
+    }
+    Some(most as u32)
 }
 
 fn sessions_of_mapping(report: &mut Report<'_>, fields: &Fields<'_>, limits: &mut Limits) {

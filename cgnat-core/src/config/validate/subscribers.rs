@@ -40,11 +40,12 @@ impl Draft {
     }
 }
 
-/// Reads all groups; `pools` are all pools.
+/// Reads all groups; `pools` are all pools, and there is room for `max_datagrams` in fragments.
 pub(super) fn read(
     report: &mut Report<'_>,
     cursor: &Cursor<'_>,
     pools: &[pools::Draft],
+    max_datagrams: u32,
 ) -> Vec<Draft> {
     let Some(items) = cursor.items(report) else { return Vec::new() };
     if items.is_empty() {
@@ -52,7 +53,7 @@ pub(super) fn read(
     }
     let mut groups: Vec<Draft> = Vec::new();
     for item in items {
-        let Some(group) = group(report, &item, pools) else { continue };
+        let Some(group) = group(report, &item, pools, max_datagrams) else { continue };
         if let Some(name) = &group.name {
             let earlier = groups.iter().filter_map(|g| g.name.as_ref());
             let same = earlier.filter(|other| other.value == name.value);
@@ -68,7 +69,12 @@ pub(super) fn read(
     groups
 }
 
-fn group(report: &mut Report<'_>, item: &Cursor<'_>, pools: &[pools::Draft]) -> Option<Draft> {
+fn group(
+    report: &mut Report<'_>,
+    item: &Cursor<'_>,
+    pools: &[pools::Draft],
+    max_datagrams: u32,
+) -> Option<Draft> {
     let fields = item.fields(report)?;
     let name =
         fields.required(report, "name").and_then(|c| c.located(report, "a name", scalar::name));
@@ -77,7 +83,7 @@ fn group(report: &mut Report<'_>, item: &Cursor<'_>, pools: &[pools::Draft]) -> 
     let mut realms: Vec<Vec<usize>> = own.into_iter().collect();
     let destinations = fields.get("destinations");
     let destinations = destinations.map(|c| destinations::read(report, c, pools, &mut realms));
-    let limits = limits::read(report, fields.get("limits"), pools, &realms);
+    let limits = limits::read(report, fields.get("limits"), pools, &realms, max_datagrams);
     Some(Draft { name, ranges, realms, destinations: destinations.unwrap_or_default(), limits })
 }
 
