@@ -200,6 +200,12 @@ impl IpProtocol {
         matches!(self, Self::TCP | Self::UDP | Self::ICMP)
     }
 
+    /// Whether a rule about flows can name ports of it.
+    #[inline]
+    pub const fn has_ports(self) -> bool {
+        matches!(self, Self::TCP | Self::UDP)
+    }
+
     /// Whether it can be translated by its addresses alone. AH cannot, because it authenticates
     /// them (RFC 3715 section 2.1).
     #[inline]

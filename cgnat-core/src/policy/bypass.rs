@@ -13,6 +13,8 @@
 use ipnet::Ipv4Net;
 
 use crate::config::BypassRule;
+use crate::endpoint::IpProtocol;
+use crate::policy::service::Service;
 
 /// Stronger than any prefix: never outside.
 const ALWAYS_INSIDE: u8 = 34;
@@ -23,15 +25,6 @@ const SHARED: (u32, u32, u8) = (0x6440_0000, 0x647f_ffff, 10);
 /// 169.254.0.0/16 is never forwarded (RFC 3927 section 2.7).
 const LINK_LOCAL: (u32, u32, u8) = (0xa9fe_0000, 0xa9fe_ffff, ALWAYS_INSIDE);
 
-/// The port at the remote end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RemotePort {
-    /// This one.
-    Is(u16),
-    /// The packet shows none: it is not TCP or UDP, or a fragment.
-    None,
-}
-
 /// A packet's two ends, or those of the packet that an ICMP error is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ends {
@@ -39,10 +32,11 @@ pub struct Ends {
     pub internal: u32,
     /// Address on the external side.
     pub remote: u32,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// Port on the external side.
-    pub remote_port: RemotePort,
+    /// IP protocol.
+    pub protocol: IpProtocol,
+    /// Port on the external side; none if the packet shows none: it is not TCP or UDP, or a
+    /// fragment.
+    pub remote_port: Option<u16>,
 }
 
 #[derive(Debug, Clone)]
@@ -51,20 +45,13 @@ struct Rule {
     /// Length of `to` plus one.
     weight: u8,
     from: Option<(u32, u32)>,
-    protocol: Option<u8>,
-    /// Empty: any, and packets without ports.
-    ports: Vec<(u16, u16)>,
+    service: Service,
 }
 
 impl Rule {
     fn is_for(&self, ends: &Ends) -> bool {
-        let port = match ends.remote_port {
-            _ if self.ports.is_empty() => true,
-            RemotePort::Is(port) => self.ports.iter().any(|(a, b)| (*a..=*b).contains(&port)),
-            RemotePort::None => false,
-        };
-        port && (self.to.0..=self.to.1).contains(&ends.remote)
-            && self.protocol.is_none_or(|protocol| protocol == ends.protocol)
+        self.service.is_for(ends.protocol, ends.remote_port)
+            && (self.to.0..=self.to.1).contains(&ends.remote)
     }
 }
 
@@ -112,8 +99,7 @@ impl Bypass {
             to: span(rule.to()),
             weight: rule.to().prefix_len() + 1,
             from: rule.from().map(span),
-            protocol: rule.protocol(),
-            ports: rule.ports().to_vec(),
+            service: Service::new(rule.protocol().map(IpProtocol), rule.ports()),
         };
         Self {
             rules: rules.iter().map(rule).collect(),
@@ -195,12 +181,13 @@ mod tests {
         Bypass::new(rules, [net(subscribers)].into_iter(), connected)
     }
 
-    fn ends(internal: &str, remote: &str, protocol: u8, remote_port: RemotePort) -> Ends {
+    fn ends(internal: &str, remote: &str, protocol: u8, remote_port: Option<u16>) -> Ends {
+        let protocol = IpProtocol(protocol);
         Ends { internal: ip(internal), remote: ip(remote), protocol, remote_port }
     }
 
     fn passes(bypass: &Bypass, internal: &str, remote: &str) -> bool {
-        bypass.allows(&ends(internal, remote, 6, RemotePort::Is(443)))
+        bypass.allows(&ends(internal, remote, 6, Some(443)))
     }
 
     #[test]
@@ -238,19 +225,18 @@ mod tests {
             bypass(&[rule("0.0.0.0/0", from, Some(17), &[(67, 67), (5000, 5010)])], "10.0.0.0/8");
         let allows =
             |internal, protocol, port| of.allows(&ends(internal, "198.51.100.7", protocol, port));
-        use RemotePort::Is;
         for port in [67, 5000, 5005, 5010] {
-            assert!(allows("172.16.0.1", 17, Is(port)), "{port}");
+            assert!(allows("172.16.0.1", 17, Some(port)), "{port}");
         }
         for port in [66, 68, 4999, 5011] {
-            assert!(!allows("172.16.0.1", 17, Is(port)), "{port}");
+            assert!(!allows("172.16.0.1", 17, Some(port)), "{port}");
         }
-        assert!(!allows("172.16.0.1", 6, Is(67)));
-        assert!(!allows("10.0.0.1", 17, Is(67)), "a subscriber, but not of `from`");
-        assert!(!allows("172.16.0.1", 17, RemotePort::None));
+        assert!(!allows("172.16.0.1", 6, Some(67)));
+        assert!(!allows("10.0.0.1", 17, Some(67)), "a subscriber, but not of `from`");
+        assert!(!allows("172.16.0.1", 17, None));
         let any = bypass(&[rule("198.51.100.7/32", None, None, &[])], "10.0.0.0/8");
-        assert!(any.allows(&ends("10.0.0.1", "198.51.100.7", 47, RemotePort::None)));
-        assert!(!any.allows(&ends("10.0.0.1", "198.51.100.8", 47, RemotePort::None)));
-        assert!(!Bypass::default().allows(&ends("10.0.0.1", "198.51.100.7", 6, Is(1))));
+        assert!(any.allows(&ends("10.0.0.1", "198.51.100.7", 47, None)));
+        assert!(!any.allows(&ends("10.0.0.1", "198.51.100.8", 47, None)));
+        assert!(!Bypass::default().allows(&ends("10.0.0.1", "198.51.100.7", 6, Some(1))));
     }
 }

@@ -5,29 +5,12 @@
 
 use crate::config::DestinationRule;
 use crate::endpoint::{IpProtocol, Realm, RemoteEndpoint};
-
-#[derive(Debug, Clone)]
-struct Rule {
-    protocol: Option<IpProtocol>,
-    /// Empty: any, and flows without ports.
-    ports: Vec<(u16, u16)>,
-    realm: Realm,
-}
-
-impl Rule {
-    #[inline]
-    fn is_for(&self, protocol: IpProtocol, port: u16) -> bool {
-        let of_protocol = self.protocol.is_none_or(|of| of == protocol);
-        let holds = || self.ports.iter().any(|(first, last)| (*first..=*last).contains(&port));
-        let has_ports = matches!(protocol, IpProtocol::TCP | IpProtocol::UDP);
-        of_protocol && (self.ports.is_empty() || has_ports && holds())
-    }
-}
+use crate::policy::service::Service;
 
 /// The rules of one group.
 #[derive(Debug, Clone, Default)]
 pub struct Destinations {
-    rules: Vec<Rule>,
+    rules: Vec<(Service, Realm)>,
     /// First address of each interval, ascending from 0; without rules, none.
     starts: Vec<u32>,
     /// By interval, numbers of the rules that can match there, in order.
@@ -59,10 +42,8 @@ impl Destinations {
                 |spans: &Vec<(u32, u32)>| spans.iter().any(|(a, b)| (a..=b).contains(&start));
             (0u16..).zip(&all).filter(|(_, spans)| holds(spans)).map(|(n, _)| n).collect()
         };
-        let rule = |rule: &DestinationRule| Rule {
-            protocol: rule.protocol().map(IpProtocol::from),
-            ports: rule.ports().to_vec(),
-            realm: rule.realm(),
+        let rule = |rule: &DestinationRule| {
+            (Service::new(rule.protocol().map(IpProtocol::from), rule.ports()), rule.realm())
         };
         Self {
             candidates: starts.iter().map(there).collect(),
@@ -84,8 +65,9 @@ impl Destinations {
             return Realm::OWN;
         };
         let mut rules = candidates.iter().map(|number| &self.rules[usize::from(*number)]);
-        let found = rules.find(|rule| rule.is_for(protocol, remote.port));
-        found.map_or(Realm::OWN, |rule| rule.realm)
+        let port = protocol.has_ports().then_some(remote.port);
+        let found = rules.find(|(service, _)| service.is_for(protocol, port));
+        found.map_or(Realm::OWN, |(_, realm)| *realm)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod filtering;
 pub mod groups;
 pub mod other_protocols;
 pub mod port_choice;
+pub mod service;
 pub mod tcp_state;
 pub mod tcp_window;
 pub mod timeouts;

@@ -17,7 +17,7 @@ use crate::endpoint::IpProtocol;
 use crate::packet::icmp_error::fragmentation_needed;
 use crate::packet::ipv4::{self, Header, Transport};
 use crate::packet::rewrite;
-use crate::policy::bypass::{Ends, RemotePort};
+use crate::policy::bypass::Ends;
 use crate::space::Static;
 use crate::verdict::DropReason;
 
@@ -258,21 +258,16 @@ fn parse(packet: &[u8], header: &Header) -> Parsed {
 /// The ends of a packet that arrived on `side`, or of the packet that an ICMP error is about:
 /// that one went the other way. `None` if the packet must not pass in any case.
 fn ends_of(side: Side, header: &Header, parsed: Parsed) -> Option<Ends> {
-    let tcp_or_udp = |protocol: u8| protocol != ipv4::protocol::ICMP;
     let (protocol, source, destination) = match parsed {
         Ok(Transport::Tcp { source, destination, .. } | Transport::Udp { source, destination }) => {
-            let port = |port| RemotePort::Is(port);
             (
                 header.protocol,
-                (header.source, port(source)),
-                (header.destination, port(destination)),
+                (header.source, Some(source)),
+                (header.destination, Some(destination)),
             )
         }
         Ok(Transport::Error(quote)) => {
-            let port = |port| match tcp_or_udp(quote.protocol) {
-                true => RemotePort::Is(port),
-                false => RemotePort::None,
-            };
+            let port = |port| IpProtocol(quote.protocol).has_ports().then_some(port);
             // As if it came back: from where the other packet went.
             (
                 quote.protocol,
@@ -281,16 +276,15 @@ fn ends_of(side: Side, header: &Header, parsed: Parsed) -> Option<Ends> {
             )
         }
         Ok(Transport::Query { .. } | Transport::Later { .. } | Transport::Portless)
-        | Err(DropReason::FragmentRefused | DropReason::ProtocolUnsupported) => (
-            header.protocol,
-            (header.source, RemotePort::None),
-            (header.destination, RemotePort::None),
-        ),
+        | Err(DropReason::FragmentRefused | DropReason::ProtocolUnsupported) => {
+            (header.protocol, (header.source, None), (header.destination, None))
+        }
         Err(_) => return None,
     };
     let (internal, remote) = match side {
         Side::Internal => (source, destination),
         Side::External => (destination, source),
     };
+    let protocol = IpProtocol(protocol);
     Some(Ends { internal: internal.0, remote: remote.0, protocol, remote_port: remote.1 })
 }
