@@ -55,10 +55,14 @@ impl Telling {
     }
 }
 
-/// What the sender of an outbound packet is told.
+/// What the sender of an outbound packet, hairpinned or not, is told.
 pub(super) fn told_inside(reason: DropReason) -> Option<Kind> {
     match reason {
         reason if reason.is_refusal() => Some(HOST_UNREACHABLE),
+        // Behind a hairpin; strangers who meet these are told nothing.
+        DropReason::LimitInboundSessions | DropReason::LimitMappingInboundSessions => {
+            Some(HOST_UNREACHABLE)
+        }
         DropReason::HairpinDisabled | DropReason::DestinationInside => Some(ADMIN_PROHIBITED),
         _ => told_outside(reason),
     }

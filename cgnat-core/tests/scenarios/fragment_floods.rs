@@ -258,7 +258,7 @@ fn a_subscriber_has_as_many_datagrams_in_fragments_as_its_group_allows_4787_req_
     assert_eq!(desk.drops(), [(LimitFragments, 2)].into());
     assert_eq!(desk.mappings(), 0, "a datagram that is refused makes nothing");
     let was = |port| (LimitFragments, IpProtocol::UDP, port, 3, 1);
-    assert_eq!(remembered(&desk, HOST.0), [was(5000), was(0)]);
+    assert_eq!(remembered(&mut desk, HOST.0), [was(5000), was(0)]);
     // Whole packets are no fragments, and what comes from outside is not the subscriber's doing.
     let outside = desk.goes_out(&udp(HOST, server(53)));
     for n in 0..9 {

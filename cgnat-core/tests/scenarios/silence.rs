@@ -278,6 +278,7 @@ fn a_hairpinned_flow_that_is_refused_behind_is_told_through_its_own_mapping_5508
             .offer(EXTERNAL, &tcp((SERVER, strangers.next().unwrap()), there, SYN))
             .is_empty()
         {}
+        assert_eq!(desk.lab.sum(|c| c.errors_sent.value()), 0, "they are told nothing");
         let syn = tcp((&one, 4000), there, SYN);
         let sent = desk.offer(INTERNAL, &syn);
         assert_eq!(sent, [told(&desk, INTERNAL, (3, 1), &syn)], "{:?}", desk.drops());

@@ -243,11 +243,26 @@ impl Driver {
                 Some((3, 4, if outward { rules.mtu_external } else { rules.mtu_internal }))
             }
             Outcome::Drop(
-                PoolExhausted | PoolSubscribers | AddressExhausted | AddressDraining
-                | SubscriberPorts | MappingTableFull | SessionTableFull | LimitPorts
-                | LimitSessions | LimitDestination | LimitMappingSessions | LimitSessionRate
-                | LimitBlocks | ReservedPorts | EspWithoutIke | EspConflict | AssociationConflict
-                | AssociationTableFull,
+                PoolExhausted
+                | PoolSubscribers
+                | AddressExhausted
+                | AddressDraining
+                | SubscriberPorts
+                | MappingTableFull
+                | SessionTableFull
+                | LimitPorts
+                | LimitSessions
+                | LimitDestination
+                | LimitMappingSessions
+                | LimitSessionRate
+                | LimitBlocks
+                | ReservedPorts
+                | EspWithoutIke
+                | EspConflict
+                | AssociationConflict
+                | AssociationTableFull
+                | LimitInboundSessions
+                | LimitMappingInboundSessions,
             ) if port == INTERNAL => Some((3, 1, 0)),
             Outcome::Drop(DestinationInside | HairpinDisabled) => Some((3, 13, 0)),
             _ => None,
@@ -262,9 +277,17 @@ impl Driver {
         let key = self.nat.key_of(packet, self.ticks());
         let flow = (packet.protocol(), packet.source, packet.destination);
         let held = self.nat.holds.get(&flow).map(|held| held.other);
-        let external = self.nat.mappings.get(&key).map(|mapping| mapping.external.1).or(held);
+        let internal = (packet.protocol(), packet.source, packet.from().1);
+        let fixed = self.nat.static_external(internal).map(|external| external.0);
+        let mapped = self.nat.mappings.get(&key).map(|mapping| mapping.external.1);
+        let external = fixed.or(mapped).or(held);
         if let (Some(external), Some((_, frame))) = (external, sent.first())
-            && matches!(outcome, Outcome::Drop(SessionTableFull | TooBig))
+            && matches!(
+                outcome,
+                Outcome::Drop(
+                    SessionTableFull | TooBig | LimitInboundSessions | LimitMappingInboundSessions
+                )
+            )
         {
             translated.hide_route(external);
             let link = if self.world.vlans[port].is_some() { 18 } else { 14 };
