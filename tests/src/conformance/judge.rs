@@ -1,6 +1,6 @@
 //! What every frame that the appliance sends must be, whatever the case is about.
 //!
-//! 1. It is a whole IPv4 packet from the appliance's MAC to the next hop's, with right checksums.
+//! 1. It is a whole IPv4 packet, with nothing behind it, from the appliance's MAC to the next hop's, with right checksums.
 //! 2. To the Internet, its source is of the pool or the appliance's own external address.
 //! 3. To the Internet, no internal address is in its header, in IPv4 options or in what an ICMP
 //!    error quotes (RFC 6598 section 4, RFC 5508 REQ-5).
@@ -27,6 +27,7 @@ pub fn frame(side: Side, frame: &[u8], settings: &Settings, checksums: bool) -> 
     ensure!(frame[..6] == to && frame[6..12] == from, "MACs {:02x?}", &frame[..12]);
     let total = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
     let bytes = frame.get(14..14 + total).context("the packet is cut")?;
+    ensure!(frame.len() == 14 + total, "bytes behind the packet: {frame:02x?}");
     let (packet, faults) = read(bytes)?;
     let wrong = faults.iter().any(|layer| checksums || *layer == "IPv4");
     ensure!(!wrong, "wrong checksums {faults:?}: {packet:?}");
@@ -67,9 +68,12 @@ mod tests {
     use std::net::SocketAddrV4;
 
     fn judged(packet: &Packet) -> Result<Packet> {
+        frame(Side::External, &around(packet), &Settings::default(), true)
+    }
+
+    fn around(packet: &Packet) -> Vec<u8> {
         let [_, _, external, world] = MACS.map(bytes_of);
-        let bytes = [&world[..], &external, &[8, 0], &packet.bytes()].concat();
-        frame(Side::External, &bytes, &Settings::default(), true)
+        [&world[..], &external, &[8, 0], &packet.bytes()].concat()
     }
 
     #[test]
@@ -79,6 +83,8 @@ mod tests {
         let remote = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 3), 53);
         let good = udp(pool, remote);
         assert_eq!(judged(&good).expect("no leak"), good);
+        let padded = [around(&good), vec![0]].concat();
+        assert!(frame(Side::External, &padded, &Settings::default(), true).is_err());
         assert!(judged(&udp(inside, remote)).is_err());
         assert!(judged(&udp(remote, remote)).is_err());
         let routed = Packet { options: vec![7, 7, 8, 100, 64, 0, 1, 0], ..good.clone() };
