@@ -17,6 +17,7 @@ use crate::table::identification::Identifications;
 use crate::table::index::{Bucket, buckets_for};
 use crate::table::mapping::Mapping;
 use crate::table::port_block::{BlockLease, BlockRecord, slots_for, words_for};
+use crate::table::pptp_connection::PptpConnection;
 use crate::table::session::Session;
 use crate::table::subscriber::Subscriber;
 use crate::worker::fragments::FragmentLimits;
@@ -28,8 +29,8 @@ const UNEVEN_PERCENT: u64 = 25;
 /// Further TCP sessions per mapping for which there is room.
 const MAPPINGS_PER_SESSION: u32 = 4;
 
-/// Mappings per control connection of FTP for which there is room, if its ALG is on; of these
-/// at least some.
+/// Mappings per control connection for which there is room, of FTP and of PPTP, if its ALG is on;
+/// of these at least some.
 const MAPPINGS_PER_CONTROL: u32 = 64;
 const MIN_CONTROLS: u32 = 64;
 /// Mappings per record of a flow without ports, of which each flow has two.
@@ -48,6 +49,8 @@ pub struct Layout {
     pub sessions_per_shard: u32,
     /// Control connections of FTP that one shard can follow.
     pub controls_per_shard: u32,
+    /// Control connections of PPTP that one shard can follow, each in the index under four keys.
+    pub pptp_per_shard: u32,
     /// Records of flows without ports of one shard: two for each such flow. None if no protocol
     /// of the kind is carried.
     pub associations_per_shard: u32,
@@ -87,6 +90,8 @@ pub struct ShardMemory {
     pub(crate) session_index: &'static mut [Bucket],
     pub(crate) controls: &'static mut [ControlConnection],
     pub(crate) control_index: &'static mut [Bucket],
+    pub(crate) pptp: &'static mut [PptpConnection],
+    pub(crate) pptp_index: &'static mut [Bucket],
     pub(crate) associations: &'static mut [Association],
     pub(crate) association_index: &'static mut [Bucket],
     pub(crate) subscribers: &'static mut [Subscriber],
@@ -116,10 +121,11 @@ impl Layout {
         let uneven = if workers > 1 { UNEVEN_PERCENT } else { 0 };
         let mappings = (share + share * uneven / 100) as u32;
         let sessions = (mappings / MAPPINGS_PER_SESSION).max(64);
-        let controls = match config.algs().ftp {
+        let controls = |is_on| match is_on {
             true => (mappings / MAPPINGS_PER_CONTROL).max(MIN_CONTROLS),
             false => 0,
         };
+        let (controls, pptp) = (controls(config.algs().ftp), controls(config.algs().pptp));
         let associations = match config.other_protocols().any() {
             true => (mappings / MAPPINGS_PER_ASSOCIATION).max(64),
             false => 0,
@@ -144,6 +150,8 @@ impl Layout {
             + bytes_of::<Bucket>(buckets_for(sessions))
             + bytes_of::<ControlConnection>(controls as usize)
             + bytes_of::<Bucket>(buckets_for(controls))
+            + bytes_of::<PptpConnection>(pptp as usize)
+            + bytes_of::<Bucket>(buckets_for(pptp * 4))
             + bytes_of::<Association>(associations as usize)
             + bytes_of::<Bucket>(buckets_for(associations))
             + bytes_of::<Subscriber>(subscribers as usize)
@@ -177,6 +185,7 @@ impl Layout {
             flow_buckets,
             sessions_per_shard: sessions,
             controls_per_shard: controls,
+            pptp_per_shard: pptp,
             associations_per_shard: associations,
             destinations_per_shard: destinations,
             subscribers_per_shard: subscribers,
@@ -219,6 +228,8 @@ impl Layout {
             session_index: cut.take(buckets_for(self.sessions_per_shard))?,
             controls: cut.take(self.controls_per_shard as usize)?,
             control_index: cut.take(buckets_for(self.controls_per_shard))?,
+            pptp: cut.take(self.pptp_per_shard as usize)?,
+            pptp_index: cut.take(buckets_for(self.pptp_per_shard * 4))?,
             associations: cut.take(self.associations_per_shard as usize)?,
             association_index: cut.take(buckets_for(self.associations_per_shard))?,
             subscribers: cut.take(self.subscribers_per_shard as usize)?,

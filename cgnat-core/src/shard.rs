@@ -42,6 +42,7 @@ use crate::table::identification::Identifications;
 use crate::table::index::Index;
 use crate::table::mapping::Mapping;
 use crate::table::port_block::{BlockLease, HOUSEKEEPING, PortCensus};
+use crate::table::pptp_connection::PptpConnection;
 use crate::table::session::Session;
 use crate::table::slab::Slab;
 use crate::table::subscriber::Subscriber;
@@ -120,6 +121,16 @@ pub struct ShardGauges {
     pub ftp_replaced: u64,
     /// Commands that were left as they are: another host's address, a low port, no mapping.
     pub ftp_passed: u64,
+    /// Control connections of PPTP that are followed now.
+    pub pptp_followed: u64,
+    /// Control connections of PPTP that found no room to be followed.
+    pub pptp_unfollowed: u64,
+    /// Control connections of PPTP that were followed to their end, or to where they are none.
+    pub pptp_ended: u64,
+    /// Calls of PPTP that are translated now.
+    pub pptp_calls: u64,
+    /// Messages of PPTP about calls that are not translated.
+    pub pptp_passed: u64,
     /// Requests of TFTP whose answer is let in.
     pub tftp_requests: u64,
 }
@@ -187,6 +198,9 @@ pub struct Shard {
     /// Control connections of FTP that are followed; no room for any without its ALG.
     pub(crate) controls: Slab<ControlConnection>,
     pub(crate) control_index: Index,
+    /// Control connections of PPTP, likewise.
+    pub(crate) pptp: Slab<PptpConnection>,
+    pub(crate) pptp_index: Index,
     pub(crate) other_protocols: OtherProtocols,
     pub(crate) associations: Slab<Association>,
     pub(crate) association_index: Index,
@@ -275,6 +289,8 @@ impl Shard {
             session_index: Index::new(memory.session_index),
             controls: Slab::new(memory.controls),
             control_index: Index::new(memory.control_index),
+            pptp: Slab::new(memory.pptp),
+            pptp_index: Index::new(memory.pptp_index),
             other_protocols: OtherProtocols::new(config.other_protocols(), config.timeouts()),
             associations: Slab::new(memory.associations),
             association_index: Index::new(memory.association_index),

@@ -65,6 +65,7 @@ drop_reasons! {
     FragmentShare, "fragment-share", "A subscriber, or a source or an external address of inbound ones, has a sixteenth of all datagrams in fragments; a flood, mostly.";
     FragmentTableFull, "fragment-table-full", "Too many datagrams in fragments are under way; raise `nat44.fragments.max-datagrams` unless it is a flood.";
     ProtocolUnsupported, "protocol-unsupported", "An IP protocol other than TCP, UDP and ICMP that `nat44.other-protocols` does not carry; or AH, which cannot pass a NAT.";
+    PptpMalformed, "pptp-malformed", "GRE of version 1 that is not as PPTP makes it (RFC 2637 section 4.1), where `nat44.alg.pptp` is on.";
     TransportTruncated, "transport-truncated", "The packet ends inside the TCP, UDP or ICMP header, or a length field there is impossible.";
     PortZero, "port-zero", "Source or destination port 0, which is reserved (RFC 4787 section 4.2.1 leaves it open).";
     IcmpSourceQuench, "icmp-source-quench", "ICMP source quench (type 4), which is obsolete and never forwarded (RFC 5508 REQ-10c).";
@@ -80,6 +81,7 @@ drop_reasons! {
     ToUs, "to-us", "A packet for an own address that the box does not answer; only ARP and ping are.";
     // Outbound.
     AlgFtpOrder, "alg-ftp-order", "A segment of an FTP control connection ahead of its turn; its sender sends it again, behind the one that is missing.";
+    AlgPptpOrder, "alg-pptp-order", "A segment of a PPTP control connection ahead of its turn; its sender sends it again, behind the one that is missing.";
     SourceNotSubscriber, "source-not-subscriber", "The source on an internal port is in no subscriber range; check `subscribers`, or somebody spoofs.";
     DestinationInside, "destination-inside", "A subscriber sent to an internal address: a subscriber range, an internal port's prefix, 100.64.0.0/10 or 169.254.0.0/16; such packets do not cross the box (RFC 6598 section 4).";
     TcpNotSyn, "tcp-not-syn", "A TCP packet without a mapping that is not a SYN; usual after a restart or an expired session (RFC 5382 section 5).";
@@ -118,6 +120,7 @@ drop_reasons! {
     PortNotLent, "port-not-lent", "An inbound packet to an external address of ours, to a port that is neither lent nor mapped statically (normal).";
     DestinationUnknown, "destination-unknown", "An inbound packet to an address that is neither a pool's, a static mapping's nor our own; more is routed here than the pools.";
     SourceSpoofed, "source-spoofed", "An inbound packet whose source is a subscriber, shared, external or own address of ours; somebody spoofs, or a route loops.";
+    PptpNoCall, "pptp-no-call", "GRE of PPTP, either way, without such a call: it has ended, its control connection is not followed, or somebody tries.";
     // Egress.
     NeighbourUnresolved, "neighbour-unresolved", "The next hop did not answer ARP in time; check the link and `next-hop`.";
     LeakPrevented, "leak-prevented", "The last check before an external port found a source that is not ours; please report it, it is a bug of cgnat.";

@@ -68,6 +68,12 @@ mod overloading;
 mod pools;
 #[path = "scenarios/ports.rs"]
 mod ports;
+#[path = "scenarios/pptp.rs"]
+mod pptp;
+#[path = "specification/pptp_messages.rs"]
+mod pptp_messages;
+#[path = "scenarios/pptp_paths.rs"]
+mod pptp_paths;
 #[path = "scenarios/realms.rs"]
 mod realms;
 #[path = "scenarios/reload.rs"]

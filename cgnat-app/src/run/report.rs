@@ -120,6 +120,11 @@ struct AlgReport {
     ftp_ended: u64,
     ftp_replaced: u64,
     ftp_passed: u64,
+    pptp_followed: u64,
+    pptp_unfollowed: u64,
+    pptp_ended: u64,
+    pptp_calls: u64,
+    pptp_passed: u64,
     tftp_requests: u64,
 }
 
@@ -182,6 +187,11 @@ impl Report {
                 ftp_ended: sum(&|c| c.ftp_ended.value()),
                 ftp_replaced: sum(&|c| c.ftp_replaced.value()),
                 ftp_passed: sum(&|c| c.ftp_passed.value()),
+                pptp_followed: sum(&|c| c.pptp_followed.value()),
+                pptp_unfollowed: sum(&|c| c.pptp_unfollowed.value()),
+                pptp_ended: sum(&|c| c.pptp_ended.value()),
+                pptp_calls: sum(&|c| c.pptp_calls.value()),
+                pptp_passed: sum(&|c| c.pptp_passed.value()),
                 tftp_requests: sum(&|c| c.tftp_requests.value()),
             },
             stopped: None,
@@ -416,11 +426,13 @@ impl Report {
             )?;
         }
         if self.algs.is_on {
-            let AlgReport { ftp_followed, ftp_replaced, ftp_passed, tftp_requests, .. } = self.algs;
+            let AlgReport { ftp_followed, ftp_replaced, ftp_passed, .. } = self.algs;
+            let AlgReport { pptp_followed, pptp_calls, tftp_requests, .. } = self.algs;
             writeln!(
                 out,
                 "ALGs: {ftp_followed} FTP connections followed, {ftp_replaced} commands replaced, \
-                 {ftp_passed} left; {tftp_requests} TFTP requests"
+                 {ftp_passed} left; {pptp_followed} PPTP connections, {pptp_calls} calls; \
+                 {tftp_requests} TFTP requests"
             )?;
         }
         let (came, ended) = self.balance();
@@ -526,6 +538,13 @@ impl Report {
                     "ended": self.algs.ftp_ended,
                     "replaced": self.algs.ftp_replaced,
                     "passed": self.algs.ftp_passed,
+                },
+                "pptp": {
+                    "followed": self.algs.pptp_followed,
+                    "unfollowed": self.algs.pptp_unfollowed,
+                    "ended": self.algs.pptp_ended,
+                    "calls": self.algs.pptp_calls,
+                    "passed": self.algs.pptp_passed,
                 },
                 "tftp": { "requests": self.algs.tftp_requests },
             },

@@ -93,6 +93,7 @@ pub const KEYS: &[&str] = &[
     "nat44",
     "nat44.alg",
     "nat44.alg.ftp",
+    "nat44.alg.pptp",
     "nat44.alg.tftp",
     "nat44.mapping",
     "nat44.port-overloading",

@@ -251,6 +251,8 @@ pub struct OwnErrors {
 pub struct Algs {
     /// FTP's control channel (RFC 959, RFC 2428).
     pub ftp: bool,
+    /// PPTP's control channel, and GRE with it (RFC 2637).
+    pub pptp: bool,
     /// TFTP (RFC 1350).
     pub tftp: bool,
 }
@@ -259,7 +261,7 @@ impl Algs {
     /// Whether any is on.
     #[inline]
     pub fn any(self) -> bool {
-        self.ftp || self.tftp
+        self.ftp || self.pptp || self.tftp
     }
 }
 

@@ -96,7 +96,7 @@ nat44:
   hairpinning: false
   inbound-refresh: true
   tcp-mss-clamp: 1452
-  alg: { ftp: true, tftp: true }
+  alg: { ftp: true, pptp: true, tftp: true }
   on-refusal: icmp
   icmp-errors:
     to-internal: true
@@ -156,7 +156,7 @@ fn the_smallest_file_gets_the_defaults_that_are_documented() {
     assert_eq!((pool.block_size(), pool.max_blocks(), pool.hold_s()), (512, 4, 120));
     assert_eq!(pool.blocks_per_address(), 126);
     assert!(config.hairpinning() && !config.inbound_refresh());
-    assert_eq!(config.algs(), Algs { ftp: false, tftp: false });
+    assert_eq!(config.algs(), Algs { ftp: false, pptp: false, tftp: false });
     assert_eq!(config.fragments(), Fragments::default());
     assert_eq!(pool.filtering(), [Filtering::EndpointIndependent; 3]);
     assert_eq!(pool.mss_clamp(), None);
@@ -196,7 +196,7 @@ fn every_value_of_a_full_file_arrives() {
     assert_eq!(rules.max_subscribers_per_address(), Some(50));
     assert_eq!(config.timeouts().udp_by_port_s(), [(53, 10), (123, 30), (5000, 180)]);
     assert!(!config.hairpinning() && config.inbound_refresh());
-    assert_eq!(config.algs(), Algs { ftp: true, tftp: true });
+    assert_eq!(config.algs(), Algs { ftp: true, pptp: true, tftp: true });
     let fragments = Fragments { max_pending: 100, max_datagrams: 1000, timeout_s: 3 };
     assert_eq!(config.fragments(), fragments);
     use Filtering::{AddressDependent, EndpointIndependent};

@@ -180,7 +180,7 @@ fn nat44(report: &mut Report<'_>, fields: Option<&Fields<'_>>, allows_short: boo
 fn algs(report: &mut Report<'_>, cursor: &Cursor<'_>) -> Algs {
     let Some(fields) = cursor.fields(report) else { return Algs::default() };
     let mut flag = |key| fields.get(key).and_then(|c| c.flag(report)).unwrap_or(false);
-    Algs { ftp: flag("ftp"), tftp: flag("tftp") }
+    Algs { ftp: flag("ftp"), pptp: flag("pptp"), tftp: flag("tftp") }
 }
 
 /// `nat44.fragments`.

@@ -141,6 +141,16 @@ pub struct WorkerCounters {
     pub ftp_replaced: Counter,
     /// Commands of FTP with an address that were left as they are.
     pub ftp_passed: Counter,
+    /// Control connections of PPTP that are followed, now.
+    pub pptp_followed: Counter,
+    /// Control connections of PPTP that found no room to be followed.
+    pub pptp_unfollowed: Counter,
+    /// Control connections of PPTP that were followed to their end, or to where they are none.
+    pub pptp_ended: Counter,
+    /// Calls of PPTP that are translated, now.
+    pub pptp_calls: Counter,
+    /// Messages of PPTP about calls that are not translated.
+    pub pptp_passed: Counter,
     /// Requests of TFTP whose answer is let in.
     pub tftp_requests: Counter,
     /// The worker's NAT time, nanoseconds; grows as long as it polls.
@@ -194,6 +204,11 @@ impl WorkerCounters {
             ftp_ended: Counter::default(),
             ftp_replaced: Counter::default(),
             ftp_passed: Counter::default(),
+            pptp_followed: Counter::default(),
+            pptp_unfollowed: Counter::default(),
+            pptp_ended: Counter::default(),
+            pptp_calls: Counter::default(),
+            pptp_passed: Counter::default(),
             tftp_requests: Counter::default(),
             now_ns: Counter::default(),
             polls: Counter::default(),
@@ -228,6 +243,11 @@ impl WorkerCounters {
             ftp_ended,
             ftp_replaced,
             ftp_passed,
+            pptp_followed,
+            pptp_unfollowed,
+            pptp_ended,
+            pptp_calls,
+            pptp_passed,
             tftp_requests,
         } = gauges;
         for (counter, value) in self.mappings.iter().zip(mappings) {
@@ -251,6 +271,11 @@ impl WorkerCounters {
         self.ftp_ended.set(*ftp_ended);
         self.ftp_replaced.set(*ftp_replaced);
         self.ftp_passed.set(*ftp_passed);
+        self.pptp_followed.set(*pptp_followed);
+        self.pptp_unfollowed.set(*pptp_unfollowed);
+        self.pptp_ended.set(*pptp_ended);
+        self.pptp_calls.set(*pptp_calls);
+        self.pptp_passed.set(*pptp_passed);
         self.tftp_requests.set(*tftp_requests);
     }
 

@@ -6,7 +6,7 @@
 
 use super::ipv4::{self, Header, protocol};
 use super::rewrite::{self, End, NewEndpoint};
-use super::{checksum, options, put_u16, put_u32, u16_at, u32_at};
+use super::{checksum, gre, options, put_u16, put_u32, u16_at, u32_at};
 use crate::endpoint::IpProtocol;
 use crate::verdict::DropReason;
 
@@ -28,6 +28,10 @@ pub struct Quote {
     pub source: (u32, u16),
     /// Its destination address and port; for a query both ports are the identifier, without ports 0.
     pub destination: (u32, u16),
+    /// Its identification.
+    pub identification: u16,
+    /// Of GRE of PPTP, the identifier of its receiver's call.
+    pub call: Option<u16>,
     /// Length of its IPv4 header, bytes.
     header_len: usize,
     /// Bytes of it that are quoted at most; what comes behind is an extension.
@@ -147,8 +151,14 @@ pub fn parse(packet: &[u8], header: &Header) -> Result<Quote, DropReason> {
     if source != header.destination {
         return Err(DropReason::IcmpQuote);
     }
+    let call = match quoted[9] {
+        protocol::GRE => gre::call(transport).ok().flatten(),
+        _ => None,
+    };
     Ok(Quote {
         protocol: quoted[9],
+        identification: u16_at(quoted, 4),
+        call,
         source: (source, source_port),
         destination: (destination, destination_port),
         header_len,
@@ -177,8 +187,8 @@ pub fn put_quoted_sequence(packet: &mut [u8], header: &Header, quote: &Quote, ne
     }
 }
 
-/// Rewrites `end` of the quoted packet to `new`, and the other end of the error itself to
-/// the same address: an error goes to the source of what it is about, and comes, as the
+/// Rewrites `end` of the quoted packet to `new`, whose port is 0 or a call's identifier if it is
+/// GRE, and the other end of the error itself to the same address: an error goes to the source of what it is about, and comes, as the
 /// outside sees it, from its destination (RFC 5508 REQ-4, REQ-5).
 pub fn translate(packet: &mut [u8], header: &Header, quote: &Quote, end: End, new: NewEndpoint) {
     let (address_at, port_at, outer_at) = match end {
@@ -221,6 +231,11 @@ pub fn translate(packet: &mut [u8], header: &Header, quote: &Quote, end: End, ne
         protocol::ICMP => {
             put_u16(transport, 4, new.port);
             rewrite::icmp_checksum(transport, new.port_delta);
+        }
+        protocol::GRE => {
+            if new.port != 0 {
+                gre::set_call(transport, new.port);
+            }
         }
         other => rewrite::portless_checksum(transport, other, new.address_delta),
     }

@@ -20,6 +20,8 @@ pub mod protocol {
     pub const UDP: u8 = 17;
     /// DCCP.
     pub const DCCP: u8 = 33;
+    /// GRE.
+    pub const GRE: u8 = 47;
     /// UDP-Lite.
     pub const UDP_LITE: u8 = 136;
 }
@@ -116,7 +118,15 @@ pub enum Transport {
     },
     /// A packet, or any fragment, of a protocol that is translated by its addresses alone.
     Portless,
+    /// GRE of PPTP, where that is followed.
+    Call {
+        /// The receiver's identifier of its call.
+        id: u16,
+    },
 }
+
+/// Stands for the source port in what is kept for the fragments of [`Transport::Call`].
+pub const CALL: u16 = 1723;
 
 impl Transport {
     /// The tuple (external address, remote address, protocol) that an inbound packet, or the
@@ -139,6 +149,7 @@ impl Transport {
             | Transport::Udp { destination, .. }
             | Transport::Later { destination, .. } => destination,
             Transport::Query { identifier, .. } => identifier,
+            Transport::Call { id } => id,
             Transport::Error(quote) => quote.source.1,
             // No block holds port 0.
             Transport::Portless => 0,
@@ -152,6 +163,7 @@ impl Transport {
             | Transport::Udp { source, destination }
             | Transport::Later { source, destination } => (source, destination),
             Transport::Query { identifier, .. } => (identifier, identifier),
+            Transport::Call { id } => (CALL, id),
             Transport::Error(_) | Transport::Portless => (0, 0),
         }
     }
@@ -198,7 +210,7 @@ pub fn reread(
     (source, destination): (u16, u16),
 ) -> Result<(Header, Transport), DropReason> {
     let header = fields(packet)?;
-    if header.offset > 0 && IpProtocol(header.protocol).has_mappings() {
+    if header.offset > 0 && (IpProtocol(header.protocol).has_mappings() || source == CALL) {
         return Ok((header, Transport::Later { source, destination }));
     }
     let transport = transport(packet, &header)?;

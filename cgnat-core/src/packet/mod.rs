@@ -7,6 +7,7 @@ pub mod arp;
 pub mod checksum;
 pub mod ethernet;
 pub mod fragment;
+pub mod gre;
 pub mod icmp_error;
 pub mod ipv4;
 pub mod mss;

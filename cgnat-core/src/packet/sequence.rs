@@ -82,14 +82,21 @@ pub fn blocks(packet: &mut [u8], header: &Header, new: impl Fn(u32, u32) -> Opti
 
 /// No-operations in the place of an option.
 fn blank(segment: &mut [u8], at: usize, length: usize) {
-    let mut delta = Delta::NONE;
-    for (byte, place) in segment[at..at + length].iter_mut().zip(at..) {
-        let word = |byte: u8| u16::from(byte) << (8 * (1 - place % 2));
-        delta = delta.word(word(*byte), word(NO_OPERATION));
-        *byte = NO_OPERATION;
-    }
+    (at..at + length).for_each(|at| byte(segment, at, NO_OPERATION));
+}
+
+/// Changes one byte of a segment, and its checksum with it.
+fn byte(segment: &mut [u8], at: usize, new: u8) {
+    let word = |byte: u8| u16::from(byte) << (8 * (1 - at % 2));
+    let delta = Delta::NONE.word(word(segment[at]), word(new));
+    segment[at] = new;
     let updated = delta.apply(u16_at(segment, CHECKSUM));
     put_u16(segment, CHECKSUM, updated);
+}
+
+/// Gives the packet another byte at `at`, which is in its payload.
+pub fn payload_byte(packet: &mut [u8], header: &Header, at: usize, new: u8) {
+    byte(&mut packet[header.header_len..], at - header.header_len, new);
 }
 
 /// Whether the checksum of the packet is right.

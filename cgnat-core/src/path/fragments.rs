@@ -7,6 +7,7 @@ use crate::endpoint::{InternalEndpoint, IpProtocol, Protocol, RemoteEndpoint};
 use crate::packet::ipv4::{Header, protocol};
 use crate::packet::options;
 use crate::packet::rewrite::{self, End};
+use crate::path::pptp::call_of;
 use crate::path::session::any_port;
 use crate::policy::filtering::Filtering;
 use crate::shard::Shard;
@@ -15,12 +16,13 @@ use crate::verdict::DropReason;
 
 impl Shard {
     /// Translates a later fragment from a subscriber of this shard, whose datagram has these
-    /// source and destination ports and leaves with `identification`; returns the external port.
+    /// source and destination ports and leaves with `identification`; returns what stands for the
+    /// external port.
     ///
     /// # Errors
     /// Why it is dropped.
     pub fn outbound_fragment(
-        &self,
+        &mut self,
         packet: &mut [u8],
         header: &Header,
         ((port, destination), identification): ((u16, u16), u16),
@@ -28,6 +30,10 @@ impl Shard {
     ) -> Result<u16, DropReason> {
         if header.ttl <= 1 {
             return Err(DropReason::TtlExpired);
+        }
+        if let (protocol::GRE, Some(id)) = (header.protocol, call_of((port, destination))) {
+            self.outbound_call(packet, header, id, Some(identification), now)?;
+            return Ok(port);
         }
         let protocol = protocol_of(header)?;
         let internal = InternalEndpoint::new(header.source, port);

@@ -246,7 +246,12 @@ impl Shard {
     }
 
     /// State of the session that the subscriber has opened with `remote`.
-    fn state_with(&mut self, mapping: u32, remote: RemoteEndpoint, now: Tick) -> Option<State> {
+    pub(super) fn state_with(
+        &mut self,
+        mapping: u32,
+        remote: RemoteEndpoint,
+        now: Tick,
+    ) -> Option<State> {
         let place = self.find_session(mapping, remote, now)?;
         let peer = self.peer_at(mapping, place);
         (peer.opener() == Sender::Internal).then(|| peer.state())

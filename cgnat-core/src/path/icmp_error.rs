@@ -26,9 +26,10 @@ impl Shard {
         quote: &Quote,
         now: Tick,
     ) -> Verdict {
-        let new = match protocol_of(quote) {
-            Some(protocol) => self.outward_by_mapping(quote, protocol, now),
-            None => self.outward_by_hold(quote, now),
+        let new = match (protocol_of(quote), quote.call) {
+            (Some(protocol), _) => self.outward_by_mapping(quote, protocol, now),
+            (None, Some(id)) if self.algs.pptp => self.outward_by_call(quote, id, now),
+            (None, _) => self.outward_by_hold(quote, now),
         };
         let new = match new {
             Ok(new) => new,
@@ -83,9 +84,10 @@ impl Shard {
         hairpinned: bool,
         now: Tick,
     ) -> Verdict {
-        let new = match protocol_of(quote) {
-            Some(protocol) => self.inward_by_mapping(packet, header, quote, protocol, now),
-            None => self.inward_by_claim(quote, now),
+        let new = match (protocol_of(quote), quote.call) {
+            (Some(protocol), _) => self.inward_by_mapping(packet, header, quote, protocol, now),
+            (None, Some(id)) if self.algs.pptp => self.inward_by_call(quote, id, now),
+            (None, _) => self.inward_by_claim(quote, now),
         };
         let new = match new {
             Ok(new) => new,

@@ -5,10 +5,12 @@
 //! mappings (RFC 4787 REQ-6a leaves that open; an outsider must not keep a mapping alive).
 
 use crate::endpoint::{ExternalEndpoint, Protocol, RemoteAddress, RemoteEndpoint};
-use crate::packet::ipv4::{Header, Transport};
+use crate::packet::ipv4::{Header, Transport, protocol};
 use crate::packet::rewrite::{self, End};
+use crate::packet::tcp::Segment;
 use crate::path::fragments::protocol_of;
-use crate::policy::alg::ftp;
+use crate::path::pptp::call_of;
+use crate::policy::alg::{ftp, pptp};
 use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
 use crate::space::Location;
@@ -42,6 +44,15 @@ impl Shard {
                 return Verdict::Drop(DropReason::IcmpNoQuery);
             }
             Transport::Query { identifier, .. } => (Protocol::Icmp, identifier, identifier),
+            Transport::Call { id } => {
+                return self.inbound_call(packet, header, id, hairpinned, now);
+            }
+            Transport::Later { source, destination } if header.protocol == protocol::GRE => {
+                return match call_of((source, destination)) {
+                    Some(id) => self.inbound_call(packet, header, id, hairpinned, now),
+                    None => Verdict::Drop(DropReason::ProtocolUnsupported),
+                };
+            }
             Transport::Later { source, destination } => match protocol_of(header) {
                 Ok(protocol) => (protocol, source, destination),
                 Err(reason) => return Verdict::Drop(reason),
@@ -62,8 +73,8 @@ impl Shard {
             return Verdict::Drop(DropReason::Filtered);
         }
         let noted = match transport {
-            Transport::Tcp { segment, .. } if self.algs.ftp && source == ftp::CONTROL_PORT => {
-                self.ftp_inbound(slot, packet, header, segment, remote.address, now)
+            Transport::Tcp { segment, .. } if self.algs.any() => {
+                self.alg_inbound(slot, packet, header, segment, remote, now)
             }
             _ => self.note_inbound(slot, transport, remote, now),
         };
@@ -78,6 +89,27 @@ impl Shard {
         Verdict::ForwardInternal
     }
 
+    /// What the ALG of a segment's source port does with it, and with its session.
+    fn alg_inbound(
+        &mut self,
+        slot: u32,
+        packet: &mut [u8],
+        header: &Header,
+        segment: Segment,
+        remote: RemoteEndpoint,
+        now: Tick,
+    ) -> Result<(), DropReason> {
+        match remote.port {
+            ftp::CONTROL_PORT if self.algs.ftp => {
+                self.ftp_inbound(slot, packet, header, segment, remote.address, now)
+            }
+            pptp::CONTROL_PORT if self.algs.pptp => {
+                self.pptp_inbound(slot, packet, header, segment, remote.address, now)
+            }
+            _ => self.note_tcp(slot, remote, &segment, Sender::External, now),
+        }
+    }
+
     /// The internal address that an inbound packet will get, if it has a mapping. Changes
     /// nothing.
     pub fn internal_address(
@@ -90,9 +122,14 @@ impl Shard {
             Transport::Tcp { .. } => Protocol::Tcp,
             Transport::Udp { .. } => Protocol::Udp,
             Transport::Query { request: false, .. } => Protocol::Icmp,
+            Transport::Call { id: destination } | Transport::Later { destination, .. }
+                if header.protocol == protocol::GRE =>
+            {
+                return self.callee(header, destination, now).ok().map(|(internal, _)| internal);
+            }
             Transport::Later { .. } => protocol_of(header).ok()?,
             Transport::Portless => return self.claimant(header, now),
-            Transport::Query { .. } | Transport::Error(_) => return None,
+            Transport::Query { .. } | Transport::Error(_) | Transport::Call { .. } => return None,
         };
         let external = ExternalEndpoint::new(header.destination, transport.destination_port());
         let mapping = &self.mappings

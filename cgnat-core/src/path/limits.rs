@@ -117,6 +117,11 @@ impl Shard {
         self.records_of(subscriber).map(|record| u32::from(record.controls)).sum()
     }
 
+    /// Control connections of PPTP of a subscriber that are followed.
+    pub(super) fn pptp_of(&self, subscriber: u32) -> u32 {
+        self.records_of(subscriber).map(|record| u32::from(record.pptp)).sum()
+    }
+
     /// The limits of a subscriber's group.
     pub(super) fn limits_of(&self, subscriber: u32) -> &Limits {
         &self.groups[self.subscribers[subscriber].group].limits

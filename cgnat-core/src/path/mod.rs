@@ -14,7 +14,7 @@
 //! - `realm`: which mapping of a subscriber a destination uses;
 //! - `refusal`: remembering what a subscriber was refused;
 //! - `session`: finding, opening and ending the sessions of a mapping, and its filtering;
-//! - `ftp`, `tftp`: what their ALGs change and let in;
+//! - `ftp`, `pptp`, `tftp`: what their ALGs change and let in;
 //! - `limits`: what one subscriber may take, asked and counted;
 //! - `per_destination`: how many sessions a subscriber has with one remote address;
 //! - `tcp`: what a TCP packet does to the session it belongs to;
@@ -34,6 +34,7 @@ mod overloading;
 mod pairing;
 mod per_destination;
 mod ports;
+mod pptp;
 mod realm;
 mod refusal;
 mod session;

@@ -5,7 +5,7 @@ use crate::packet::ipv4::{Header, Transport};
 use crate::packet::options;
 use crate::packet::rewrite::{self, End};
 use crate::packet::u32_at;
-use crate::policy::alg::{ftp, tftp};
+use crate::policy::alg::{ftp, pptp, tftp};
 use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
 use crate::time::Tick;
@@ -43,6 +43,13 @@ impl Shard {
             }
             Transport::Query { identifier, .. } => (Protocol::Icmp, identifier, identifier),
             Transport::Portless => return self.outbound_portless(header, now),
+            Transport::Call { id } => {
+                return match self.outbound_call(packet, header, id, None, now) {
+                    Ok(()) if hairpin => Verdict::Hairpin,
+                    Ok(()) => Verdict::ForwardExternal,
+                    Err(reason) => Verdict::Drop(reason),
+                };
+            }
             Transport::Error(_) => unreachable!("errors have their own way"),
             Transport::Later { .. } => unreachable!("later fragments have their own way"),
         };
@@ -114,6 +121,9 @@ impl Shard {
             (Transport::Tcp { segment, .. }, ftp::CONTROL_PORT) if self.algs.ftp => {
                 self.ftp_outbound(slot, packet, header, &segment, now, remote.address)
             }
+            (Transport::Tcp { segment, .. }, pptp::CONTROL_PORT) if self.algs.pptp => self
+                .pptp_outbound(slot, packet, header, &segment, remote.address)
+                .map_err(Verdict::Drop),
             (Transport::Udp { .. }, tftp::REQUEST_PORT) if self.algs.tftp => {
                 self.tftp_outbound(slot, packet, header, remote.address, now);
                 Ok(())

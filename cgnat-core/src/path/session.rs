@@ -7,7 +7,7 @@
 
 use crate::endpoint::{Protocol, RemoteAddress, RemoteEndpoint};
 use crate::packet::ipv4::Transport;
-use crate::policy::alg::ftp;
+use crate::policy::alg::{ftp, pptp};
 use crate::policy::filtering::Filtering;
 use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
@@ -54,6 +54,16 @@ impl Shard {
             self.due.mappings.arm(mapping, record.generation, now);
         }
         None
+    }
+
+    /// Whether a mapping has a live session with `remote`. Changes nothing.
+    pub(super) fn is_live_with(&self, mapping: u32, remote: RemoteEndpoint, now: Tick) -> bool {
+        let record = &self.mappings[mapping];
+        if record.first.is_with(remote) {
+            return !record.first_expired(now);
+        }
+        let slot = self.session_with(mapping, remote);
+        slot.is_some_and(|slot| !now.reached(Tick(self.sessions[slot].deadline)))
     }
 
     fn session_with(&self, mapping: u32, remote: RemoteEndpoint) -> Option<u32> {
@@ -198,10 +208,13 @@ impl Shard {
         }
     }
 
-    /// With its session a control connection of FTP ends.
+    /// With its session a control connection of FTP or PPTP ends.
     fn mind_control(&mut self, mapping: u32, peer: Peer) {
         if self.algs.ftp && peer.remote().port == ftp::CONTROL_PORT {
             self.forget_control(mapping, peer.remote().address);
+        }
+        if self.algs.pptp && peer.remote().port == pptp::CONTROL_PORT {
+            self.forget_pptp(mapping, peer.remote().address);
         }
     }
 

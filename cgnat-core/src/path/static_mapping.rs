@@ -95,7 +95,7 @@ fn protocol_in(header: &Header, transport: Transport) -> Option<Protocol> {
         Transport::Udp { .. } => Protocol::Udp,
         Transport::Query { .. } => Protocol::Icmp,
         Transport::Error(quote) => return protocol_of(&quote),
-        Transport::Portless => return None,
+        Transport::Portless | Transport::Call { .. } => return None,
     })
 }
 
@@ -106,6 +106,7 @@ fn internal_end(header: &Header, transport: Transport) -> (u32, u16) {
         | Transport::Udp { source, .. }
         | Transport::Later { source, .. } => (header.source, source),
         Transport::Query { identifier, .. } => (header.source, identifier),
+        Transport::Call { id } => (header.source, id),
         Transport::Portless => (header.source, 0),
         Transport::Error(quote) => quote.destination,
     }

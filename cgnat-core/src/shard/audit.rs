@@ -138,6 +138,7 @@ impl Shard {
         if u64::from(self.controls.in_use()) != self.gauges.ftp_followed {
             return Err(format!("{} control connections", self.controls.in_use()));
         }
+        self.audit_pptp()?;
         self.audit_associations()?;
         self.audit_destinations()?;
         let mut blocks = 0;
@@ -154,6 +155,10 @@ impl Shard {
             let controls = self.controls.iter().filter(|(_, c)| c.subscriber == slot).count();
             if controls != usize::from(subscriber.controls) {
                 return Err(format!("subscriber {slot}: {controls} control connections"));
+            }
+            let pptp = self.pptp.iter().filter(|(_, c)| c.subscriber == slot).count();
+            if pptp != usize::from(subscriber.pptp) {
+                return Err(format!("subscriber {slot}: {pptp} PPTP connections"));
             }
             let identity = subscriber.identity();
             if self.find_subscriber(identity) != Some(slot) {

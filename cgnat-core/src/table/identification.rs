@@ -68,6 +68,11 @@ impl Identifications {
         Self { counters: (0..COUNTERS).map(counter).collect(), shard, shards, round }
     }
 
+    /// The shard that a number is of.
+    pub fn shard_of(&self, identification: u16) -> u16 {
+        identification % self.shards
+    }
+
     /// Bytes that [`Identifications::new`] takes from the heap.
     pub const fn bytes() -> usize {
         COUNTERS * size_of::<Counter>()

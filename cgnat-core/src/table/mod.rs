@@ -16,6 +16,7 @@ pub mod identification;
 pub mod index;
 pub mod mapping;
 pub mod port_block;
+pub mod pptp_connection;
 pub mod session;
 pub mod slab;
 pub mod subscriber;

@@ -43,7 +43,8 @@ pub struct Subscriber {
     pub(crate) bucket_at: u32,
     /// Control connections of FTP that are followed.
     pub(crate) controls: u16,
-    reserved_too: u16,
+    /// Control connections of PPTP that are followed.
+    pub(crate) pptp: u16,
     /// Flows without ports: holds.
     pub(crate) associations: u32,
     unused: [u8; 36],
@@ -73,6 +74,7 @@ impl Subscriber {
         self.sessions = 0;
         self.inbound_sessions = 0;
         self.controls = 0;
+        self.pptp = 0;
         self.associations = 0;
     }
 

@@ -15,8 +15,7 @@ use super::errors::told_inside;
 use super::handoff::{Kind, Note};
 use super::io::{PacketBuf, PacketIo};
 use crate::config::Side;
-use crate::endpoint::IpProtocol;
-use crate::packet::ipv4::{self, Header, Transport};
+use crate::packet::ipv4::{Header, Transport};
 use crate::verdict::DropReason;
 
 /// A packet: port that it arrived at, itself, offset of its IPv4 header.
@@ -98,6 +97,9 @@ impl<I: PacketIo> Worker<I> {
         header: &Header,
         transport: Transport,
     ) {
+        if let Some(worker) = self.worker_behind(transport) {
+            return self.steer_to_caller(worker, kind, (port, packet, offset), header, transport);
+        }
         let Some(tuple) = transport.tuple(header) else {
             return self.refuse(port, packet, DropReason::PortNotLent);
         };
@@ -120,7 +122,7 @@ impl<I: PacketIo> Worker<I> {
     #[cold]
     pub(super) fn claim_handed(&mut self, note: &Note, packet: I::Packet) {
         let (port, offset) = (usize::from(note.port), usize::from(note.offset));
-        let header = match ipv4::reread(&packet.bytes()[offset..], (0, 0)) {
+        let header = match self.reread(false, &packet.bytes()[offset..], (0, 0)) {
             Ok((header, Transport::Portless)) => header,
             _ => return self.refuse(port, packet, DropReason::OwnershipViolation),
         };
@@ -142,10 +144,5 @@ impl<I: PacketIo> Worker<I> {
             }
             _ => self.refuse(port, packet, DropReason::OwnershipViolation),
         }
-    }
-
-    /// Whether a fragment goes by its addresses alone, without a context of its datagram.
-    pub(super) fn goes_by_addresses(header: &Header) -> bool {
-        !IpProtocol(header.protocol).has_mappings()
     }
 }

@@ -39,7 +39,11 @@ impl<I: PacketIo> Worker<I> {
         }
         let side = self.forwarding.ports()[port].side;
         let bytes = &packet.bytes()[offset..];
-        let parsed = parse(bytes, header);
+        let parsed = match self.needs_call(header) {
+            // As of a protocol with ports: the first fragment must show the call.
+            true => Err(DropReason::FragmentRefused),
+            false => parse(bytes, header),
+        };
         if self.is_bypassed(side, header, parsed) {
             self.pass(side, port, packet, offset, header, parsed);
             return None;
@@ -275,7 +279,12 @@ fn ends_of(side: Side, header: &Header, parsed: Parsed) -> Option<Ends> {
                 (quote.source.0, port(quote.source.1)),
             )
         }
-        Ok(Transport::Query { .. } | Transport::Later { .. } | Transport::Portless)
+        Ok(
+            Transport::Query { .. }
+            | Transport::Later { .. }
+            | Transport::Portless
+            | Transport::Call { .. },
+        )
         | Err(DropReason::FragmentRefused | DropReason::ProtocolUnsupported) => {
             (header.protocol, (header.source, None), (header.destination, None))
         }

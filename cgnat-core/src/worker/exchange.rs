@@ -65,7 +65,7 @@ impl<I: PacketIo> Worker<I> {
             Kind::Keep | Kind::Outbound => match ipv4::fields(&packet.bytes()[offset..]) {
                 Ok(header)
                     if note.kind == Kind::Keep
-                        || header.is_fragment() && !Self::goes_by_addresses(&header) =>
+                        || header.is_fragment() && !self.goes_by_addresses(&header) =>
                 {
                     return self.fragment_handed(&note, packet, &header);
                 }
@@ -74,7 +74,9 @@ impl<I: PacketIo> Worker<I> {
             Kind::Claim | Kind::ClaimRefused => return self.claim_handed(&note, packet),
             Kind::Inbound | Kind::Hairpin => {}
         }
-        let (header, transport) = match ipv4::reread(&packet.bytes()[offset..], note.ports) {
+        let inward = note.kind != Kind::Outbound;
+        let read = self.reread(inward, &packet.bytes()[offset..], note.ports);
+        let (header, transport) = match read {
             Ok(parsed) => parsed,
             Err(reason) => return self.refuse(port, packet, reason),
         };
@@ -92,7 +94,7 @@ impl<I: PacketIo> Worker<I> {
         let (port, offset) = (usize::from(note.port), usize::from(note.offset));
         let inbound = note.kind == Kind::Keep;
         if !header.is_fragment()
-            || Self::goes_by_addresses(header)
+            || self.goes_by_addresses(header)
             || self.keeper_of(inbound, header) != self.id
         {
             return self.refuse(port, packet, DropReason::OwnershipViolation);
@@ -106,6 +108,10 @@ impl<I: PacketIo> Worker<I> {
     fn is_mine(&self, note: &Note, header: &Header, by: Transport) -> Result<(), DropReason> {
         if note.kind == Kind::Outbound {
             let mine = self.steering.owner_of(by.subscriber(header)) == self.id;
+            return if mine { Ok(()) } else { Err(DropReason::OwnershipViolation) };
+        }
+        if let Some(worker) = self.worker_behind(by) {
+            let mine = worker == self.id;
             return if mine { Ok(()) } else { Err(DropReason::OwnershipViolation) };
         }
         if let Some(tuple) = by.tuple(header) {
@@ -204,7 +210,7 @@ impl<I: PacketIo> Worker<I> {
                 return;
             };
             let AwaitsBlock { packet, port, offset, since } = waiting;
-            match ipv4::reread(&packet.bytes()[offset..], (0, 0)) {
+            match self.reread(false, &packet.bytes()[offset..], (0, 0)) {
                 Ok((header, transport)) => {
                     self.outbound(since, port, packet, offset, &header, transport);
                 }

@@ -18,6 +18,7 @@ use super::errors::told_inside;
 use super::handoff::Kind;
 use super::io::{PacketBuf, PacketIo};
 use crate::config::Side;
+use crate::endpoint::IpProtocol;
 use crate::packet::ipv4::{self, Header, Transport};
 use crate::packet::u16_at;
 use crate::table::fragment::{Claim, FragmentKey, FragmentTable, NONE, NoRoom, State, Wrong};
@@ -235,7 +236,7 @@ impl<I: PacketIo> Worker<I> {
         offset: usize,
         header: &Header,
     ) {
-        let transport = match ipv4::transport(&packet.bytes()[offset..], header) {
+        let transport = match self.transport(inbound, &packet.bytes()[offset..], header) {
             // Never translated from outside; said here, because only here it is seen to be one.
             Ok(Transport::Query { request: true, identifier, .. })
                 if inbound && !self.shard.answers_queries(header.destination, identifier) =>
@@ -346,11 +347,17 @@ impl<I: PacketIo> Worker<I> {
         header: &Header,
         ((source, destination), identification): ((u16, u16), u16),
     ) {
+        let transport = match IpProtocol(header.protocol).has_mappings() || source == ipv4::CALL {
+            true => Transport::Later { source, destination },
+            // GRE whose first fragment was of no call.
+            false => Transport::Portless,
+        };
         if inbound {
-            let transport = Transport::Later { source, destination };
             return self.steer_inward(Kind::Inbound, port, packet, offset, header, transport);
         }
-        let transport = Transport::Later { source, destination };
+        if transport == Transport::Portless {
+            return self.outbound(self.clock, port, packet, offset, header, transport);
+        }
         if self.has_exceptions {
             let left_with = Some(identification);
             match self.static_part(port, packet, offset, (header, transport), left_with) {

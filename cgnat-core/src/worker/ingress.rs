@@ -69,7 +69,10 @@ impl<I: PacketIo> Worker<I> {
         if side == Side::External && self.is_spoofed(header.source) {
             return self.refuse(port, packet, DropReason::SourceSpoofed);
         }
-        if header.is_fragment() && !Self::goes_by_addresses(&header) {
+        if header.is_fragment()
+            && !self.goes_by_addresses(&header)
+            && !(side == Side::External && self.is_for_whole_address(&header))
+        {
             if self.forwarding.is_own(header.destination) {
                 return self.refuse(port, packet, DropReason::ToUs);
             }
@@ -78,7 +81,7 @@ impl<I: PacketIo> Worker<I> {
             }
             return self.steer_fragment(port, packet, offset, &header);
         }
-        let parsed = ipv4::transport(&packet.bytes()[offset..], &header);
+        let parsed = self.transport(side == Side::External, &packet.bytes()[offset..], &header);
         if self.forwarding.is_own(header.destination) {
             return self.answer_own(port, packet, offset, &header, parsed);
         }
@@ -184,7 +187,7 @@ impl<I: PacketIo> Worker<I> {
             }
             Verdict::ForwardInternal => unreachable!("an outbound packet never goes inward"),
         }
-        if header.is_fragment() {
+        if header.is_fragment() && header.offset == 0 {
             self.first_ended(header, transport, verdict, identification);
         }
     }
@@ -207,7 +210,7 @@ impl<I: PacketIo> Worker<I> {
         offset: usize,
         ports: (u16, u16),
     ) {
-        match ipv4::reread(&packet.bytes()[offset..], ports) {
+        match self.reread(true, &packet.bytes()[offset..], ports) {
             Ok((header, transport)) => {
                 self.steer_inward(Kind::Hairpin, port, packet, offset, &header, transport);
             }

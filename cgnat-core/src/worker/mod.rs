@@ -17,6 +17,7 @@
 
 mod arp;
 mod associations;
+mod calls;
 mod egress;
 mod errors;
 mod exceptions;
@@ -122,6 +123,8 @@ pub struct Worker<I: PacketIo> {
     held_syns: HeldSyns,
     /// There are static mappings or bypass rules; without them nobody asks.
     has_exceptions: bool,
+    /// GRE of PPTP goes by its calls.
+    follows_calls: bool,
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -145,6 +148,7 @@ impl<I: PacketIo> Worker<I> {
         let has_exceptions = !shard.space.statics().is_empty() || !forwarding.bypass().is_empty();
         Self {
             id: shard.id(),
+            follows_calls: shard.algs.pptp,
             shard,
             io,
             transmit: bursts(forwarding.ports().len()),

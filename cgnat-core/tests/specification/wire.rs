@@ -33,6 +33,10 @@ pub enum Body {
     Bare {
         protocol: Protocol,
     },
+    /// GRE of PPTP (RFC 2637 section 4.1), with a sequence number.
+    Call {
+        id: u16,
+    },
     /// An ICMP error: the packet it is about, of which it quotes `kept` bytes behind the
     /// IPv4 header, at least eight. The payload of the error itself, if any, is an extension
     /// (RFC 4884): then the quote is filled up with zeros to 128 bytes and its length is told.
@@ -88,18 +92,19 @@ impl Packet {
             Body::Udp { .. } => UDP,
             Body::Tcp { .. } => TCP,
             Body::Bare { protocol } => protocol,
+            Body::Call { .. } => GRE,
             Body::Echo { .. } | Body::Timestamp { .. } | Body::Error { .. } => ICMP,
         }
     }
 
-    /// Source address and port, or query identifier.
+    /// Source address and port, or query identifier; a call's is the receiver's.
     pub fn from(&self) -> (u32, u16) {
         match self.body {
             Body::Udp { source, .. } | Body::Tcp { source, .. } => (self.source, source),
             Body::Echo { identifier, .. } | Body::Timestamp { identifier, .. } => {
                 (self.source, identifier)
             }
-            Body::Error { .. } | Body::Bare { .. } => (self.source, 0),
+            Body::Error { .. } | Body::Bare { .. } | Body::Call { .. } => (self.source, 0),
         }
     }
 
@@ -112,6 +117,7 @@ impl Packet {
             Body::Echo { identifier, .. } | Body::Timestamp { identifier, .. } => {
                 (self.destination, identifier)
             }
+            Body::Call { id } => (self.destination, id),
             Body::Error { .. } | Body::Bare { .. } => (self.destination, 0),
         }
     }
@@ -123,7 +129,7 @@ impl Packet {
             Body::Echo { identifier, .. } | Body::Timestamp { identifier, .. } => {
                 *identifier = port;
             }
-            Body::Bare { .. } => {}
+            Body::Bare { .. } | Body::Call { .. } => {}
             // It comes from where the packet that it is about went to.
             Body::Error { about, .. } => about.set_destination((address, port)),
         }
@@ -136,6 +142,7 @@ impl Packet {
             Body::Echo { identifier, .. } | Body::Timestamp { identifier, .. } => {
                 *identifier = port;
             }
+            Body::Call { id } => *id = port,
             Body::Bare { .. } => {}
             // It goes to where the packet that it is about came from.
             Body::Error { about, .. } => about.set_source((address, port)),
@@ -213,6 +220,10 @@ impl Packet {
             }
             Body::Bare { protocol: DCCP | UDP_LITE } => push(&mut segment, &[7000, 7001, 0, 0]),
             Body::Bare { .. } => {}
+            Body::Call { id } => {
+                let length = self.payload.len() as u16;
+                push(&mut segment, &[0x3001, 0x880b, length, *id, 0, 9]);
+            }
             Body::Error { kind, code, rest, about, kept } => {
                 let first = u16::from(*kind) << 8 | u16::from(*code);
                 push(&mut segment, &[first, 0, (*rest >> 16) as u16, *rest as u16]);
@@ -243,7 +254,7 @@ impl Packet {
                 put(&mut segment, 6, if sum == 0 { 0xffff } else { sum });
             }
             Body::Bare { protocol: DCCP } => put(&mut segment, 6, sum),
-            Body::Bare { .. } => {}
+            Body::Bare { .. } | Body::Call { .. } => {}
             Body::Echo { .. } | Body::Timestamp { .. } | Body::Error { .. } => {
                 put(&mut segment, 2, sum);
             }

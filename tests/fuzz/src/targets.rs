@@ -16,7 +16,9 @@ use cgnat_core::packet::ipv4::{self, Transport};
 use cgnat_core::packet::rewrite::{self, End, NewEndpoint};
 use cgnat_core::packet::tcp;
 use cgnat_core::policy::alg::ftp::Dialog;
+use cgnat_core::policy::alg::pptp;
 use cgnat_core::policy::alg::stream::ROOM;
+use cgnat_core::policy::tcp_window::Sender;
 use cgnat_core::shard::ListedMapping;
 use cgnat_core::testing::lab::{Lab, port_mac};
 
@@ -30,6 +32,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("tcp", tcp),
     ("icmp-error", icmp_error),
     ("ftp", ftp),
+    ("pptp", pptp),
     ("nat", nat),
 ];
 
@@ -172,6 +175,96 @@ fn said_to(first: u32, bytes: &[u8], step: usize, new: Option<(u32, u16)>) -> Ve
     outside
 }
 
+/// What the server of PPTP gets for the client's identifier.
+const EXTERNAL_ID: u16 = 0x5001;
+
+/// Bytes of the control messages of PPTP (RFC 2637 section 2).
+const PPTP_LENGTHS: [u16; 15] = [156, 156, 16, 16, 16, 20, 168, 32, 220, 24, 28, 16, 148, 40, 24];
+
+/// A good control message with two identifiers; bytes that are none for type 0.
+fn pptp_message(kind: u8, ids: [u16; 2]) -> Vec<u8> {
+    let Some(length) = PPTP_LENGTHS.get(usize::from(kind).wrapping_sub(1)) else {
+        return ids[0].to_be_bytes().to_vec();
+    };
+    let words = [*length, 1, 0x1a2b, 0x3c4d, kind.into(), 0, ids[0], ids[1]];
+    let mut message: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+    message.resize(usize::from(*length), 1);
+    if kind == 2 {
+        message[14] = 1;
+    }
+    message
+}
+
+/// Both sides of a control connection of PPTP, in steps of three bytes: which message, and its
+/// identifiers, a wrong byte or a cut. There is a call only by the server's reply to the client's
+/// request while nothing was wrong; only identifiers change; and what is sent again, whole or in
+/// part, is changed as it was.
+fn pptp(data: &[u8]) {
+    let Some((first, steps)) = data.split_first().filter(|_| data.len() < 400) else { return };
+    let begins = if first & 1 == 0 { [1, 77] } else { [u32::MAX - 300, u32::MAX - 2] };
+    let mut dialog = pptp::Dialog::new((begins[0], begins[1]), EXTERNAL_ID);
+    let (mut inside, mut outside) = ([vec![], vec![]], [vec![], vec![]]);
+    let mut acknowledged = [0; 2];
+    let (mut requested, mut is_wrong) = (Vec::new(), false);
+    for step in steps.chunks_exact(3) {
+        let (side, kind) = (usize::from(step[0] >> 7), step[0] & 15);
+        let from = [Sender::Internal, Sender::External][side];
+        if step[0] & 0x40 != 0 {
+            let other = 1 - side;
+            let n = usize::from(step[1]) << 8 | usize::from(step[2]);
+            let n = n % (inside[other].len() + 1);
+            dialog.acknowledge(from, begins[other].wrapping_add(n as u32));
+            acknowledged[other] = n.max(acknowledged[other]);
+            continue;
+        }
+        let id = |byte: u8| [0, EXTERNAL_ID, 7, 8, byte.into()][usize::from(byte).min(4)];
+        let ids = [id(step[1]), id(step[2])];
+        let mut said = pptp_message(kind, ids);
+        if step[0] & 0x10 != 0 {
+            let at = usize::from(step[1]) % said.len().min(12);
+            said[at] ^= step[2];
+        }
+        if step[0] & 0x20 != 0 {
+            said.truncate(1 + usize::from(step[2]) % said.len());
+        }
+        let before = dialog.call();
+        dialog.take(from, &said);
+        // A wrong byte may have made another good message of it.
+        let kind = said.get(9).copied().unwrap_or_default();
+        let good = pptp_message(kind, ids);
+        let is_good = said.len() == good.len() && said.len() > 2 && said[..10] == good[..10];
+        is_wrong |= !is_good;
+        if (side, kind, is_good) == (0, 7, true) {
+            requested.push(ids[0]);
+        }
+        if let Some(call) = dialog.call().filter(|call| before != Some(*call)) {
+            assert!((side, kind, is_wrong) == (1, 8, false) && ids == [call.server, EXTERNAL_ID]);
+            assert!(requested.contains(&call.client));
+        }
+        assert!(!is_wrong || dialog.is_over());
+        let mut left = said.clone();
+        let place = begins[side].wrapping_add(inside[side].len() as u32);
+        for (at, byte) in dialog.replaced(from, place, said.len()) {
+            left[at] = byte;
+        }
+        let changed: Vec<usize> = (0..said.len()).filter(|at| left[*at] != said[*at]).collect();
+        assert!(changed.iter().all(|at| (12..16).contains(at)) && changed.len() <= 2);
+        inside[side].extend(said);
+        outside[side].extend(left);
+        // Everything that may come again, from an odd place on.
+        for side in 0..2 {
+            let from = acknowledged[side];
+            let place = begins[side].wrapping_add(from as u32);
+            let mut again = inside[side][from..].to_vec();
+            let sender = [Sender::Internal, Sender::External][side];
+            for (at, byte) in dialog.replaced(sender, place, again.len()) {
+                again[at] = byte;
+            }
+            assert_eq!(again, outside[side][from..], "from {from} on of side {side}");
+        }
+    }
+}
+
 /// An ICMP error with right checksums, to the source of what it quotes.
 fn right_error(data: &[u8]) -> Option<Vec<u8>> {
     let mut packet = right_header(data)?;
@@ -256,7 +349,7 @@ subscribers:
 nat44:
   tcp-mss-clamp: 1400
   unsolicited-syn: port-unreachable
-  alg: { ftp: true, tftp: true }
+  alg: { ftp: true, pptp: true, tftp: true }
   other-protocols: { default: carry }
   fragments: { max-pending: 64, timeout: 2s }
 static:

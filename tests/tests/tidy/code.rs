@@ -30,6 +30,7 @@ const LAYERS: &[(&str, &[(&str, &str)])] = &[
             ("crate::packet::rewrite::NewEndpoint", "a mapping says what to write"),
             ("crate::policy::port_choice", "choosing a free port of a block is a pure decision"),
             ("crate::policy::alg::ftp::Dialog", "what is said on a control connection"),
+            ("crate::policy::alg::pptp", "likewise, and the call that came of it"),
             ("crate::policy::tcp_state", "a session holds its TCP state"),
             ("crate::policy::tcp_window", "and its sequence numbers"),
             ("crate::policy::filtering", "a mapping holds who may use it"),

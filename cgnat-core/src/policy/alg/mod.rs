@@ -2,5 +2,6 @@
 //! packets and no tables.
 
 pub mod ftp;
+pub mod pptp;
 pub mod stream;
 pub mod tftp;
