@@ -24,7 +24,7 @@ use model::wire::{ICMP, TCP, UDP};
 use model::world::World;
 use model::worlds::{
     addresses, capped, choosy, deterministic, everything, exceptional, greedy, limited, overloaded,
-    reloading, selecting, short_timers, transferring, world,
+    reloading, selecting, short_timers, transferring, tunnelling, world,
 };
 
 const EVENTS: u64 = 250_000;
@@ -58,6 +58,10 @@ fn agree(name: &str, world: &World, seed: u64) {
     let ftp = driver.nat.ftp;
     let followed = [ftp.replaced, ftp.passed, ftp.ended].map(|count| count > events / 4_000);
     assert_eq!(followed, [world.rules.ftp; 3], "{ftp:?}");
+    let nat = &driver.nat;
+    println!("  PPTP: {:?}, {} calls, {} of GRE", nat.pptp, nat.calls, nat.tunnelled);
+    let tunnels = [nat.calls > events / 2_000, nat.tunnelled > events / 100];
+    assert_eq!(tunnels, [world.rules.pptp; 2], "{} calls, {} of GRE", nat.calls, nat.tunnelled);
     let requests = driver.nat.requests;
     assert_eq!(requests > events / 1_000, world.rules.tftp, "{requests} requests of TFTP");
 }
@@ -261,6 +265,21 @@ fn three_workers_that_follow_ftp_and_tftp_within_limits_and_with_short_timers_ag
     let mut world = transferring(short_timers(limited(3), 1));
     world.settles = false;
     agree("FTP, limits", &world, 20);
+}
+
+#[test]
+fn one_worker_that_follows_pptp_agrees() {
+    agree("PPTP", &tunnelling(world(1)), 21);
+}
+
+#[test]
+fn four_workers_that_follow_pptp_over_shared_ports_and_with_short_timers_agree() {
+    let mut world = tunnelling(short_timers(world(4), 1));
+    for pool in &mut world.rules.pools {
+        pool.overloading = [(TCP, 1723), (TCP, 443)].into();
+    }
+    world.settles = false;
+    agree("PPTP, shared ports", &world, 22);
 }
 
 #[test]
@@ -487,6 +506,18 @@ fn each_wrong_rule_about_ftp_and_tftp_is_found() {
     ];
     for (name, wrong) in wrongs {
         let found = difference(&transferring(world(1)), wrong, Fault::None);
+        assert!(!found.is_empty(), "a wrong {name} was not noticed");
+    }
+}
+
+#[test]
+fn each_wrong_rule_about_pptp_is_found() {
+    let wrongs: [(&str, Wrong); 2] = [
+        ("room for control connections", |rules| rules.tunnels -= 16),
+        ("worker behind an identification", |rules| rules.workers = 3),
+    ];
+    for (name, wrong) in wrongs {
+        let found = difference(&tunnelling(world(2)), wrong, Fault::None);
         assert!(!found.is_empty(), "a wrong {name} was not noticed");
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::drive::Driver;
 use super::ftp::Counts;
 use super::nat::{Endpoint, Key, Pool};
+use super::pptp::{Stage, TunnelCounts};
 use super::realms::number;
 
 impl Driver {
@@ -46,6 +47,7 @@ impl Driver {
             return Err(format!("{outside} out of window, not {}", self.nat.out_of_window));
         }
         self.audit_ftp()?;
+        self.audit_pptp()?;
         self.account()
     }
 
@@ -66,6 +68,26 @@ impl Driver {
             true => Ok(()),
             false => Err(format!("{requests} requests, not {}", self.nat.requests)),
         }
+    }
+
+    fn audit_pptp(&self) -> Result<(), String> {
+        let counts = TunnelCounts {
+            unfollowed: self.lab.sum(|c| c.pptp_unfollowed.value()),
+            ended: self.lab.sum(|c| c.pptp_ended.value()),
+            passed: self.lab.sum(|c| c.pptp_passed.value()),
+        };
+        let tunnels = self.nat.tunnels.values();
+        let known = (
+            self.nat.tunnels.len() as u64,
+            tunnels.filter(|tunnel| tunnel.stage == Stage::Connected).count() as u64,
+        );
+        let followed = self.lab.sum(|c| c.pptp_followed.value());
+        let followed = (followed, self.lab.sum(|c| c.pptp_calls.value()));
+        if (counts, followed) != (self.nat.pptp, known) {
+            let counted = self.nat.pptp;
+            return Err(format!("{followed:?}, not {known:?}; {counts:?}, not {counted:?}"));
+        }
+        Ok(())
     }
 
     /// rx + originated = tx + drops + arp_received + echo_answered + parked.

@@ -93,6 +93,8 @@ impl Driver {
         world.rules.further_sessions = layout.sessions_per_shard as usize;
         world.rules.associations = layout.associations_per_shard as usize;
         world.rules.controls = layout.controls_per_shard as usize;
+        world.rules.tunnels = layout.pptp_per_shard as usize;
+        world.rules.workers = world.workers;
         let link = |port: usize| {
             let from = [INTERNAL_HOP, EXTERNAL_HOP][port];
             Link { to: port_mac(port), from, vlan: world.vlans[port] }

@@ -141,6 +141,7 @@ impl Events {
             }
             n if n % 5 < 2 && nat.rules.ftp => self.ftp(nat),
             n if n % 25 == 2 && nat.rules.ftp => self.tftp(nat),
+            n if n % 5 < 3 && nat.rules.pptp => self.pptp(nat),
             n if n % 7 == 0 && !nat.rules.carried.is_empty() => self.bare(nat),
             n if n % 23 == 0 => {
                 let port = self.below(2) as usize;
@@ -311,8 +312,9 @@ impl Events {
             return any;
         }
         let (address, port) = self.pick(&known);
-        // Who is known by address may come from any port; what is said to port 21 is for `ftp`.
-        (address, if port == 0 || port == 21 { any.1 } else { port })
+        // Who is known by address may come from any port; what is said to port 21 is for `ftp`,
+        // to port 1723 for `pptp`.
+        (address, if matches!(port, 0 | 21 | 1723) { any.1 } else { port })
     }
 
     /// An endpoint of ours: mapped, resting, or anything.

@@ -6,6 +6,7 @@ use cgnat_core::verdict::DropReason::{self, *};
 use super::drive::Driver;
 use super::events::{EXTERNAL, Event, Events, INTERNAL};
 use super::nat::{Nat, Outcome, Ticks};
+use super::pptp::is_tunnelled;
 use super::wire::{Body, Packet, UDP, checksum, put};
 
 /// A datagram and how it arrives.
@@ -235,7 +236,10 @@ impl Driver {
         let (Outcome::External(packet) | Outcome::Internal(packet)) = outcome else {
             return Ok(());
         };
-        let Some((port, frame)) = sent.first().filter(|_| !packet.df) else { return Ok(()) };
+        let Some((port, frame)) = sent.first().filter(|_| !packet.df || is_tunnelled(packet))
+        else {
+            return Ok(());
+        };
         let at = if self.world.vlans[*port].is_some() { 22 } else { 18 };
         let Some(id) = frame.get(at..at + 2) else { return Ok(()) };
         packet.identification = u16::from_be_bytes([id[0], id[1]]);

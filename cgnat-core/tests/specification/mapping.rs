@@ -197,6 +197,7 @@ impl Nat {
         mapping.forget(true, |_, session| now >= session.deadline);
         mapping.forget(false, |with, session| *with == remote && now >= session.deadline);
         self.mind_controls();
+        self.mind_tunnels();
     }
 
     /// Records of a worker's session table in use.

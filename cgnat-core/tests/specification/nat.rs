@@ -18,6 +18,7 @@ use super::ftp::{Control, Counts};
 use super::limits::{Bucket, Limits};
 use super::mapping::Mapping;
 use super::overloading::Named;
+use super::pptp::{PPTP, Tunnel, TunnelCounts};
 use super::ranges::Own;
 use super::realms::Ways;
 use super::sessions::State;
@@ -95,6 +96,8 @@ pub struct Rules {
     pub fragments_s: u64,
     /// Control connections of FTP are followed.
     pub ftp: bool,
+    /// Control connections of PPTP are followed, and GRE goes by its calls.
+    pub pptp: bool,
     /// Answers to requests of TFTP are let in.
     pub tftp: bool,
     /// Records of one worker.
@@ -102,6 +105,9 @@ pub struct Rules {
     pub further_sessions: usize,
     pub associations: usize,
     pub controls: usize,
+    pub tunnels: usize,
+    /// Identifications are divided among them by their remainder.
+    pub workers: u16,
 }
 
 impl Rules {
@@ -167,6 +173,12 @@ pub struct Nat {
     /// By mapping and server.
     pub controls: BTreeMap<(Key, u32), Control>,
     pub ftp: Counts,
+    /// Control connections of PPTP, likewise.
+    pub tunnels: BTreeMap<(Key, u32), Tunnel>,
+    pub pptp: TunnelCounts,
+    /// Calls that were made, and GRE of them that passed.
+    pub calls: u64,
+    pub tunnelled: u64,
     /// Of TFTP.
     pub requests: u64,
     /// Sessions of strangers whose mapping has ended: worker and deadline.
@@ -200,6 +212,10 @@ impl Nat {
             claims: BTreeMap::new(),
             controls: BTreeMap::new(),
             ftp: Counts::default(),
+            tunnels: BTreeMap::new(),
+            pptp: TunnelCounts::default(),
+            calls: 0,
+            tunnelled: 0,
             requests: 0,
             orphans: Vec::new(),
             out_of_window: 0,
@@ -343,6 +359,7 @@ impl Nat {
             let key = self.key_with(internal, about.from(), now);
             let mapping = self.mappings.get(&key).filter(|mapping| !mapping.is_expired(now));
             let external = match about.body {
+                Body::Call { id } => self.called_from(about, id, now),
                 Body::Bare { .. } => self.held(about, now).map(|address| (address, 0)),
                 _ => mapping.map(|mapping| (mapping.external.1, mapping.external.2)),
             };
@@ -374,6 +391,9 @@ impl Nat {
         if !hairpin && is_subscriber && packet.df && packet.len() > self.rules.mtu_external {
             return Ok(Outcome::Drop(TooBig));
         }
+        if let Body::Call { id } = packet.body {
+            return Ok(self.outbound_call(packet, id, now));
+        }
         if let Body::Bare { .. } = packet.body {
             return self.outbound_bare(packet, now, seen);
         }
@@ -404,6 +424,9 @@ impl Nat {
             return Ok(outcome);
         }
         self.tftp_outbound(key, &packet, now);
+        if let Err(reason) = self.tunnel_says(0, key, &mut packet) {
+            return Ok(Outcome::Drop(reason));
+        }
         let external = self.mappings[&key].external;
         packet.set_source((external.1, external.2));
         packet.hide_route(external.1);
@@ -435,6 +458,15 @@ impl Nat {
     pub fn inward(&mut self, packet: &Packet, hairpinned: bool, now: Ticks) -> Outcome {
         if let Some(outcome) = self.statically_inward(packet, hairpinned) {
             return outcome;
+        }
+        match &packet.body {
+            Body::Call { id } => return self.inward_call(packet, *id, hairpinned, now),
+            Body::Error { about, .. } => {
+                if let Body::Call { id } = about.body {
+                    return self.inward_about_call(packet, about, id, hairpinned, now);
+                }
+            }
+            _ => {}
         }
         let (external, remote, no_mapping, filtered) = match &packet.body {
             Body::Error { about, .. } => {
@@ -483,10 +515,17 @@ impl Nat {
         }
         let mut packet = packet.clone();
         let arriving = self.ftp_inbound(key, &mut packet, now);
+        let was_opening = self.is_tunnel_opening(key, &packet, now);
         if !is_error && let Err(reason) = self.note(key, packet.from(), &packet, false, now) {
             return Outcome::Drop(reason);
         }
         self.ftp_answered(key, &packet, arriving);
+        if self.rules.pptp && packet.from().1 == PPTP {
+            self.tunnel_opens(key, &packet, was_opening);
+            if let Err(reason) = self.tunnel_says(1, key, &mut packet) {
+                return Outcome::Drop(reason);
+            }
+        }
         packet.set_destination((key.1, key.2));
         packet.ttl -= u8::from(!hairpinned);
         self.leaves(packet, INTERNAL)
@@ -508,6 +547,7 @@ impl Nat {
     pub fn end(&mut self, key: Key, now: Ticks) {
         let Some(mut mapping) = self.mappings.remove(&key) else { return };
         self.mind_controls();
+        self.mind_tunnels();
         let orphans = mapping.further.values().map(|session| (mapping.worker, session.deadline));
         self.orphans.extend(orphans);
         mapping.forget(true, |_, _| true);
@@ -564,6 +604,7 @@ impl Nat {
             self.end(key, now);
         }
         self.mind_controls();
+        self.mind_tunnels();
         self.end_associations(now);
         self.resting.retain(|_, due| now < *due);
         let mut busy: BTreeSet<Block> = self

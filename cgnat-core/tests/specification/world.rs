@@ -140,7 +140,10 @@ impl World {
             rules.inbound_refresh,
             rules.bypass_yaml()
                 + &rules.carried_yaml()
-                + &format!(", alg: {{ ftp: {}, tftp: {} }}", rules.ftp, rules.tftp)
+                + &format!(
+                    ", alg: {{ ftp: {}, pptp: {}, tftp: {} }}",
+                    rules.ftp, rules.pptp, rules.tftp
+                )
                 + &format!(", fragments: {{ timeout: {}s }}", rules.fragments_s)
         );
         let _ = writeln!(yaml, "  other: {}s", rules.other_s);

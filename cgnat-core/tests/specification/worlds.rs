@@ -88,11 +88,14 @@ pub fn world(workers: u16) -> World {
             other_s: 600,
             fragments_s: 2,
             ftp: false,
+            pptp: false,
             tftp: false,
             mappings: 0,
             further_sessions: 0,
             associations: 0,
             controls: 0,
+            tunnels: 0,
+            workers: 1,
         },
         workers,
         vlans: [None, None],
@@ -293,6 +296,14 @@ pub fn transferring(mut world: World) -> World {
     world.rules.pools[1].filtering = [Address, AddressAndPort, Anybody];
     world.habits.hosts = 20;
     world.habits.first_port = 1010;
+    world
+}
+
+/// PPTP is followed. Few hosts and one address, so that they call the same servers from it.
+pub fn tunnelling(mut world: World) -> World {
+    (world.rules.pptp, world.rules.established_s) = (true, world.rules.established_s.min(600));
+    world.rules.pools[0].addresses = addresses("203.0.113.0", "203.0.113.0");
+    world.habits.hosts = 12;
     world
 }
 
