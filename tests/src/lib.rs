@@ -11,6 +11,7 @@
 //! | [`traffic`] | real clients and servers: curl, busybox httpd, dig, dnsmasq, ping, iperf3, tcpdump |
 //! | [`judges`] | programs that find out what a NAT does: natdiscovery, tracepath, ping with options |
 //! | [`file_transfer`] | FTP and TFTP: vsftpd, dnsmasq, curl |
+//! | [`pptp`] | PPTP: pptpd, pptp, and calls whose identifiers are chosen |
 //! | [`connect_storm`] | very many TCP connections, each checked for mix-ups |
 //! | [`leases`] | 20,000 DHCP relays that renew their leases |
 //! | [`flood`], [`steady`], [`told`], [`ordeal`] | attacks, flows that have to survive them, what comes back |
@@ -33,6 +34,7 @@ pub mod judges;
 pub mod lab;
 pub mod leases;
 pub mod ordeal;
+pub mod pptp;
 pub mod process;
 pub mod reports;
 pub mod stats;

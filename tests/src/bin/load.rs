@@ -1,4 +1,4 @@
-//! Load for the laboratory: leases that are renewed, steady flows, floods.
+//! Load for the laboratory: leases that are renewed, steady flows, floods, calls.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::ExitCode;
@@ -9,6 +9,7 @@ use cgnat_tests::command_line::{exit_code, stop_on_signal};
 use cgnat_tests::flood::{Addresses, FloodOptions, Shape, run_flood};
 use cgnat_tests::lab::subscriber;
 use cgnat_tests::leases::{self, LeaseOptions};
+use cgnat_tests::pptp::{CallOptions, run_calls};
 use cgnat_tests::steady::{SteadyOptions, run_echo, run_steady};
 use cgnat_tests::told::run_listener;
 use clap::{Args, Parser, Subcommand};
@@ -40,6 +41,8 @@ enum Part {
     Scan(ScanArguments),
     /// Fragments of which no datagram can be made.
     Fragments(FragmentArguments),
+    /// PPTP calls with equal identifiers to one server, which sends back what it gets.
+    Calls(CallArguments),
 }
 
 #[derive(Debug, Args)]
@@ -159,6 +162,23 @@ struct FragmentArguments {
     much: Much,
 }
 
+#[derive(Debug, Args)]
+struct CallArguments {
+    /// The server.
+    server: Ipv4Addr,
+    #[command(flatten)]
+    subscribers: Subscribers,
+    /// Call identifier of all.
+    #[arg(long, default_value_t = 7)]
+    id: u16,
+    /// Packets through each tunnel.
+    #[arg(long, default_value_t = 10)]
+    packets: u32,
+    /// Of a packet's payload.
+    #[arg(long, default_value_t = 100)]
+    bytes: usize,
+}
+
 fn main() -> ExitCode {
     exit_code("load", run(Arguments::parse().part).map(|()| true))
 }
@@ -200,6 +220,11 @@ fn run(part: Part) -> Result<()> {
         Part::Scan(ScanArguments { to, targets, port, sources, much }) => {
             let from = Addresses { first: Ipv4Addr::new(198, 18, 0, 0), count: sources };
             flood(Shape::Scan { from, to: Addresses { first: to, count: targets }, port }, &much)
+        }
+        Part::Calls(CallArguments { server, subscribers, id, packets, bytes }) => {
+            let sources = subscribers.addresses();
+            let options = CallOptions { server, sources, id, packets, bytes };
+            print(&run_calls(&options).context("cannot call")?)
         }
         Part::Fragments(FragmentArguments { to, subscribers, much }) => {
             let Subscribers { first, count: subscribers } = subscribers;
