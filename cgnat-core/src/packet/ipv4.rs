@@ -210,7 +210,8 @@ pub fn reread(
     (source, destination): (u16, u16),
 ) -> Result<(Header, Transport), DropReason> {
     let header = fields(packet)?;
-    if header.offset > 0 && (IpProtocol(header.protocol).has_mappings() || source == CALL) {
+    let is_call = header.protocol == protocol::GRE && source == CALL;
+    if header.offset > 0 && (IpProtocol(header.protocol).has_mappings() || is_call) {
         return Ok((header, Transport::Later { source, destination }));
     }
     let transport = transport(packet, &header)?;

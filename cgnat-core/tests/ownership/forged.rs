@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use cgnat_core::endpoint::Protocol;
+use cgnat_core::packet::rewrite;
 use cgnat_core::path::Proposal;
 use cgnat_core::shard::ShardGauges;
 use cgnat_core::table::due::Kind as Record;
@@ -38,7 +39,7 @@ ports:
 pools:
   main: { addresses: [203.0.113.0-203.0.113.2], ports: 1024-2047, allocation: { block-size: 64 } }
 subscribers: [{ name: all, match: [100.64.0.0/10], pool: main }]
-nat44: { other-protocols: { gre: carry } }
+nat44: { alg: { pptp: true }, other-protocols: { gre: carry } }
 ";
 
 const SERVER: (u32, u16) = (0xc633_6407, 80);
@@ -465,9 +466,10 @@ fn inbound_packets_of_a_tuple_are_believed_at_its_keeper_alone() {
             scene.refused(wrong, &frame, OwnershipViolation, |n| lie.write(n));
         }
     }
-    // As a fragment that a keeper of datagrams should keep: it has no context there.
+    // As a fragment that a keeper of datagrams should keep: without ports, and not GRE, it has no
+    // context there.
     let mut piece = packet.clone();
-    piece[6] = 0x20;
+    (piece[6], piece[9]) = (0x20, 132);
     piece[10..12].fill(0);
     let sum = cgnat_core::packet::checksum::full(&piece[..20]);
     piece[10..12].copy_from_slice(&sum.to_be_bytes());
@@ -476,5 +478,37 @@ fn inbound_packets_of_a_tuple_are_believed_at_its_keeper_alone() {
         let (kind, to) = (Kind::Keep, ring as u16);
         let lie = Note { kind, port: 1, offset: 14, to, generation: 0, ports: (0, 0), at };
         scene.refused(ring, &frame, OwnershipViolation, |n| lie.write(n));
+    }
+}
+
+/// GRE of PPTP goes to whom its identifier belongs to as a port, an error about it to whom the
+/// quoted identification belongs to. Nobody has a call here: who is right says so.
+#[test]
+fn gre_of_a_call_and_errors_about_it_are_believed_at_their_owner_alone() {
+    let mut scene = Scene::new();
+    let gre = |id: u16| [&[0x20, 1, 0x88, 0x0b, 0, 0][..], &id.to_be_bytes()].concat();
+    for worker in 0..3 {
+        let (address, port) = scene.flows[worker].1;
+        let packet = ipv4(SERVER.0, address, 47, gre(port), None);
+        let inbound = frame(port_mac(1), [2; 6], None, &packet);
+        let right = Note { port: 1, ports: (1723, port), ..scene.right(Kind::Inbound, worker) };
+        scene.refused(worker, &inbound, PptpNoCall, |n| right.write(n));
+        let stale = Note { generation: right.generation + 1, ..right };
+        scene.refused(worker, &inbound, HandoffStale, |n| stale.write(n));
+
+        let mut quoted = ipv4(address, SERVER.0, 47, gre(0x80), None);
+        rewrite::identification(&mut quoted, 3 * 77 + worker as u16);
+        let message = [&[3, 4, 0, 0, 0, 0, 5, 0xdc][..], &quoted].concat();
+        let error = ipv4(ip("198.51.100.99"), address, 1, message, Some(2));
+        let error = frame(port_mac(1), [2; 6], None, &error);
+        let about = Note { generation: 0, ports: (0, 0), ..right };
+        scene.refused(worker, &error, IcmpNoMapping, |n| about.write(n));
+        for wrong in (0..3).filter(|wrong| *wrong != worker) {
+            for (frame, note) in [(&inbound, right), (&error, about)] {
+                scene.refused(wrong, frame, OwnershipViolation, |n| note.write(n));
+                let lie = Note { to: wrong as u16, ..note };
+                scene.refused(wrong, frame, OwnershipViolation, |n| lie.write(n));
+            }
+        }
     }
 }

@@ -422,21 +422,27 @@ fn errors_end_no_connection_5382_req_10() -> Result<()> {
 }
 
 fn no_alg_is_on_5382_req_6() -> Result<()> {
-    // Passive and active mode of FTP, RTSP, SIP over TCP: not one byte changes.
+    // Active mode of FTP, RTSP, SIP over TCP, a call of PPTP: not one byte changes.
+    let header = |length: u8, kind: u8| [0, length, 0, 1, 0x1a, 0x2b, 0x3c, 0x4d, 0, kind, 0, 0];
+    let mut start = header(156, 1).to_vec();
+    start.resize(156, 1);
+    let mut call = header(168, 7).to_vec();
+    call.resize(168, 1);
+    let pptp = [start, call].concat();
     let mut talk = Talk::with_defaults();
     let mut ends = BTreeSet::new();
     for (number, (port, text)) in [
-        (21, "PORT 100,64,7,1,20,0\r\n"),
-        (554, "SETUP rtsp://a/b RTSP/1.0\r\nTransport: RTP/AVP;client_port=5000-5001\r\n\r\n"),
-        (5060, "INVITE sip:a@100.64.7.1 SIP/2.0\r\nVia: SIP/2.0/TCP 100.64.7.1:5060\r\n\r\n"),
-        (1723, "100.64.7.1"),
+        (21, &b"PORT 100,64,7,1,20,0\r\n"[..]),
+        (554, b"SETUP rtsp://a/b RTSP/1.0\r\nTransport: RTP/AVP;client_port=5000-5001\r\n\r\n"),
+        (5060, b"INVITE sip:a@100.64.7.1 SIP/2.0\r\nVia: SIP/2.0/TCP 100.64.7.1:5060\r\n\r\n"),
+        (1723, &pptp),
     ]
     .into_iter()
     .enumerate()
     {
         let host = at(subscriber(1), 40_000 + number as u16);
         let mut open = Connection::open(&mut talk, number as f64, host, at(remote(1), port))?;
-        open.pass_data(&mut talk, number as f64, Side::Internal, PSH | ACK, text.as_bytes())?;
+        open.pass_data(&mut talk, number as f64, Side::Internal, PSH | ACK, text)?;
         ends.insert(open.external);
     }
     ensure!(ends.len() == 4, "{ends:?}");

@@ -42,7 +42,7 @@ impl Mix {
         let by_body = match &packet.body {
             Body::Error { .. } if is_bare(packet) => "errors about other protocols",
             Body::Error { .. } => "ICMP errors",
-            Body::Bare { .. } => "other protocols",
+            Body::Bare { .. } | Body::Call { .. } => "other protocols",
             _ => match packet.protocol() {
                 TCP => "TCP",
                 UDP => "UDP",
