@@ -7,20 +7,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, TryRecvError};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use cgnat_core::config::Source;
 use cgnat_core::housekeeping::{Notice, Reloaded};
 use signal_hook::consts::SIGHUP;
 
-use super::requests::{Front, ReloadAnswer, Request};
+use super::requests::{Awaited, Front, Heard, ReloadAnswer, Request};
 use super::say::{complain, say};
 use crate::check;
-
-/// After this it is said that an answer is still awaited.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How reloads went so far.
 #[derive(Debug, Clone, Default)]
@@ -33,21 +28,14 @@ pub struct Tally {
     pub last_error: Option<String>,
 }
 
-/// A request that housekeeping has not answered.
-struct Awaited {
-    source: Source,
-    answer: Receiver<ReloadAnswer>,
-    since: Instant,
-    is_late: bool,
-}
-
 /// The main thread's part.
 pub struct Reloads {
     file: PathBuf,
     /// What runs.
     running: Source,
     asked: Arc<AtomicBool>,
-    awaited: Option<Awaited>,
+    /// What is to run, until housekeeping has answered.
+    awaited: Option<(Source, Awaited<ReloadAnswer>)>,
     tally: Tally,
 }
 
@@ -71,7 +59,7 @@ impl Reloads {
             say(&self.sentence(notice));
         }
         match self.awaited.take() {
-            Some(awaited) => self.hear(awaited),
+            Some((source, awaited)) => self.hear(source, awaited),
             None if self.asked.swap(false, Ordering::AcqRel) => self.begin(front),
             None => {}
         }
@@ -94,31 +82,21 @@ impl Reloads {
         if !restarts.is_empty() {
             return self.failed(&format!("needs a restart: {}", restarts.join("; ")));
         }
-        let (answer, awaited) = mpsc::channel();
-        let config = Box::new(source.config.clone());
-        if !front.ask(Request::Reload(config, answer)) {
-            return self.failed("housekeeping has ended");
-        }
-        let since = Instant::now();
-        self.awaited = Some(Awaited { source, answer: awaited, since, is_late: false });
+        let (awaited, answer) = Awaited::new("reload");
+        front.ask(Request::Reload(Box::new(source.config.clone()), answer));
+        self.awaited = Some((source, awaited));
     }
 
-    fn hear(&mut self, mut awaited: Awaited) {
-        match awaited.answer.try_recv() {
-            Ok(Ok(done)) => {
-                self.running = awaited.source;
+    fn hear(&mut self, source: Source, mut awaited: Awaited<ReloadAnswer>) {
+        match awaited.hear() {
+            Heard::Answer(Ok(done)) => {
+                self.running = source;
                 self.tally.applied += 1;
                 say(&format!("reloaded {}: {}", self.file.display(), summary(done)));
             }
-            Ok(Err(error)) => self.failed(&error.to_string()),
-            Err(TryRecvError::Disconnected) => self.failed("housekeeping has ended"),
-            Err(TryRecvError::Empty) => {
-                if !awaited.is_late && awaited.since.elapsed() > PATIENCE {
-                    awaited.is_late = true;
-                    complain("reload: not every worker has answered yet");
-                }
-                self.awaited = Some(awaited);
-            }
+            Heard::Answer(Err(error)) => self.failed(&error.to_string()),
+            Heard::Lost => self.failed("housekeeping has ended"),
+            Heard::Nothing => self.awaited = Some((source, awaited)),
         }
     }
 

@@ -2,13 +2,18 @@
 //!
 //! An answer may need every worker, so it comes rounds later; nobody waits for it.
 
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::time::{Duration, Instant};
 
 use cgnat_core::config::Config;
 use cgnat_core::housekeeping::{Housekeeping, Notice, ReloadError, Reloaded};
 use cgnat_core::refusals::Remembered;
 
 use super::report::Space;
+use super::say::complain;
+
+/// After this it is said that an answer is still awaited.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What became of a reload.
 pub type ReloadAnswer = Result<Reloaded, ReloadError>;
@@ -27,6 +32,48 @@ pub enum Request {
     Reload(Box<Config>, Sender<ReloadAnswer>),
     /// Say what only workers and housekeeping know.
     Tell(Sender<Told>),
+}
+
+/// A question that is not answered yet.
+pub struct Awaited<T> {
+    /// For the sentences about it.
+    what: &'static str,
+    answer: Receiver<T>,
+    since: Instant,
+    is_late: bool,
+}
+
+/// What has become of a question.
+pub enum Heard<T> {
+    /// It is answered.
+    Answer(T),
+    /// Not yet.
+    Nothing,
+    /// It never will be: housekeeping has ended.
+    Lost,
+}
+
+impl<T> Awaited<T> {
+    /// The question and the way for its answer; `what` names it to the operator.
+    pub fn new(what: &'static str) -> (Self, Sender<T>) {
+        let (sender, answer) = mpsc::channel();
+        (Self { what, answer, since: Instant::now(), is_late: false }, sender)
+    }
+
+    /// Looks for the answer. Does not wait; says once that it takes long.
+    pub fn hear(&mut self) -> Heard<T> {
+        match self.answer.try_recv() {
+            Ok(answer) => Heard::Answer(answer),
+            Err(TryRecvError::Disconnected) => Heard::Lost,
+            Err(TryRecvError::Empty) => {
+                if !self.is_late && self.since.elapsed() > PATIENCE {
+                    self.is_late = true;
+                    complain(&format!("{}: not every worker has answered yet", self.what));
+                }
+                Heard::Nothing
+            }
+        }
+    }
 }
 
 /// The main thread's end.
@@ -55,10 +102,9 @@ pub fn ends() -> (Front, Back) {
 }
 
 impl Front {
-    /// Asks; the answer comes at the other end of the channel in `request`. Says whether
-    /// anybody is there.
-    pub fn ask(&self, request: Request) -> bool {
-        self.requests.send(request).is_ok()
+    /// Asks; whoever made the request hears what becomes of it, also that nobody is there.
+    pub fn ask(&self, request: Request) {
+        let _ = self.requests.send(request);
     }
 
     /// What housekeeping has noticed since the last call.

@@ -6,8 +6,6 @@ use std::io::{BufWriter, Seek as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, TryRecvError};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use cgnat_core::config::Config;
@@ -15,26 +13,16 @@ use signal_hook::consts::SIGUSR1;
 
 use super::reload::Tally;
 use super::report::Report;
-use super::requests::{Request, Told};
+use super::requests::{Awaited, Heard, Request, Told};
 use super::say::{complain, say};
 use super::start::Running;
-
-/// After this it is said that an answer is still awaited.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A question that not every worker has answered.
-struct Awaited {
-    answer: Receiver<Told>,
-    since: Instant,
-    is_late: bool,
-}
 
 /// Gives statistics when asked to.
 pub struct Statistics<'a> {
     config: &'a Config,
     file: Option<StatsFile>,
     asked: Arc<AtomicBool>,
-    awaited: Option<Awaited>,
+    awaited: Option<Awaited<Told>>,
 }
 
 impl<'a> Statistics<'a> {
@@ -50,17 +38,14 @@ impl<'a> Statistics<'a> {
     pub fn mind(&mut self, running: &Running, reloads: Tally) {
         let Some(mut awaited) = self.awaited.take() else {
             if self.asked.swap(false, Ordering::AcqRel) {
-                let (answer, told) = mpsc::channel();
-                if !running.front().ask(Request::Tell(answer)) {
-                    return complain("no statistics: housekeeping has ended");
-                }
-                let since = Instant::now();
-                self.awaited = Some(Awaited { answer: told, since, is_late: false });
+                let (awaited, answer) = Awaited::new("statistics");
+                running.front().ask(Request::Tell(answer));
+                self.awaited = Some(awaited);
             }
             return;
         };
-        match awaited.answer.try_recv() {
-            Ok(told) => {
+        match awaited.hear() {
+            Heard::Answer(told) => {
                 let report = running.report(self.config).with_space(self.config, told.space);
                 let report = report.with_refusals(told.refusals).with_reloads(reloads);
                 say(report.text().trim_end());
@@ -73,14 +58,8 @@ impl<'a> Statistics<'a> {
                     (Ok(()), None) => {}
                 }
             }
-            Err(TryRecvError::Disconnected) => complain("no statistics: housekeeping has ended"),
-            Err(TryRecvError::Empty) => {
-                if !awaited.is_late && awaited.since.elapsed() > PATIENCE {
-                    awaited.is_late = true;
-                    complain("statistics: not every worker has answered yet");
-                }
-                self.awaited = Some(awaited);
-            }
+            Heard::Lost => complain("no statistics: housekeeping has ended"),
+            Heard::Nothing => self.awaited = Some(awaited),
         }
     }
 

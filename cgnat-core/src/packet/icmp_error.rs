@@ -188,8 +188,9 @@ pub fn put_quoted_sequence(packet: &mut [u8], header: &Header, quote: &Quote, ne
 }
 
 /// Rewrites `end` of the quoted packet to `new`, whose port is 0 or a call's identifier if it is
-/// GRE, and the other end of the error itself to the same address: an error goes to the source of what it is about, and comes, as the
-/// outside sees it, from its destination (RFC 5508 REQ-4, REQ-5).
+/// GRE, and the other end of the error itself to the same address: an error goes to the source of
+/// what it is about, and comes, as the outside sees it, from its destination (RFC 5508 REQ-4,
+/// REQ-5).
 pub fn translate(packet: &mut [u8], header: &Header, quote: &Quote, end: End, new: NewEndpoint) {
     let (address_at, port_at, outer_at) = match end {
         End::Source => (12, 0, 16),

@@ -5,6 +5,7 @@
 //! that, inbound ones before. All of it happens at the subscriber's owner, where the mapping
 //! of the data connection is too.
 
+use super::limits::CONTROL_SHARE;
 use crate::endpoint::{
     ExternalEndpoint, FlowKey, InternalEndpoint, Protocol, RemoteAddress, RemoteEndpoint,
 };
@@ -23,9 +24,6 @@ use crate::verdict::{DropReason, Verdict};
 /// Data connections come from this port of the server, usually (RFC 959 section 5.2); what is
 /// kept for it as a lifeline counts.
 const DATA_PORT: u16 = 20;
-
-/// One subscriber may have this part of all control connections that are followed.
-const SHARE: u32 = 16;
 
 /// Before the argument of a command.
 const BLANK: u8 = b' ';
@@ -278,7 +276,7 @@ impl Shard {
             return;
         }
         let subscriber = self.mappings[mapping].subscriber;
-        let share = self.controls_of(subscriber) < self.controls.capacity() / SHARE;
+        let share = self.controls_of(subscriber) < self.controls.capacity() / CONTROL_SHARE;
         let Some(slot) = share.then(|| self.controls.allocate()).flatten() else {
             self.gauges.ftp_unfollowed += 1;
             return;

@@ -21,6 +21,9 @@ use crate::verdict::DropReason;
 
 const _: () = assert!(Rate::TOKEN == TICKS_PER_SECOND, "a token is the units of a second");
 
+/// One subscriber may have this part of all control connections of an ALG that are followed.
+pub(super) const CONTROL_SHARE: u32 = 16;
+
 impl Shard {
     /// Whether a subscriber may have a mapping for `key`, whose first packet goes to `remote`.
     ///

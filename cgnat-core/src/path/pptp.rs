@@ -5,6 +5,7 @@
 //! the owner of (external address, identifier) is found as for a port, and all of it happens at
 //! the subscriber's owner. GRE makes and prolongs nothing; it passes while there is a call.
 
+use super::limits::CONTROL_SHARE;
 use crate::endpoint::{ExternalEndpoint, Protocol, RemoteAddress, RemoteEndpoint};
 use crate::packet::icmp_error::Quote;
 use crate::packet::ipv4::{self, Header};
@@ -21,9 +22,6 @@ use crate::table::pptp_connection::{By, ConnectionKey, PptpConnection};
 use crate::table::slab::Slab;
 use crate::time::Tick;
 use crate::verdict::{DropReason, Verdict};
-
-/// One subscriber may have this part of all control connections that are followed.
-const SHARE: u32 = 16;
 
 impl Shard {
     /// Treats a segment from the subscriber to port 1723, which the session has seen; before it
@@ -216,7 +214,7 @@ impl Shard {
             self.pptp[slot].dialog = dialog;
             return;
         }
-        let share = self.pptp_of(subscriber) < self.pptp.capacity() / SHARE;
+        let share = self.pptp_of(subscriber) < self.pptp.capacity() / CONTROL_SHARE;
         let Some(slot) = share.then(|| self.pptp.allocate()).flatten() else {
             self.gauges.pptp_unfollowed += 1;
             return;
