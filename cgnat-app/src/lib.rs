@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod connect_test;
 pub mod lookup;
 pub mod preflight;
 pub mod run;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use cgnat_app::{check, lookup, run};
+use cgnat_app::{check, connect_test, lookup, run};
 use clap::{Parser, Subcommand};
 
 /// A carrier-grade NAT on DPDK.
@@ -21,6 +21,8 @@ enum Command {
         /// The configuration file.
         file: PathBuf,
     },
+    /// Test a NAT, this one or any other, with very many TCP connections to one address and port.
+    ConnectTest(connect_test::Options),
     /// Tell from a configuration alone which external ports a subscriber of a deterministic
     /// pool has, or whose an external endpoint is.
     Lookup(lookup::Options),
@@ -32,6 +34,7 @@ enum Command {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Check { file } => check::run(&file, &run::plan::capacity),
+        Command::ConnectTest(options) => connect_test::run(&options),
         Command::Lookup(options) => lookup::run(&options),
         Command::Run(options) => run::run(&options),
     }

@@ -12,7 +12,7 @@
 //! | [`judges`] | programs that find out what a NAT does: natdiscovery, tracepath, ping with options |
 //! | [`file_transfer`] | FTP and TFTP: vsftpd, dnsmasq, curl |
 //! | [`pptp`] | PPTP: pptpd, pptp, and calls whose identifiers are chosen |
-//! | [`connect_storm`] | very many TCP connections, each checked for mix-ups |
+//! | [`connect_test`] | very many TCP connections, each checked for mix-ups: `cgnat connect-test` |
 //! | [`leases`] | 20,000 DHCP relays that renew their leases |
 //! | [`flood`], [`steady`], [`told`], [`ordeal`] | attacks, flows that have to survive them, what comes back |
 //! | [`conformance`] | clauses of the RFCs, each a conversation through the appliance |
@@ -25,7 +25,7 @@ pub mod appliance;
 pub mod cleanup;
 pub mod command_line;
 pub mod conformance;
-pub mod connect_storm;
+pub mod connect_test;
 pub mod decode;
 pub mod file_transfer;
 pub mod flood;

@@ -69,7 +69,11 @@ pub fn report_of<T: DeserializeOwned>(
         .with_context(|| format!("{program}: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
-fn last_line<T: DeserializeOwned>(printed: &str) -> Result<T> {
+/// The report that is the last line of what was printed.
+///
+/// # Errors
+/// It is none, or nothing was printed.
+pub fn last_line<T: DeserializeOwned>(printed: &str) -> Result<T> {
     let line = printed.lines().last().context("it printed nothing")?;
     serde_json::from_str(line).with_context(|| format!("not a report: {line}"))
 }

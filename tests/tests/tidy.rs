@@ -156,8 +156,8 @@ fn documents_name_files_and_commands_that_exist() {
     none(documents::named_files_exist(&files, &|path| project().join(path).exists()));
     none(documents::make_targets_exist(&files, text(&files, "Makefile")));
     let help = |subcommand: &str| {
-        let arguments = [subcommand, "--help"];
-        let output = cgnat(&arguments[usize::from(subcommand.is_empty())..]);
+        let arguments: Vec<_> = subcommand.split_whitespace().chain(["--help"]).collect();
+        let output = cgnat(&arguments);
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     none(documents::program_calls_exist(&files, &help));

@@ -157,7 +157,7 @@ pub fn make_targets_exist(files: &[File], makefile: &str) -> Vec<String> {
 }
 
 /// Subcommands and options that documents name are in the program's help; `help` gives it for
-/// no subcommand or for one.
+/// no subcommand, for one, or for one and its own.
 pub fn program_calls_exist(files: &[File], help: &dyn Fn(&str) -> String) -> Vec<String> {
     let mut wrong = Vec::new();
     for (path, words) in calls(files, "cgnat") {
@@ -167,9 +167,18 @@ pub fn program_calls_exist(files: &[File], help: &dyn Fn(&str) -> String) -> Vec
             wrong.push(format!("{path}: there is no cgnat {subcommand}"));
             continue;
         }
+        let mut call = subcommand.clone();
+        if let (Some(own), true) = (words.get(1), help(subcommand).contains("\nCommands:\n")) {
+            if !has(&help(subcommand), own) {
+                wrong.push(format!("{path}: there is no cgnat {subcommand} {own}"));
+                continue;
+            }
+            call = format!("{subcommand} {own}");
+        }
+        let text = help(&call);
         for option in words.iter().filter(|word| word.starts_with("--")) {
-            if !has(&help(subcommand), option) {
-                wrong.push(format!("{path}: cgnat {subcommand} has no option {option}"));
+            if !has(&text, option) {
+                wrong.push(format!("{path}: cgnat {call} has no option {option}"));
             }
         }
     }
@@ -283,18 +292,22 @@ mod rules {
     #[test]
     fn commands_that_do_not_exist_are_found() {
         let text = "Say `make demo`, then\n\n    make shine   # not there\n    cgnat run x --fast\n\n\
-                    ```\ncgnat fly\ncgnat run x --seed 1\n```\nmake plans and cgnat walks\n";
+                    ```\ncgnat fly\ncgnat run x --seed 1\n```\nmake plans and cgnat walks\n\
+                    ```\ncgnat ask near --loud\ncgnat ask far --slow\n```\n";
         let makefile = "deps:\nDEPS := x ## y\ndemo: deps ## show it\n";
         assert_eq!(
             make_targets_exist(&readme(text), makefile),
             ["README.md: there is no make shine"]
         );
         let help = |subcommand: &str| match subcommand {
-            "" => "  run  Run it".to_owned(),
+            "" => "  run  Run it\n  ask  Ask it".to_owned(),
+            "ask" => "\nCommands:\n  near  Loudly".to_owned(),
+            "ask near" => "  --loud  Shout".to_owned(),
             _ => "  --seed <N>  Seed".to_owned(),
         };
         let found = program_calls_exist(&readme(text), &help);
-        assert_eq!(found.len(), 2, "{found:?}");
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found[2].ends_with("there is no cgnat ask far"), "{found:?}");
     }
 
     #[test]

@@ -4,42 +4,21 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
-use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{LINE_BYTES, read_available};
-use crate::command_line::allow_open_files;
-
-/// What the server saw.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServerReport {
-    /// Connections accepted.
-    pub accepted: u64,
-    /// Answered and closed by both sides.
-    pub completed: u64,
-    /// Ended otherwise: reset, or closed by the client before its line was whole.
-    pub broken: u64,
-    /// Accepted from an endpoint that another open connection has.
-    pub duplicates: u64,
-    /// More or other bytes than one line, or an id seen before.
-    pub mixed: u64,
-    /// Distinct external addresses.
-    pub addresses: u64,
-    /// Distinct external endpoints.
-    pub endpoints: u64,
-    /// Most connections open at one time.
-    pub most_open: u64,
-}
+use super::report::ServerReport;
+use super::{LINE_BYTES, allow_open_files, more_files, read_available};
 
 struct Connection {
     stream: TcpStream,
     peer: SocketAddrV4,
     received: Vec<u8>,
-    answered: bool,
+    /// The line that was answered.
+    line: Option<String>,
 }
 
 struct Server {
@@ -48,23 +27,30 @@ struct Server {
     connections: HashMap<Token, Connection>,
     next: usize,
     open_peers: HashMap<SocketAddrV4, u32>,
-    ids: HashSet<u64>,
+    /// Lines of the open connections.
+    lines: HashSet<String>,
     endpoints: HashSet<SocketAddrV4>,
     report: ServerReport,
 }
 
 const LISTENER: Token = Token(0);
 
-/// Serves on `address` until `stop`; calls `ready` when it listens.
+const OPEN_FILES: u64 = 65_536;
+
+const EMFILE: i32 = 24;
+
+/// Serves on `address` until `stop`, or for `limit`; calls `ready` when it listens.
 ///
 /// # Errors
-/// It cannot listen, or polling fails.
+/// It cannot listen, polling fails, or `ready` does.
 pub fn run_server(
     address: SocketAddrV4,
+    limit: Option<Duration>,
     stop: &AtomicBool,
-    ready: impl FnOnce(),
+    ready: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<ServerReport> {
-    allow_open_files(65_536)?;
+    let permitted = allow_open_files(OPEN_FILES)?;
+    let until = limit.map(|limit| Instant::now() + limit);
     let poll = Poll::new()?;
     let mut listener = listen(address)?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
@@ -74,20 +60,21 @@ pub fn run_server(
         connections: HashMap::new(),
         next: 1,
         open_peers: HashMap::new(),
-        ids: HashSet::new(),
+        lines: HashSet::new(),
         endpoints: HashSet::new(),
         report: ServerReport::default(),
     };
-    ready();
+    ready()?;
     let mut events = Events::with_capacity(1024);
-    while !stop.load(Ordering::Relaxed) {
+    let over = || until.is_some_and(|until| Instant::now() >= until);
+    while !stop.load(Ordering::Relaxed) && !over() {
         match server.poll.poll(&mut events, Some(Duration::from_millis(200))) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             other => other?,
         }
         for event in &events {
             match event.token() {
-                LISTENER => server.accept()?,
+                LISTENER => server.accept(permitted)?,
                 token => server.serve(token),
             }
         }
@@ -106,7 +93,7 @@ fn listen(address: SocketAddrV4) -> io::Result<TcpListener> {
 }
 
 impl Server {
-    fn accept(&mut self) -> io::Result<()> {
+    fn accept(&mut self, permitted: u64) -> io::Result<()> {
         loop {
             let (mut stream, peer) = match self.listener.accept() {
                 Ok((stream, SocketAddr::V4(peer))) => (stream, peer),
@@ -115,6 +102,9 @@ impl Server {
                 // The client was gone before we looked.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.raw_os_error() == Some(EMFILE) => {
+                    return Err(more_files(permitted));
+                }
                 Err(error) => return Err(error),
             };
             self.report.accepted += 1;
@@ -125,7 +115,7 @@ impl Server {
             let token = Token(self.next);
             self.next += 1;
             self.poll.registry().register(&mut stream, token, Interest::READABLE)?;
-            let connection = Connection { stream, peer, received: Vec::new(), answered: false };
+            let connection = Connection { stream, peer, received: Vec::new(), line: None };
             self.connections.insert(token, connection);
             let open = self.connections.len() as u64;
             self.report.most_open = self.report.most_open.max(open);
@@ -136,14 +126,16 @@ impl Server {
 
     fn serve(&mut self, token: Token) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
-        match step(connection, &mut self.ids, &mut self.report) {
+        match step(connection, &mut self.lines, &mut self.report) {
             Ok(false) => return,
-            Ok(true) if connection.answered => self.report.completed += 1,
+            Ok(true) if connection.line.is_some() => self.report.completed += 1,
             Ok(true) | Err(_) => self.report.broken += 1,
         }
-        if let Some(connection) = self.connections.remove(&token)
-            && let Some(open) = self.open_peers.get_mut(&connection.peer)
-        {
+        let Some(connection) = self.connections.remove(&token) else { return };
+        if let Some(line) = &connection.line {
+            self.lines.remove(line);
+        }
+        if let Some(open) = self.open_peers.get_mut(&connection.peer) {
             *open -= 1;
             if *open == 0 {
                 self.open_peers.remove(&connection.peer);
@@ -163,7 +155,7 @@ impl Server {
 /// mixed-up bytes is counted once and ends as an error.
 fn step(
     connection: &mut Connection,
-    ids: &mut HashSet<u64>,
+    lines: &mut HashSet<String>,
     report: &mut ServerReport,
 ) -> io::Result<bool> {
     let ended = read_available(&mut connection.stream, &mut connection.received)?;
@@ -173,21 +165,24 @@ fn step(
         report.mixed += 1;
         return Err(io::Error::other("more than one line"));
     }
-    let (Some(end), false) = (line_end, connection.answered) else { return Ok(ended) };
-    let Some((_, line)) = parse(&received[..end]).filter(|(id, _)| ids.insert(*id)) else {
+    let (Some(end), None) = (line_end, &connection.line) else { return Ok(ended) };
+    let line = well_formed(&received[..end]).filter(|line| lines.insert((*line).to_owned()));
+    let Some(line) = line else {
         report.mixed += 1;
-        return Err(io::Error::other("a line that is not well-formed, or an id seen before"));
+        return Err(io::Error::other("a line that is not well-formed, or another's"));
     };
+    connection.line = Some(line.to_owned());
     let answer = format!("{line} {}\n", connection.peer);
     // A fresh connection's send buffer takes a line at once.
     connection.stream.write_all(answer.as_bytes())?;
-    connection.answered = true;
     Ok(ended)
 }
 
-fn parse(line: &[u8]) -> Option<(u64, &str)> {
+fn well_formed(line: &[u8]) -> Option<&str> {
     let line = std::str::from_utf8(line).ok()?;
-    let (id, source) = line.split_once(' ')?;
-    let _: SocketAddrV4 = source.parse().ok()?;
-    Some((id.parse().ok()?, line))
+    let mut words = line.split(' ');
+    u64::from_str_radix(words.next()?, 16).ok()?;
+    let _: u64 = words.next()?.parse().ok()?;
+    let _: SocketAddrV4 = words.next()?.parse().ok()?;
+    words.next().is_none().then_some(line)
 }
