@@ -82,6 +82,8 @@ mod reload;
 mod silence;
 #[path = "scenarios/statics.rs"]
 mod statics;
+#[path = "scenarios/steering.rs"]
+mod steering;
 #[path = "scenarios/tcp.rs"]
 mod tcp;
 #[path = "scenarios/tcp_attacks.rs"]

@@ -33,6 +33,8 @@ pub struct PortReport {
     tx_packets: u64,
     tx_bytes: u64,
     dropped: u64,
+    handed_off: u64,
+    missteered: u64,
 }
 
 /// Everything about a run.
@@ -142,6 +144,8 @@ impl Report {
             tx_packets: sum(&|c| c.ports[n].tx_packets.value()),
             tx_bytes: sum(&|c| c.ports[n].tx_bytes.value()),
             dropped: sum(&|c| c.ports[n].dropped.value()),
+            handed_off: sum(&|c| c.ports[n].handed_off.value()),
+            missteered: sum(&|c| c.ports[n].missteered.value()),
         });
         let drops = DropReason::ALL.iter().map(|reason| (*reason, sum(&|c| c.drops_of(*reason))));
         Self {
@@ -460,6 +464,8 @@ impl Report {
                     "tx_packets": port.tx_packets,
                     "tx_bytes": port.tx_bytes,
                     "dropped": port.dropped,
+                    "handed_off": port.handed_off,
+                    "missteered": port.missteered,
                 });
                 (port.name.clone(), value)
             })

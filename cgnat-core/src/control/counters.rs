@@ -46,6 +46,11 @@ pub struct PortCounters {
     pub tx_bytes: Counter,
     /// Frames from here that were dropped under a reason.
     pub dropped: Counter,
+    /// Packets from here that were handed to the worker whose they are; not those that a
+    /// subscriber sent to another, which begin where they belong.
+    pub handed_off: Counter,
+    /// Of these, packets that arrived at another worker than their address hashes to.
+    pub missteered: Counter,
 }
 
 /// All counters of one worker. On cache lines of their own.

@@ -1,9 +1,8 @@
 //! Lending port blocks, so that a subscriber's port budget does not depend on how many
 //! workers there are.
 //!
-//! At start every block is lent: whole addresses where there are at least as many as
-//! workers, else each address in even parts. Ranges of deterministic pools are lent to their
-//! subscribers' workers and stay there. A worker that runs short wishes for more. What
+//! At start every block is lent, to where `homes` says: mostly the worker that its address
+//! hashes to. A worker that runs short wishes for more. What
 //! housekeeping holds is lent at once; else the other workers are asked in turn to give back
 //! free blocks, and what comes is lent on. Only when nobody has any is the wish denied.
 //!
@@ -14,9 +13,10 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 
 use super::Link;
+use super::homes::Homes;
 use crate::control::Command;
 use crate::shard::{BlockWish, SLICE};
-use crate::space::{ExternalSpace, OwnerMap, PoolGeometry};
+use crate::space::{ExternalSpace, OwnerMap};
 use crate::table::port_block::{BlockLease, PortCensus};
 use crate::time::{Instant, Tick};
 use crate::worker::steering::Steering;
@@ -78,11 +78,10 @@ impl Lending {
     /// Lends blocks that no worker has had: each to where it belongs at first.
     fn lend_first(&mut self, links: &mut [Link], leases: Vec<BlockLease>) {
         let space = self.space.clone();
-        let workers = links.len() as u32;
         let mut slices: Vec<ArrayVec<BlockLease, SLICE>> =
             links.iter().map(|_| ArrayVec::new()).collect();
-        let whole_addresses = space.pools().iter().map(|pool| pool.open_addresses() >= workers);
-        let whole_addresses: Vec<bool> = whole_addresses.collect();
+        let homes = space.pools().iter().map(|pool| Homes::new(pool, self.steering));
+        let homes: Vec<Homes<'_>> = homes.collect();
         for lease in leases {
             let number = usize::from(lease.pool());
             let pool = &space.pools()[number];
@@ -90,7 +89,7 @@ impl Lending {
                 self.home.push(lease);
                 continue;
             }
-            let worker = first_home(pool, whole_addresses[number], lease.id(), self.steering);
+            let worker = homes[number].of(lease.id());
             let slice = &mut slices[usize::from(worker)];
             slice.push(lease);
             if slice.is_full() {
@@ -262,23 +261,6 @@ impl Lending {
 
 fn is_lendable(space: &ExternalSpace, lease: &BlockLease) -> bool {
     space.pools()[usize::from(lease.pool())].is_lendable(lease.id())
-}
-
-/// Who gets a block at the start. The range of a subscriber goes to the subscriber's worker,
-/// for good: it is never free for another. Overflow serves all subscribers of its address,
-/// and these are spread over all workers.
-fn first_home(pool: &PoolGeometry, whole_addresses: bool, block: u32, steering: Steering) -> u16 {
-    if let Some(subscriber) = pool.subscriber_of(block) {
-        return steering.owner_of(subscriber);
-    }
-    let workers = u32::from(steering.workers());
-    let home = if whole_addresses && !pool.is_deterministic() {
-        pool.address_of(block) % workers
-    } else {
-        // A range that is nobody's has no lease, so the block is one of these.
-        pool.dynamic_nth(block).unwrap_or(0) * workers / pool.dynamic_per_address().max(1)
-    };
-    home as u16
 }
 
 /// The other workers, last one first: the next after the requester is asked first, so that

@@ -3,7 +3,7 @@
 //! One thread runs it. It never changes a shard: it reads deadline words and proposes; it
 //! owns the blocks that no worker holds, and lends and recalls them by message; it alone
 //! writes the owner map and the neighbour table, and makes versions of external space.
-//! Files: `sweep`, `lending`, `resolve`, `reload`, `asking`.
+//! Files: `sweep`, `lending`, `homes`, `resolve`, `reload`, `asking`.
 //!
 //! Always true:
 //! 1. a round is bounded in entries swept and messages handled, but for a replay's sweeps;
@@ -11,6 +11,7 @@
 //! 3. each block is held by exactly one: a worker, a message, or housekeeping.
 
 mod asking;
+mod homes;
 mod lending;
 mod reload;
 mod resolve;

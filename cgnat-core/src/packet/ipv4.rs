@@ -218,6 +218,11 @@ pub fn reread(
     Ok((header, transport))
 }
 
+/// Source and destination of a packet, as they stand there.
+pub fn addresses(packet: &[u8]) -> Option<(u32, u32)> {
+    (packet.len() >= 20).then(|| (u32_at(packet, 12), u32_at(packet, 16)))
+}
+
 /// Length of a packet whose header was checked.
 pub fn total_len(packet: &[u8]) -> usize {
     usize::from(u16_at(packet, 2))

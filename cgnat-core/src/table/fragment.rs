@@ -16,7 +16,7 @@
 mod parties;
 
 pub use parties::Claim;
-use parties::{Claimed, Parties};
+use parties::{Claimed, Parties, Shares};
 
 use crate::time::Instant;
 
@@ -116,14 +116,21 @@ pub struct FragmentTable {
     not_open: u32,
     inbound: u32,
     parties: Parties,
-    /// Datagrams, and fragments that wait, that one party may have.
-    share: u32,
-    waiting_share: u32,
+    /// Datagrams, and fragments that wait, that the parties of one may have.
+    shares: Shares,
+    waiting_shares: Shares,
 }
 
 impl FragmentTable {
-    /// Room for `capacity` contexts; `pending` fragments can wait.
-    pub fn new(capacity: u32, pending: u32) -> Self {
+    /// Room for `capacity` contexts; `pending` fragments can wait. There is one such table for each
+    /// of `workers` workers.
+    pub fn new(capacity: u32, pending: u32, workers: u16) -> Self {
+        // All fragments for an external address come to one table, so that it may have of this
+        // what a share of all tables is.
+        let shares = |all: u32| {
+            let share = (all / PARTS_PER_TABLE).max(1);
+            [share, (share * u32::from(workers)).min(all / 2).max(share)]
+        };
         let context = |slot: u32| Context {
             key: FragmentKey::default(),
             state: State::Unknown,
@@ -149,8 +156,8 @@ impl FragmentTable {
             not_open: 0,
             inbound: 0,
             parties: Parties::new(capacity),
-            share: (capacity / PARTS_PER_TABLE).max(1),
-            waiting_share: (pending / PARTS_PER_TABLE).max(1),
+            shares: shares(capacity),
+            waiting_shares: shares(pending),
         }
     }
 
@@ -197,7 +204,7 @@ impl FragmentTable {
         {
             return Err(NoRoom::Table);
         }
-        let claimed = self.parties.claim(claim, self.share).ok_or(NoRoom::Share)?;
+        let claimed = self.parties.claim(claim, self.shares).ok_or(NoRoom::Share)?;
         let slot = self.free;
         let place = self.place(hash);
         let context = &mut self.contexts[slot as usize];
@@ -268,7 +275,7 @@ impl FragmentTable {
     /// One more fragment of a datagram waits for the first; false if one of its parties has as
     /// many as it may.
     pub fn wait(&mut self, slot: u32) -> bool {
-        self.parties.wait(self.contexts[slot as usize].claimed, self.waiting_share)
+        self.parties.wait(self.contexts[slot as usize].claimed, self.waiting_shares)
     }
 
     /// One less waits.
@@ -360,7 +367,7 @@ mod tests {
 
     #[test]
     fn ranges_that_overlap_repeat_or_contradict_the_end_are_seen() {
-        let mut table = FragmentTable::new(64, 64);
+        let mut table = FragmentTable::new(64, 64, 1);
         let slot = open(&mut table, 1, (false, true)).expect("room");
         assert_eq!(table.add(slot, 16, 16, true), Ok(()));
         for (offset, len, more, wrong) in [
@@ -384,7 +391,7 @@ mod tests {
 
     #[test]
     fn as_many_fragments_are_told_apart_as_a_whole_datagram_has_over_1280_bytes() {
-        let mut table = FragmentTable::new(64, 64);
+        let mut table = FragmentTable::new(64, 64, 1);
         let slot = open(&mut table, 1, (false, true)).expect("room");
         let mut offset = 0;
         while offset < 65_515 {
@@ -402,7 +409,7 @@ mod tests {
 
     #[test]
     fn contexts_are_found_until_closed_in_any_order_and_nothing_leaks() {
-        let mut table = FragmentTable::new(64, 64);
+        let mut table = FragmentTable::new(64, 64, 1);
         for round in 0..50u32 {
             let slots: Vec<u32> =
                 (0..32).map(|n| open(&mut table, n, (false, true)).expect("room")).collect();
@@ -420,7 +427,7 @@ mod tests {
 
     #[test]
     fn the_oldest_is_due_first_and_room_is_kept_for_in_order_and_outbound_datagrams() {
-        let mut table = FragmentTable::new(64, 64);
+        let mut table = FragmentTable::new(64, 64, 1);
         let waiting = (0..64).map_while(|n| open(&mut table, n, (true, false)).ok()).count();
         assert_eq!(waiting, 32, "half may wait");
         let inbound = (100..164).map_while(|n| open(&mut table, n, (true, true)).ok());
@@ -440,7 +447,7 @@ mod tests {
 
     #[test]
     fn one_party_gets_a_sixteenth_and_the_others_find_room() {
-        let mut table = FragmentTable::new(64, 64);
+        let mut table = FragmentTable::new(64, 64, 1);
         let due = Instant::from_millis(1);
         let mut take = |n: u32, source, destination| {
             let claim = Claim::of_stranger(source, destination);

@@ -7,8 +7,8 @@
 //!   inbound    any worker ── Inbound, Hairpin ──► keeper: claimant ──► in
 //! ```
 //!
-//! The keeper of a tuple (external address, remote address, protocol) follows from a hash that
-//! every worker can compute, and computes again before it believes a note.
+//! The keeper of a tuple (external address, remote address, protocol) is the worker of the
+//! external address, which every worker can compute, and computes again before it believes a note.
 
 use super::Worker;
 use super::errors::told_inside;
@@ -22,10 +22,10 @@ use crate::verdict::DropReason;
 type Arrived<P> = (usize, P, usize);
 
 impl<I: PacketIo> Worker<I> {
-    /// The worker that keeps the claim of a tuple (external, remote, protocol).
-    pub(super) fn keeper_of_tuple(&self, (external, remote, protocol): (u32, u32, u8)) -> u16 {
-        let word = u32::from(protocol).wrapping_mul(0x85eb_ca6b);
-        self.steering.owner_of(external.rotate_left(16) ^ remote ^ word)
+    /// The worker that keeps the claim of a tuple (external, remote, protocol): the one that a
+    /// card steers its packets to.
+    pub(super) fn keeper_of_tuple(&self, (external, _, _): (u32, u32, u8)) -> u16 {
+        self.steering.owner_of(external)
     }
 
     /// A packet of a subscriber that has a hold under this external address goes to the keeper.

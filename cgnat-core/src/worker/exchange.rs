@@ -14,12 +14,30 @@ use crate::verdict::DropReason;
 impl<I: PacketIo> Worker<I> {
     /// Puts a packet into the burst for its owner.
     pub(super) fn hand_over(&mut self, mut packet: I::Packet, note: Note) {
+        self.count_hand_over(&packet, &note);
         note.write(packet.note());
         let to = usize::from(note.to);
         if self.hand_off[to].is_full() {
             self.flush_hand_off(to);
         }
         self.hand_off[to].push(packet);
+    }
+
+    /// By port, those that a better steered card would have spared: not what one subscriber
+    /// sends to another, nor what no worker is steered to.
+    fn count_hand_over(&self, packet: &I::Packet, note: &Note) {
+        let counters = &self.counters.ports[usize::from(note.port)];
+        let bytes = packet.bytes().get(usize::from(note.offset)..).unwrap_or_default();
+        let outbound = match note.kind {
+            Kind::Outbound => true,
+            Kind::Inbound | Kind::Keep => false,
+            Kind::Hairpin | Kind::Claim | Kind::ClaimRefused => return,
+        };
+        let addresses = ipv4::addresses(bytes);
+        let steered_by = addresses.map(|(from, to)| if outbound { from } else { to });
+        counters.handed_off.add(1);
+        let is_missteered = steered_by.is_some_and(|by| self.steering.owner_of(by) != self.id);
+        counters.missteered.add(u64::from(is_missteered));
     }
 
     pub(super) fn flush_hand_off(&mut self, to: usize) {

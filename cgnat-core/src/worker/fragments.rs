@@ -1,7 +1,7 @@
 //! Fragments in any order (RFC 4787 REQ-14).
 //!
 //! All fragments of a datagram meet at one worker: outbound at the owner of the subscriber;
-//! inbound, where only the first has a port, at a keeper that a hash of the header chooses.
+//! inbound, where only the first has a port, at a keeper: the worker of the external address.
 //! There the datagram has a context (`table/fragment.rs`). The first fragment is translated
 //! like any packet; the others follow it with its ports, from the keeper to the owner of
 //! the port block as all inbound packets. Those that come before the first wait for it.
@@ -66,11 +66,11 @@ pub(super) struct Fragments<P> {
 }
 
 impl<P> Fragments<P> {
-    pub(super) fn new(limits: FragmentLimits) -> Self {
+    pub(super) fn new(limits: FragmentLimits, workers: u16) -> Self {
         let next = |n: u32| if n + 1 < limits.pending { n + 1 } else { NONE };
         Self {
             limits,
-            table: FragmentTable::new(limits.datagrams, limits.pending),
+            table: FragmentTable::new(limits.datagrams, limits.pending, workers),
             pending: (0..limits.pending).map(|n| (None, next(n))).collect(),
             queues: vec![(NONE, NONE); limits.datagrams as usize],
             free: if limits.pending > 0 { 0 } else { NONE },
@@ -450,14 +450,10 @@ impl<I: PacketIo> Worker<I> {
         self.hand_over(packet, note);
     }
 
-    /// The worker that keeps the context of a fragment's datagram.
+    /// The worker that keeps the context of a fragment's datagram: the one that a card steers
+    /// its packets to.
     pub(super) fn keeper_of(&self, inbound: bool, header: &Header) -> u16 {
-        if !inbound {
-            return self.steering.owner_of(header.source);
-        }
-        let words = (u32::from(header.identification) << 8 | u32::from(header.protocol))
-            .wrapping_mul(0x85eb_ca6b);
-        self.steering.owner_of(header.source ^ header.destination.rotate_left(16) ^ words)
+        self.steering.owner_of(if inbound { header.destination } else { header.source })
     }
 }
 

@@ -167,7 +167,7 @@ impl<I: PacketIo> Worker<I> {
             published: Tick(u32::MAX),
             receive: Burst::new(),
             parking: Parking::new(),
-            fragments: Fragments::new(fragments),
+            fragments: Fragments::new(fragments, steering.workers()),
             telling: Telling::new(own_errors),
             held_syns,
             has_exceptions,

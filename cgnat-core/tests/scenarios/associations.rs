@@ -298,7 +298,8 @@ fn a_full_table_refuses_and_takes_nothing_6888_req_11() {
             }
             desk.lab.advance(100);
         }
-        assert!(made >= 50 && refused > 100, "{made} made, {refused} refused");
+        // Both records of each are of one table: that of the worker of subscriber and address.
+        assert!(made >= 50 / u64::from(workers) && refused > 100, "{made} made, {refused} refused");
         assert_eq!(desk.associations(), made);
         assert_eq!(
             desk.carried(&bare(GRE, HOST, &remote(0))),

@@ -282,7 +282,9 @@ fn subscribers_reach_each_other_from_shared_ports_4787_req_9() {
         .replace("203.0.113.0]", "203.0.113.0/31]");
     for workers in [1, 4] {
         let mut desk = Desk::with(&yaml, workers, 1);
-        let other = ("100.64.7.7", 443);
+        // Of the worker that the third quarter of each address is lent to, 443 in it.
+        let other = subscriber_of(workers / 2, workers, 0);
+        let other = (other.as_str(), 443);
         let shown = desk.goes_out(&udp(other, server(5000)));
         assert_eq!(shown.1, 443);
         let first = desk.goes_out(&udp((HOST, 1000), web(0)));

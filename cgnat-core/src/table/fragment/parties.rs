@@ -11,7 +11,7 @@ use super::NONE;
 #[derive(Debug, Clone, Copy)]
 pub struct Claim {
     parties: [Option<u64>; 2],
-    /// Datagrams that each may have, if not the usual share.
+    /// Datagrams that the first may have, if not the usual share.
     most: Option<u32>,
 }
 
@@ -29,6 +29,9 @@ impl Claim {
 
 /// Records of the parties of one datagram.
 pub(super) type Claimed = [u32; 2];
+
+/// What the first and the second party of a datagram may have.
+pub(super) type Shares = [u32; 2];
 
 #[derive(Clone)]
 struct Party {
@@ -61,15 +64,16 @@ impl Parties {
     /// Bytes from the heap for each context.
     pub(super) const BYTES: usize = 2 * size_of::<Party>() + 4 * size_of::<u32>();
 
-    /// One more datagram of each party; `None` if one has as many as it may, `share` unless the
+    /// One more datagram of each party; `None` if one has as many as it may, its share unless the
     /// claim says otherwise.
-    pub(super) fn claim(&mut self, claim: Claim, share: u32) -> Option<Claimed> {
-        let most = claim.most.unwrap_or(share);
-        let has_room = |hash: u64| match self.find(hash) {
+    pub(super) fn claim(&mut self, claim: Claim, shares: Shares) -> Option<Claimed> {
+        let most = [claim.most.unwrap_or(shares[0]), shares[1]];
+        let has_room = |(hash, most): (u64, u32)| match self.find(hash) {
             NONE => most > 0,
             slot => self.records[slot as usize].datagrams < most,
         };
-        if !claim.parties.into_iter().flatten().all(has_room) {
+        let mut parties = claim.parties.into_iter().zip(most).filter_map(|(p, n)| Some((p?, n)));
+        if !parties.all(has_room) {
             return None;
         }
         Some(claim.parties.map(|party| party.map_or(NONE, |hash| self.enter(hash))))
@@ -87,12 +91,13 @@ impl Parties {
         }
     }
 
-    /// One more fragment that waits, of each party; false if one has `most`.
-    pub(super) fn wait(&mut self, claimed: Claimed, most: u32) -> bool {
-        let slots = claimed.into_iter().filter(|slot| *slot != NONE);
-        let has_room = slots.clone().all(|slot| self.records[slot as usize].waiting < most);
+    /// One more fragment that waits, of each party; false if one has its share.
+    pub(super) fn wait(&mut self, claimed: Claimed, shares: Shares) -> bool {
+        let slots = claimed.into_iter().zip(shares).filter(|(slot, _)| *slot != NONE);
+        let mut each = slots.clone();
+        let has_room = each.all(|(slot, most)| self.records[slot as usize].waiting < most);
         if has_room {
-            slots.for_each(|slot| self.records[slot as usize].waiting += 1);
+            slots.for_each(|(slot, _)| self.records[slot as usize].waiting += 1);
         }
         has_room
     }
@@ -160,7 +165,7 @@ mod tests {
             // Hashes that differ in their upper bits alone meet in one chain.
             for n in 0..40u64 {
                 let subscriber = Claim::of_subscriber((n % 10) << 40 | round, Some(3));
-                held.extend(parties.claim(subscriber, 99));
+                held.extend(parties.claim(subscriber, [99; 2]));
             }
             assert_eq!(held.len(), 30);
             let mut order: Vec<usize> = (0..30).collect();
@@ -180,20 +185,20 @@ mod tests {
     fn of_two_parties_neither_has_more_than_its_share() {
         let mut parties = Parties::new(40);
         let mut claim = |source, destination| {
-            parties.claim(Claim::of_stranger(source, destination), 2).is_some()
+            parties.claim(Claim::of_stranger(source, destination), [2, 3]).is_some()
         };
-        assert_eq!([claim(1, 9), claim(2, 9), claim(3, 9)], [true, true, false]);
-        assert_eq!([claim(3, 8), claim(3, 7), claim(3, 6)], [true, true, false]);
+        assert_eq!([1, 2, 3, 4].map(|source| claim(source, 9)), [true, true, true, false]);
+        assert_eq!([8, 7, 6].map(|destination| claim(5, destination)), [true, true, false]);
     }
 
     #[test]
     fn what_waits_is_counted_for_each_party() {
         let mut parties = Parties::new(4);
-        let claimed = parties.claim(Claim::of_stranger(1, 2), 9).expect("room");
-        let other = parties.claim(Claim::of_stranger(3, 2), 9).expect("room");
-        assert!(parties.wait(claimed, 2) && parties.wait(other, 2));
-        assert!(!parties.wait(claimed, 2), "the second party has two");
+        let claimed = parties.claim(Claim::of_stranger(1, 2), [9; 2]).expect("room");
+        let other = parties.claim(Claim::of_stranger(3, 2), [9; 2]).expect("room");
+        assert!(parties.wait(claimed, [2; 2]) && parties.wait(other, [2; 2]));
+        assert!(!parties.wait(claimed, [3, 2]), "the second party has two");
         parties.stop_waiting(other);
-        assert!(parties.wait(claimed, 2));
+        assert!(parties.wait(claimed, [3, 2]));
     }
 }
