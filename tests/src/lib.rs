@@ -13,6 +13,7 @@
 //! | [`file_transfer`] | FTP and TFTP: vsftpd, dnsmasq, curl |
 //! | [`pptp`] | PPTP: pptpd, pptp, and calls whose identifiers are chosen |
 //! | [`connect_test`] | very many TCP connections, each checked for mix-ups: `cgnat connect-test` |
+//! | [`figures`] | samples of a measurement, and stolen time |
 //! | [`leases`] | 20,000 DHCP relays that renew their leases |
 //! | [`flood`], [`steady`], [`told`], [`ordeal`] | attacks, flows that have to survive them, what comes back |
 //! | [`conformance`] | clauses of the RFCs, each a conversation through the appliance |
@@ -27,6 +28,7 @@ pub mod command_line;
 pub mod conformance;
 pub mod connect_test;
 pub mod decode;
+pub mod figures;
 pub mod file_transfer;
 pub mod flood;
 pub mod hairpin_storm;

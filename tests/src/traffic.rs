@@ -325,6 +325,8 @@ pub struct Stream {
     pub reverse: bool,
     /// How long.
     pub seconds: u32,
+    /// How many at one time; one is one connection.
+    pub parallel: u32,
 }
 
 /// What iperf3 measured at the receiver.
@@ -351,6 +353,7 @@ pub fn iperf3(
     let mut command = namespace.command("iperf3");
     command.args(["--json", "--client", &server.to_string(), "--bind", &source.to_string()]);
     command.args(["--time", &stream.seconds.to_string()]);
+    command.args(["--parallel", &stream.parallel.to_string()]);
     if let Some(rate) = stream.bits_per_second {
         // Small writes, so that the limit holds from the beginning.
         command.args(["--length", "1400", "--bitrate", &rate.to_string()]);

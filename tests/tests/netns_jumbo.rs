@@ -30,7 +30,7 @@ fn datagrams_arrive(lab: &Lab, client: Ipv4Addr, sizes: &[u32]) -> Result<()> {
 fn streams_arrive(lab: &Lab, client: Ipv4Addr) -> Result<()> {
     let iperf = Server::iperf3(&lab.server, SERVERS[2])?;
     for reverse in [false, true] {
-        let stream = Stream { udp: false, bits_per_second: None, reverse, seconds: 1 };
+        let stream = Stream { udp: false, bits_per_second: None, reverse, seconds: 1, parallel: 1 };
         let measured = traffic::iperf3(&lab.subscribers, client, SERVERS[2], stream)?;
         println!("{stream:?}: {measured:?}");
         ensure!(measured.bytes > 1_000_000, "{stream:?}: {measured:?}");

@@ -47,7 +47,7 @@ fn everything_goes_through(lab: &Lab) -> Result<()> {
     let kinds = [(false, false), (false, true), (true, false), (true, true)];
     for (client, (udp, reverse)) in clients.iter().zip(kinds) {
         let bits_per_second = udp.then_some(5_000_000);
-        let stream = Stream { udp, bits_per_second, reverse, seconds: 3 };
+        let stream = Stream { udp, bits_per_second, reverse, seconds: 3, parallel: 1 };
         let measured = traffic::iperf3(namespace, *client, streams, stream)?;
         println!("{stream:?}: {measured:?}");
         ensure!(measured.bytes > 100_000, "iperf3 moved {} bytes: {stream:?}", measured.bytes);
@@ -120,7 +120,8 @@ fn decode_small_traffic(lab: &Lab, hairpin: bool) -> Result<Report> {
         traffic::open_mapping(lab, (*client, 20_053), web)?;
         ensure!(traffic::ping(namespace, *client, web, 2, 56)? == 2, "ping from {client}");
         for (udp, reverse) in [(false, true), (true, false)] {
-            let stream = Stream { udp, bits_per_second: Some(1_000_000), reverse, seconds: 1 };
+            let stream =
+                Stream { udp, bits_per_second: Some(1_000_000), reverse, seconds: 1, parallel: 1 };
             traffic::iperf3(namespace, *client, streams, stream)?;
         }
     }

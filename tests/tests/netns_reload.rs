@@ -106,7 +106,8 @@ fn reload_under_load(workers: u16) -> Result<()> {
     }
     let (measured, replies, changed) = thread::scope(|scope| {
         let bits_per_second = Some(10_000_000);
-        let stream = Stream { udp: false, bits_per_second, reverse: true, seconds: SECONDS };
+        let stream =
+            Stream { udp: false, bits_per_second, reverse: true, seconds: SECONDS, parallel: 1 };
         let iperf = scope.spawn(move || traffic::iperf3(inside, addresses[0], SERVERS[2], stream));
         let ping = scope.spawn(move || traffic::ping(inside, addresses[1], SERVERS[0], pings, 56));
         let changed = change_addresses(&lab, &appliance, workers);

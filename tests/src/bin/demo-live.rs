@@ -144,7 +144,8 @@ fn clients(lab: &Lab, arguments: &Arguments, findings: &mut Findings) -> Result<
 
     for (udp, reverse) in [(false, false), (false, true), (true, false), (true, true)] {
         let bits_per_second = udp.then_some(20_000_000);
-        let stream = Stream { udp, bits_per_second, reverse, seconds: arguments.seconds };
+        let stream =
+            Stream { udp, bits_per_second, reverse, seconds: arguments.seconds, parallel: 1 };
         let seen = traffic::iperf3(namespace, second, streams, stream).and_then(|measured| {
             let lost = measured.lost_percent.unwrap_or(0.0);
             ensure!(lost < 50.0, "{lost:.1} % lost");

@@ -145,7 +145,8 @@ fn make_traffic(lab: &Lab, hairpin: bool) -> Result<Vec<Count>> {
     })?;
     let tests = [(false, false), (false, true), (true, false), (true, true)];
     for (client, (udp, reverse)) in clients[28..].iter().zip(tests) {
-        let stream = Stream { udp, bits_per_second: Some(1_000_000), reverse, seconds: 1 };
+        let stream =
+            Stream { udp, bits_per_second: Some(1_000_000), reverse, seconds: 1, parallel: 1 };
         each("iperf3 tests, 1 Mbit/s for 1 s (TCP, UDP, each way)", &[*client], &|client| {
             traffic::iperf3(namespace, client, streams, stream).map(drop)
         })?;
