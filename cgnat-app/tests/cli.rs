@@ -225,7 +225,7 @@ fn a_second_instance_of_a_name_is_refused_while_the_first_goes_on() {
 
 #[test]
 fn sigterm_and_sigint_stop_cleanly_with_statistics_and_every_packet_accounted_for() {
-    for (name, workers) in [("-TERM", 1), ("-INT", 3)] {
+    for (name, workers) in [("-TERM", 1usize), ("-INT", 3)] {
         let bench = Bench::new();
         let file = bench.config("stop", NULLS, &format!(", workers: {workers}"));
         let stats = bench.path("stats.json");
@@ -241,6 +241,14 @@ fn sigterm_and_sigint_stop_cleanly_with_statistics_and_every_packet_accounted_fo
             serde_json::from_str(&std::fs::read_to_string(stats).unwrap()).unwrap();
         assert_eq!(stats["balance"]["came"], stats["balance"]["ended"]);
         assert!(stats["balance"]["came"].as_u64() > Some(1000), "{}", stats["balance"]);
+        // This driver takes key and table and gives them back.
+        let port = &stats["steering"]["ports"]["external0"];
+        let method = if workers == 1 { "one-worker" } else { "windowed-key" };
+        assert_eq!((&port["method"], &port["queues"]), (&method.into(), &workers.into()));
+        assert_eq!(text.contains("port external0 (external): the card steers"), workers > 1);
+        let load = stats["steering"]["workers"].as_array().unwrap();
+        let load: Vec<f64> = load.iter().map(|w| w["load_share"].as_f64().unwrap()).collect();
+        assert!(load.len() == workers && (0.99..1.01).contains(&load.iter().sum()), "{load:?}");
         let census = &stats["ports_census"];
         assert_eq!(census["free"], 4 * 64512 * 3);
         assert_eq!(census["total"], 4 * 64512 * 3);

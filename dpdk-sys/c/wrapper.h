@@ -22,6 +22,7 @@
 #include <rte_mempool.h>
 #include <rte_memzone.h>
 #include <rte_ring.h>
+#include <rte_thash.h>
 #include <rte_version.h>
 
 /* Constants with the type they are used with. */
@@ -29,6 +30,8 @@ static const uint64_t DPDK_RX_OFFLOAD_SCATTER = RTE_ETH_RX_OFFLOAD_SCATTER;
 static const uint64_t DPDK_RX_OFFLOAD_RSS_HASH = RTE_ETH_RX_OFFLOAD_RSS_HASH;
 static const uint64_t DPDK_TX_OFFLOAD_MULTI_SEGS = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
 static const uint64_t DPDK_RSS_IP = RTE_ETH_RSS_IP;
+static const uint64_t DPDK_RSS_TRANSPORTS = RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP | RTE_ETH_RSS_SCTP;
+static const uint16_t DPDK_RETA_GROUP = RTE_ETH_RETA_GROUP_SIZE;
 static const uint64_t DPDK_RSS_L3_SRC_ONLY = RTE_ETH_RSS_L3_SRC_ONLY;
 static const uint64_t DPDK_RSS_L3_DST_ONLY = RTE_ETH_RSS_L3_DST_ONLY;
 static const uint64_t DPDK_MBUF_F_RX_RSS_HASH = RTE_MBUF_F_RX_RSS_HASH;

@@ -2,6 +2,7 @@
 
 mod config;
 mod error;
+mod rss;
 
 use std::ffi::{CStr, CString, c_char};
 use std::mem::MaybeUninit;
@@ -13,6 +14,7 @@ use dpdk_sys::rte_eth_rx_mq_mode;
 
 pub use self::config::{PortConfig, PortStats, Rss, RssFields};
 pub use self::error::PortError;
+pub use self::rss::{RssAbilities, soft_rss};
 use crate::eal::{Eal, Instance};
 use crate::errno::Errno;
 use crate::{Mbuf, Mempool, RxQueue, Socket, TxQueue, log};
@@ -45,6 +47,8 @@ pub struct StartedPort {
     pub rx: Vec<RxQueue>,
     /// The transmit queues in order.
     pub tx: Vec<TxQueue>,
+    /// Why the port runs without the RSS key that was asked for.
+    pub key_refused: Option<String>,
 }
 
 impl Deref for RunningPort {
@@ -112,13 +116,13 @@ impl Port {
         let control = instance.control();
         let outcome = self.configure(config, &info);
         drop(control);
-        outcome?;
+        let key_refused = outcome?;
 
         let port = Arc::new(self);
         let rx = (0..rx_queues).map(|queue| RxQueue::new(Arc::clone(&port), queue));
         let tx = (0..tx_queues).map(|queue| TxQueue::new(Arc::clone(&port), queue));
         let (rx, tx) = (rx.collect(), tx.collect());
-        Ok(StartedPort { port: RunningPort(port), rx, tx })
+        Ok(StartedPort { port: RunningPort(port), rx, tx, key_refused })
     }
 
     fn check(
@@ -161,12 +165,13 @@ impl Port {
         Ok(())
     }
 
-    /// Takes the port from closed to running; `config` was checked.
+    /// Takes the port from closed to running; `config` was checked. Returns why a key was left
+    /// out, if it was.
     fn configure(
         &self,
         config: &PortConfig,
         info: &dpdk_sys::rte_eth_dev_info,
-    ) -> Result<(), PortError> {
+    ) -> Result<Option<String>, PortError> {
         let mark = log::mark();
         let done = |step, code: i32| {
             if code == 0 {
@@ -184,11 +189,23 @@ impl Port {
         let mut key = config.rss.as_ref().and_then(|rss| rss.key.clone()).unwrap_or_default();
         let conf = self.device_conf(config, info, &mut key);
         let (rx_queues, tx_queues) = (config.rx_queues, config.tx_queues);
-        // SAFETY: a valid port that is ours and stopped; `conf` and the key it points to
-        // outlive the call.
-        done("rte_eth_dev_configure", unsafe {
-            dpdk_sys::rte_eth_dev_configure(self.id, rx_queues, tx_queues, &raw const conf)
-        })?;
+        let apply = |conf: &dpdk_sys::rte_eth_conf| {
+            // SAFETY: a valid port that is ours and stopped; `conf` and the key it points to
+            // outlive the call.
+            done("rte_eth_dev_configure", unsafe {
+                dpdk_sys::rte_eth_dev_configure(self.id, rx_queues, tx_queues, conf)
+            })
+        };
+        let mut key_refused = None;
+        match (apply(&conf), &config.rss) {
+            (Err(error), Some(Rss { fields: _, key: Some(_) })) => {
+                let rss = Some(Rss { fields: RssFields::Addresses, key: None });
+                let plain = PortConfig { rss, ..config.clone() };
+                apply(&self.device_conf(&plain, info, &mut []))?;
+                key_refused = Some(error.to_string());
+            }
+            (outcome, _) => outcome?,
+        }
         let (mut rx_slots, mut tx_slots) = (config.rx_descriptors, config.tx_descriptors);
         // SAFETY: both numbers are valid places to read and write.
         done("rte_eth_dev_adjust_nb_rx_tx_desc", unsafe {
@@ -221,7 +238,7 @@ impl Port {
                 dpdk_sys::rte_eth_promiscuous_enable(self.id)
             })?;
         }
-        Ok(())
+        Ok(key_refused)
     }
 
     fn device_conf(
@@ -352,6 +369,7 @@ fn hash_functions(fields: RssFields, offered: u64) -> Option<u64> {
         RssFields::Addresses => 0,
         RssFields::SourceAddress => dpdk_sys::DPDK_RSS_L3_SRC_ONLY,
         RssFields::DestinationAddress => dpdk_sys::DPDK_RSS_L3_DST_ONLY,
+        RssFields::Anything => dpdk_sys::DPDK_RSS_TRANSPORTS & offered,
     };
     (ip != 0 && offered & only == only).then_some(ip | only)
 }
@@ -419,5 +437,8 @@ mod tests {
         assert_eq!(hash_functions(RssFields::SourceAddress, ip | source), Some(ip | source));
         assert_eq!(hash_functions(RssFields::DestinationAddress, ip | source), None);
         assert_eq!(hash_functions(RssFields::Addresses, source), None);
+        let udp = dpdk_sys::DPDK_RSS_TRANSPORTS;
+        assert_eq!(hash_functions(RssFields::Anything, ip | source), Some(ip));
+        assert_eq!(hash_functions(RssFields::Anything, ip | udp), Some(ip | udp));
     }
 }

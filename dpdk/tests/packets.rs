@@ -401,7 +401,7 @@ fn a_port_runs_until_its_last_handle_is_dropped() {
     in_child("a_port_runs_until_its_last_handle_is_dropped", || {
         let eal = Eal::init(&options(&["net_null0".into()])).unwrap();
         let pool = pool(&eal, "p");
-        let StartedPort { port, mut rx, tx } = start(&eal, "net_null0", &pool);
+        let StartedPort { port, mut rx, tx, key_refused: _ } = start(&eal, "net_null0", &pool);
         let error = Port::by_name(&eal, "net_null0").unwrap_err();
         assert_eq!(error.to_string(), "port \"net_null0\" is in use: it was already looked up");
         drop((eal, pool, port, tx));
@@ -486,7 +486,7 @@ fn queues_take_their_buffers_from_their_own_pools_and_run_on_two_lcores() {
             rss: Some(Rss { fields: RssFields::Addresses, key: Some(vec![0x6d; 40]) }),
             ..PortConfig::default()
         };
-        let StartedPort { port, rx, tx } = port.start(&config, &pools).unwrap();
+        let StartedPort { port, rx, tx, key_refused: _ } = port.start(&config, &pools).unwrap();
         assert_eq!((rx.len(), tx.len()), (2, 2));
         let mut handles = Vec::new();
         for ((mut rx, mut tx), &lcore) in rx.into_iter().zip(tx).zip(eal.workers()) {

@@ -16,6 +16,7 @@ mod requests;
 mod say;
 mod start;
 mod statistics;
+pub mod steering;
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -112,6 +113,9 @@ fn run_planned(options: &Options, source: &Source, here: &Preflight, plan: &Plan
         plan.layout.blocks,
         if plan.huge_pages { "huge pages" } else { "4 KiB pages" },
     ));
+    for sentence in steering::sentences(config, &running.steering()) {
+        say(&sentence);
+    }
     let dead = watch(&running, &stop, config, &mut reloads, &mut statistics);
     if replaying && !stop.load(Ordering::Relaxed) {
         running.settle(&stop);
@@ -147,6 +151,9 @@ fn watch(
         let dead = running.dead_worker();
         if dead.is_some() {
             return dead;
+        }
+        for sentence in running.watch_steering() {
+            complain(&sentence);
         }
         if Instant::now() >= next {
             next = Instant::now() + interval;

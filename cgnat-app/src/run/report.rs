@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::refused::Refused;
 use super::reload::Tally;
+use super::steering::SteeringReport;
 
 /// Mappings and blocks that the text lists; JSON has more.
 const LISTED: usize = 20;
@@ -79,6 +80,7 @@ pub struct Report {
     spilled: Vec<(String, u64)>,
     refused: Refused,
     reloads: Tally,
+    steering: Option<SteeringReport>,
     /// With the name of the pool.
     draining: Vec<(String, Draining)>,
     outputs: Vec<String>,
@@ -202,6 +204,7 @@ impl Report {
             spilled: Vec::new(),
             refused: Refused::default(),
             reloads: Tally::default(),
+            steering: None,
             draining: Vec::new(),
             outputs: Vec::new(),
         }
@@ -237,6 +240,12 @@ impl Report {
         self.spilled = spilled.map(|(pool, count)| (name(pool), count)).collect();
         let draining = space.draining.into_iter();
         self.draining = draining.map(|d| (name(usize::from(d.pool)), d)).collect();
+        self
+    }
+
+    /// Adds how the ports steer.
+    pub fn with_steering(mut self, steering: SteeringReport) -> Self {
+        self.steering = Some(steering);
         self
     }
 
@@ -566,6 +575,9 @@ impl Report {
             },
             "workers": workers,
         });
+        if let Some(steering) = &self.steering {
+            document["steering"] = steering.json();
+        }
         if let Some(stopped) = &self.stopped {
             document["mappings"]["list"] = stopped.mappings_json();
             document["blocks"]["list"] = stopped.blocks_json();

@@ -1,5 +1,6 @@
 //! Starting and stopping: EAL, memory, ports, workers, housekeeping, and back.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::JoinHandle;
@@ -14,9 +15,8 @@ use cgnat_core::shard::Shard;
 use cgnat_core::time::Instant;
 use cgnat_core::worker::TimeSource;
 use cgnat_core::worker::io::BURST;
-use dpdk::{
-    Clock, Eal, LcoreHandle, MbufRing, Mempool, Port, PortConfig, Rss, RssFields, RunningPort, Zone,
-};
+use cgnat_core::worker::steering::Steering;
+use dpdk::{Clock, Eal, LcoreHandle, MbufRing, Mempool, Port, PortConfig, RunningPort, Zone};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 
@@ -27,6 +27,7 @@ use super::replay::{Pace, Replay, Track};
 use super::report::{Report, Space};
 use super::requests::{self, Back, Front};
 use super::say::complain;
+use super::steering::{Counted, PortSteering, SteeringReport, Watch, Wish};
 use crate::preflight::Preflight;
 
 /// How long the start may take until every block is lent and every shard is ready.
@@ -48,6 +49,9 @@ const NAP: Duration = Duration::from_micros(20);
 /// A pause of housekeeping between two rounds without work.
 const HOUSEKEEPING_PAUSE: Duration = Duration::from_micros(500);
 
+/// How long a look at how the cards steer takes.
+const STEERING_LOOK: Duration = Duration::from_secs(10);
+
 /// What the main thread asks of housekeeping.
 mod phase {
     pub const RUN: u8 = 0;
@@ -67,6 +71,7 @@ pub struct Running {
     /// Set when all captures are used up.
     replayed: Arc<AtomicBool>,
     front: Front,
+    steering: RefCell<(Watch, std::time::Instant)>,
     _ports: Vec<RunningPort>,
     // Last: everything above lives in its memory.
     _eal: Eal,
@@ -138,6 +143,7 @@ pub fn start(
         counters,
         replayed,
         front,
+        steering: RefCell::new((Watch::new(opened.steering), std::time::Instant::now())),
         _ports: opened.ports,
         _eal: eal,
     };
@@ -150,10 +156,13 @@ struct Opened {
     ports: Vec<RunningPort>,
     macs: Vec<[u8; 6]>,
     queues: Vec<(Vec<dpdk::RxQueue>, Vec<dpdk::TxQueue>)>,
+    steering: Vec<PortSteering>,
 }
 
 fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pool: &Mempool) -> Result<Opened> {
-    let mut opened = Opened { ports: Vec::new(), macs: Vec::new(), queues: Vec::new() };
+    let (ports, macs, queues, steering) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut opened = Opened { ports, macs, queues, steering };
+    let steering = Steering::new(plan.workers());
     for port in config.ports() {
         let name = device_name(port.device());
         let context = || format!("port {}", port.name());
@@ -169,6 +178,8 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pool: &Mempool) -> Result
             _ => workers.min(device.max_tx_queues()).max(1),
         };
         let is_card = matches!(port.device(), Device::Pci(_));
+        let abilities = device.rss_abilities().with_context(context)?;
+        let wish = Wish::of(steering, port.side(), rx_queues, abilities);
         let settings = PortConfig {
             rx_queues,
             tx_queues,
@@ -176,13 +187,14 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pool: &Mempool) -> Result
             tx_descriptors: DESCRIPTORS,
             // DPDK states one for packet sockets that is not theirs: their ring decides.
             mtu: (device.driver_name() != "net_af_packet").then_some(port.mtu()),
-            // Without, a card with several queues uses the first.
-            rss: (is_card && rx_queues > 1)
-                .then_some(Rss { fields: RssFields::Addresses, key: None }),
+            rss: wish.rss(is_card, rx_queues, abilities),
             ..PortConfig::default()
         };
         opened.macs.push(device.mac().with_context(context)?);
         let started = device.start(&settings, std::slice::from_ref(pool)).with_context(context)?;
+        let refused = started.key_refused;
+        let steers = wish.fulfil(steering, port.name(), rx_queues, &started.port, refused);
+        opened.steering.push(steers);
         opened.ports.push(started.port);
         opened.queues.push((started.rx, started.tx));
     }
@@ -470,7 +482,27 @@ impl Running {
 
     /// What has happened so far.
     pub fn report(&self, config: &Config) -> Report {
-        Report::of(config, &self.counters)
+        Report::of(config, &self.counters).with_steering(self.steering_report())
+    }
+
+    /// How each port steers.
+    pub fn steering(&self) -> Vec<PortSteering> {
+        self.steering.borrow().0.ports().to_vec()
+    }
+
+    /// Method, hand-off and load so far.
+    pub fn steering_report(&self) -> SteeringReport {
+        self.steering.borrow().0.report(&self.counters)
+    }
+
+    /// Looks every ten seconds whether cards do what they said; what the operator should know.
+    pub fn watch_steering(&self) -> Vec<String> {
+        let (watch, next) = &mut *self.steering.borrow_mut();
+        if std::time::Instant::now() < *next {
+            return Vec::new();
+        }
+        *next = std::time::Instant::now() + STEERING_LOOK;
+        watch.look(Counted::all(&self.counters))
     }
 
     /// The way to housekeeping.
@@ -493,7 +525,8 @@ impl Running {
             bail!("the housekeeping thread has panicked; its message is above");
         };
         housekeeping.take_back();
-        let report = Report::of(config, &self.counters);
+        let steering = self.steering.into_inner().0.report(&self.counters);
+        let report = Report::of(config, &self.counters).with_steering(steering);
         let now = self.counters.iter().map(|c| c.now()).max().unwrap_or_default().tick();
         let config = config.clone();
         let complete: Complete = Box::new(move |report: Report| {

@@ -42,8 +42,8 @@ pub struct Rss {
     pub key: Option<Vec<u8>>,
 }
 
-/// Which addresses of an IPv4 or IPv6 packet are hashed. Ports never are: fragments must take
-/// the way of their packet.
+/// Which addresses of an IPv4 or IPv6 packet are hashed. Ports are not, unless asked for: fragments
+/// must take the way of their packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RssFields {
     /// Source and destination.
@@ -52,6 +52,9 @@ pub enum RssFields {
     SourceAddress,
     /// The destination only.
     DestinationAddress,
+    /// Source and destination, then ports where the packet has them: for a key that makes what
+    /// shall not matter vanish.
+    Anything,
 }
 
 /// What a port counted since it was started.

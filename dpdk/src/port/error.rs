@@ -84,6 +84,16 @@ pub enum PortError {
         /// Bytes the driver takes.
         needed: usize,
     },
+    /// Key or table of receive-side scaling can be neither set nor read.
+    #[error("{step} of port {name:?}: {errno}")]
+    Rss {
+        /// The DPDK call.
+        step: &'static str,
+        /// The port's name.
+        name: String,
+        /// What DPDK returned.
+        errno: Errno,
+    },
     /// A step of starting the port failed.
     #[error("{step} of port {name:?}: {errno}; DPDK said: {said}")]
     Start {
