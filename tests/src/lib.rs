@@ -13,6 +13,7 @@
 //! | [`file_transfer`] | FTP and TFTP: vsftpd, dnsmasq, curl |
 //! | [`pptp`] | PPTP: pptpd, pptp, and calls whose identifiers are chosen |
 //! | [`connect_test`] | very many TCP connections, each checked for mix-ups: `cgnat connect-test` |
+//! | [`callgrind`] | instructions by function, and what has been counted before |
 //! | [`figures`] | samples of a measurement, and stolen time |
 //! | [`leases`] | 20,000 DHCP relays that renew their leases |
 //! | [`flood`], [`steady`], [`told`], [`ordeal`] | attacks, flows that have to survive them, what comes back |
@@ -23,6 +24,7 @@
 //! does, by its command line, its packets and its statistics.
 
 pub mod appliance;
+pub mod callgrind;
 pub mod cleanup;
 pub mod command_line;
 pub mod conformance;

@@ -7,3 +7,4 @@ pub mod io;
 pub mod lab;
 pub mod memory;
 pub mod packets;
+pub mod round;
