@@ -7,3 +7,4 @@ pub mod connect_test;
 pub mod lookup;
 pub mod preflight;
 pub mod run;
+pub mod show;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use cgnat_app::{check, connect_test, lookup, run};
+use cgnat_app::{check, connect_test, lookup, run, show};
 use clap::{Parser, Subcommand};
 
 /// A carrier-grade NAT on DPDK.
@@ -29,6 +29,8 @@ enum Command {
     /// Run the NAT in the foreground until SIGTERM or SIGINT, or, if every port replays a
     /// capture, until the captures are used up.
     Run(run::Options),
+    /// Ask a running box by its control socket.
+    Show(show::Options),
 }
 
 fn main() -> ExitCode {
@@ -37,5 +39,6 @@ fn main() -> ExitCode {
         Command::ConnectTest(options) => connect_test::run(&options),
         Command::Lookup(options) => lookup::run(&options),
         Command::Run(options) => run::run(&options),
+        Command::Show(options) => show::run(&options),
     }
 }

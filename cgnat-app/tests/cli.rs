@@ -256,6 +256,39 @@ fn sigterm_and_sigint_stop_cleanly_with_statistics_and_every_packet_accounted_fo
 }
 
 #[test]
+fn show_steering_asks_a_running_box_and_says_why_it_cannot() {
+    let bench = Bench::new();
+    let socket = bench.path("control.sock");
+    let show =
+        |more: &[&str]| bench.cgnat(&[&["show", "steering", "--socket", &socket], more].concat());
+    let nobody = show(&[]);
+    assert_eq!(nobody.status.code(), Some(1));
+    let expected = format!("no box listens on {socket}: No such file");
+    assert!(stderr(&nobody).contains(&expected), "{}", stderr(&nobody));
+    let more = format!(", workers: 2, control-socket: \"{socket}\"");
+    // A packet socket or a ring has no table; a card would have.
+    let file = bench.config("shown", ["net_null0,size=64", "net_ring0"], &more);
+    let (child, mut lines) = start(bench.command(&["run", &file]));
+    let text = show(&[]);
+    assert_eq!(text.status.code(), Some(0), "{}", stderr(&text));
+    let text = stdout(&text);
+    assert!(text.contains("port internal0: windowed-key, 2 queues"), "{text}");
+    assert!(text.contains("port external0: software,"), "{text}");
+    assert!(text.contains("because its driver cannot hash addresses"), "{text}");
+    assert!(text.contains("worker 1: "), "{text}");
+    let document: serde_json::Value = serde_json::from_str(&stdout(&show(&["--json"]))).unwrap();
+    assert_eq!(document["ports"]["internal0"]["method"], "windowed-key");
+    assert_eq!(document["workers"].as_array().unwrap().len(), 2);
+    signal(&child, "-TERM");
+    let mut said = String::new();
+    lines.read_to_string(&mut said).unwrap();
+    assert_eq!(wait(child), 0);
+    assert!(said.contains("port external0 (external): software hand-off, about 50.0 %"), "{said}");
+    assert!(!Path::new(&socket).exists());
+    assert_eq!(show(&[]).status.code(), Some(1));
+}
+
+#[test]
 fn sigusr1_gives_the_statistics_of_a_box_that_goes_on() {
     let bench = Bench::new();
     let file = bench.config("asked", NULLS, ", workers: 3");

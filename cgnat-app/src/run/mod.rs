@@ -5,6 +5,7 @@
 //! are received only when every worker has its port blocks, and on the way down the workers
 //! stop before anything they use.
 
+mod control;
 pub mod instance;
 pub mod io;
 pub mod plan;
@@ -32,6 +33,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::check;
 use crate::preflight::{Preflight, preflight};
+use control::Control;
 use instance::Instance;
 use plan::Plan;
 use reload::Reloads;
@@ -103,6 +105,8 @@ fn run_planned(options: &Options, source: &Source, here: &Preflight, plan: &Plan
     }
     let mut reloads = Reloads::watch(&options.file, source.clone())?;
     let mut statistics = Statistics::watch(config, options.stats_file.as_deref())?;
+    let control = config.system().control_socket();
+    let mut control = control.map(|path| Control::open(Path::new(path))).transpose()?;
     let replaying = here.captures.len() == config.ports().len();
     let running = start::start(config, plan, here, replaying, options.seed)?;
     say(&format!(
@@ -116,7 +120,7 @@ fn run_planned(options: &Options, source: &Source, here: &Preflight, plan: &Plan
     for sentence in steering::sentences(config, &running.steering()) {
         say(&sentence);
     }
-    let dead = watch(&running, &stop, config, &mut reloads, &mut statistics);
+    let dead = watch(&running, &stop, config, &mut reloads, &mut statistics, control.as_mut());
     if replaying && !stop.load(Ordering::Relaxed) {
         running.settle(&stop);
     }
@@ -138,6 +142,7 @@ fn watch(
     config: &Config,
     reloads: &mut Reloads,
     statistics: &mut Statistics<'_>,
+    mut control: Option<&mut Control>,
 ) -> Option<u16> {
     let interval = if std::io::stdout().is_terminal() { PROGRESS.0 } else { PROGRESS.1 };
     let mut next = Instant::now() + interval.min(Duration::from_secs(1));
@@ -151,6 +156,9 @@ fn watch(
         let dead = running.dead_worker();
         if dead.is_some() {
             return dead;
+        }
+        if let Some(control) = &mut control {
+            control.mind(|what| (what == "steering").then(|| running.steering_report().json()));
         }
         for sentence in running.watch_steering() {
             complain(&sentence);

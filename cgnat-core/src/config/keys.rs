@@ -14,6 +14,7 @@ pub const KEYS: &[&str] = &[
     "system.memory",
     "system.max-mappings",
     "system.huge-pages",
+    "system.control-socket",
     "ports",
     "ports.<name>",
     "ports.<name>.side",

@@ -97,6 +97,7 @@ pub struct System {
     pub(crate) memory_bytes: u64,
     pub(crate) max_mappings: u32,
     pub(crate) huge_pages: HugePages,
+    pub(crate) control_socket: Option<String>,
 }
 
 /// `system.workers`.
@@ -425,6 +426,11 @@ impl System {
     /// Whether huge pages are wanted.
     pub fn huge_pages(&self) -> HugePages {
         self.huge_pages
+    }
+
+    /// Where a running box is asked.
+    pub fn control_socket(&self) -> Option<&str> {
+        self.control_socket.as_deref()
     }
 }
 

@@ -15,6 +15,7 @@ system:
   memory: 4GiB
   max-mappings: 4_000_000
   huge-pages: off
+  control-socket: /run/cgnat/control.sock
 ports:
   internal0:
     side: internal
@@ -180,6 +181,7 @@ fn every_value_of_a_full_file_arrives() {
     assert_eq!(config.system().workers(), &Workers::Cpus(vec![2, 3, 4, 2]));
     assert_eq!(config.system().control_cpus(), [0]);
     assert_eq!(config.system().huge_pages(), HugePages::Off);
+    assert_eq!(config.system().control_socket(), Some("/run/cgnat/control.sock"));
     let port = &config.ports()[0];
     assert_eq!(port.device(), &Device::Pci("0000:3b:00.0".into()));
     assert_eq!(port.neighbours(), [(Ipv4Addr::new(10, 255, 0, 1), [2, 0, 0, 0, 0, 1])]);

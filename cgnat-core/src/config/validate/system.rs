@@ -15,6 +15,7 @@ pub(super) fn read(report: &mut Report<'_>, cursor: Option<&Cursor<'_>>) -> Syst
         memory_bytes: 1 << 30,
         max_mappings: 1_000_000,
         huge_pages: HugePages::Auto,
+        control_socket: None,
     };
     let Some(fields) = cursor.and_then(|c| c.fields(report)) else { return system };
     if let Some(name) =
@@ -44,6 +45,8 @@ pub(super) fn read(report: &mut Report<'_>, cursor: Option<&Cursor<'_>>) -> Syst
     if let Some(huge_pages) = fields.get("huge-pages").and_then(|c| huge_pages(report, c)) {
         system.huge_pages = huge_pages;
     }
+    let socket = fields.get("control-socket");
+    system.control_socket = socket.and_then(|c| c.parse(report, "a path", socket_path));
     system
 }
 
@@ -89,6 +92,20 @@ fn memory(text: &str) -> Result<u64, String> {
         return Ok(bytes);
     }
     Err(format!("{} is out of range; expected 64MiB to 4TiB", scalar::shown(text)))
+}
+
+/// Longest path of a Unix socket, with room for the name that it is made under.
+const LONGEST_SOCKET: usize = 96;
+
+fn socket_path(text: &str) -> Result<String, String> {
+    if !text.starts_with('/') || text.ends_with('/') {
+        return Err(format!("{} is not an absolute path of a socket", scalar::shown(text)));
+    }
+    if text.len() > LONGEST_SOCKET || text.contains('\0') {
+        let length = text.len();
+        return Err(format!("this path has {length} bytes; expected at most {LONGEST_SOCKET}"));
+    }
+    Ok(text.to_owned())
 }
 
 fn huge_pages(report: &mut Report<'_>, cursor: &Cursor<'_>) -> Option<HugePages> {
