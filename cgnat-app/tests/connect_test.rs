@@ -4,8 +4,9 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 fn command(arguments: &[&str]) -> Command {
@@ -24,24 +25,51 @@ fn last_object(output: &Output) -> Value {
     serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))
 }
 
-/// A server that has said that it is ready, and its endpoint. It ends by itself.
-fn server(seconds: &str) -> (Child, BufReader<std::process::ChildStdout>, String) {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let mut child = command(&["server", &free, "--seconds", seconds, "--json"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap());
-    let mut ready = String::new();
-    lines.read_line(&mut ready).unwrap();
-    assert_eq!(ready, format!("ready {free}\n"));
-    (child, lines, free)
+/// A server that has said that it is ready; it ends with this value.
+struct Server {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+    address: String,
+}
+
+impl Server {
+    fn start(options: &[&str]) -> Self {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let mut command = command(&["server", &address, "--json"]);
+        let mut child = command.args(options).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let mut ready = String::new();
+        lines.read_line(&mut ready).unwrap();
+        assert_eq!(ready, format!("ready {address}\n"));
+        Self { child, lines, address }
+    }
+
+    /// Its exit code and report, once it has ended.
+    fn report(&mut self) -> (Option<i32>, Value) {
+        let mut last = String::new();
+        self.lines.read_line(&mut last).unwrap();
+        (self.child.wait().unwrap().code(), serde_json::from_str(&last).unwrap())
+    }
+
+    fn stop(mut self) -> (Option<i32>, Value) {
+        let id = Pid::from_child(&self.child);
+        kill_process(id, Signal::TERM).unwrap();
+        self.report()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 #[test]
 fn many_sources_reach_one_server_and_both_sides_tell_the_same() {
-    let (mut serving, mut lines, address) = server("3");
-    let client = ["client", &address, "--source", "127.0.1.1-127.0.1.9", "--json"];
+    let server = Server::start(&[]);
+    let client = ["client", &server.address, "--source", "127.0.1.1-127.0.1.9", "--json"];
     let output = command(&client).args(["--connections", "900"]).output().unwrap();
     let seen = last_object(&output);
     assert_eq!(output.status.code(), Some(0), "{seen}");
@@ -49,16 +77,22 @@ fn many_sources_reach_one_server_and_both_sides_tell_the_same() {
     assert_eq!((&seen["addresses"], &seen["good"]), (&Value::from(9), &Value::from(true)));
     assert!(seen["latency_us"]["median"].as_u64().unwrap() > 0, "{seen}");
 
-    let mut last = String::new();
-    lines.read_line(&mut last).unwrap();
-    let served: Value = serde_json::from_str(&last).unwrap();
-    assert_eq!((&served["completed"], &served["addresses"]), (&Value::from(900), &Value::from(9)));
-    assert_eq!(serving.wait().unwrap().code(), Some(0));
+    // The server may not have seen the last of them end.
+    let (code, served) = server.stop();
+    assert_eq!((&served["accepted"], &served["addresses"]), (&Value::from(900), &Value::from(9)));
+    assert_eq!(code, Some(0), "{served}");
+}
+
+#[test]
+fn a_server_with_a_time_ends_by_itself() {
+    let (code, served) = Server::start(&["--seconds", "1"]).report();
+    assert_eq!((code, &served["accepted"]), (Some(0), &Value::from(0)), "{served}");
 }
 
 #[test]
 fn the_budget_decides_and_nothing_answered_is_never_good() {
-    let (mut serving, _lines, address) = server("2");
+    let server = Server::start(&[]);
+    let address = server.address.clone();
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     for (to, allowed, code) in [(&closed, "0", 1), (&closed, "1000", 1), (&address, "0", 0)] {
         let client = ["client", to, "--connections", "20", "--max-errors", allowed, "--json"];
@@ -73,7 +107,6 @@ fn the_budget_decides_and_nothing_answered_is_never_good() {
     let printed = text(&output.stdout);
     assert!(printed.contains("5 failed (5 refused"), "{printed}");
     assert!(printed.ends_with("not good: no connection was answered\n"), "{printed}");
-    serving.wait().unwrap();
 }
 
 #[test]
