@@ -10,8 +10,8 @@
 //!    compiler, and it builds for any x86-64, whatever CPU it runs on;
 //! 4. the C library is kept from choosing its memcpy by the CPU.
 //!
-//! The path of the source may move functions between units, and another C library copies
-//! differently: that has come to well under a percent.
+//! The path of the source may move functions between units: built in another directory, counts
+//! differed by a tenth of a percent. Another C library may copy differently.
 //!
 //! `CGNAT_BLESS=1` writes the file anew: after a change that is worth what it costs, and after
 //! one that saves, so that the saving is kept.
