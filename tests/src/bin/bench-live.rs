@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use cgnat_tests::appliance::{Settings, with_appliance};
 use cgnat_tests::command_line::exit_code;
 use cgnat_tests::connect_test;
@@ -84,6 +84,8 @@ struct Bench {
     until: Instant,
     /// By quantity, of kernel and cgnat: a sample for each round, if there is one.
     samples: [[Vec<Option<f64>>; 2]; QUANTITIES.len()],
+    /// Percent of the workers' time that they were in the kernel, while streams went.
+    in_kernel: Vec<f64>,
     thrown_away: u32,
 }
 
@@ -95,7 +97,8 @@ fn main() -> ExitCode {
 fn measure(arguments: Arguments) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(arguments.limit);
     let rounds = arguments.rounds;
-    let mut bench = Bench { arguments, until, samples: Default::default(), thrown_away: 0 };
+    let (samples, in_kernel) = (Default::default(), Vec::new());
+    let mut bench = Bench { arguments, until, samples, in_kernel, thrown_away: 0 };
     let mut done = 0;
     for round in 0..rounds {
         if Instant::now() >= until {
@@ -123,7 +126,7 @@ impl Bench {
         match side {
             Side::Kernel => {
                 lab.use_kernel_nat(POOL_RANGE, PORTS)?;
-                self.sample_all(&lab, side)
+                self.sample_all(&lab, side, None)
             }
             Side::Cgnat => {
                 let settings = Settings {
@@ -134,15 +137,25 @@ impl Bench {
                     max_mappings: 400_000,
                     ..Settings::default()
                 };
-                with_appliance(&lab, &settings, |_| self.sample_all(&lab, side)).map(drop)
+                let measured = with_appliance(&lab, &settings, |appliance| {
+                    self.sample_all(&lab, side, Some(appliance.id()))
+                });
+                measured.map(drop)
             }
         }
     }
 
-    fn sample_all(&mut self, lab: &Lab, side: Side) -> Result<()> {
+    /// `cgnat` is its process id.
+    fn sample_all(&mut self, lab: &Lab, side: Side, cgnat: Option<u32>) -> Result<()> {
         let _iperf = Server::iperf3(&lab.server, SERVERS[0])?;
         for (number, probe) in PROBES.into_iter().enumerate() {
+            let before = cgnat.map(worker_ticks).transpose()?;
             let values = self.sample(lab, side, probe)?;
+            let after = cgnat.map(worker_ticks).transpose()?;
+            if let (Probe::Streams(_), Some(before), Some(after)) = (probe, before, after) {
+                let [own, kernel] = [0, 1].map(|n| after[n].saturating_sub(before[n]) as f64);
+                self.in_kernel.push(kernel * 100.0 / (own + kernel).max(1.0));
+            }
             for (index, quantity) in of_probe(number).enumerate() {
                 let value = values.as_ref().map(|values| values[index]);
                 self.samples[quantity][side as usize].push(value);
@@ -190,8 +203,28 @@ impl Bench {
             let (name, ratios) = (format!("live.ratio.{name}"), pairs.collect());
             figures.push(Figure::new(&name, "x", ratios, &note));
         }
+        let note =
+            "of the worker's time while streams went: packet sockets, and what veths do at once";
+        figures.push(Figure::new("live.cgnat.in_kernel", "%", self.in_kernel.clone(), note));
         figures
     }
+}
+
+/// Ticks that the workers of a process have run so far, in the program and in the kernel.
+fn worker_ticks(process: u32) -> Result<[u64; 2]> {
+    let mut ticks = [0, 0];
+    for entry in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let stat = std::fs::read_to_string(entry?.path().join("stat"))?;
+        let (name, rest) = stat.rsplit_once(')').context("a thread has a name")?;
+        if name.contains("(rte-worker") {
+            let mut fields = rest.split_whitespace().skip(11);
+            for count in &mut ticks {
+                *count += fields.next().context("a thread has run")?.parse::<u64>()?;
+            }
+        }
+    }
+    ensure!(ticks != [0, 0], "process {process} has no worker that has run");
+    Ok(ticks)
 }
 
 /// Places in [`QUANTITIES`] that a probe fills.
