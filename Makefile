@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps deps-test build demo demo-live test check fmt clippy deny unit conformance bench-live \
+.PHONY: help deps deps-test build demo demo-live test check fmt clippy deny unit conformance bench bench-live \
 	hairpin soak fuzz recording clean need-root
 
 # Where cargo builds, as cargo and the tests see it too.
@@ -141,6 +141,10 @@ deny: deps-test ## licences, sources and advisories of the dependencies
 	else \
 		echo "advisories: NOT CHECKED, the advisory database cannot be reached from here"; \
 	fi
+
+bench: need-root deps-test build ## the worker's loop beside DPDK's testpmd, tables of 1 to 16 million mappings; needs 3 GiB of huge pages (root)
+	@$(call install,dpdk-dev)
+	$(TARGET)/release/bench all $(if $(COMPARE),--compare $(COMPARE)) --out $(TARGET)/bench/core.json
 
 bench-live: need-root deps-test build ## the kernel's NAT and cgnat in turn over veths, 4 minutes (root)
 	$(TARGET)/release/bench-live --output $(TARGET)/bench/live.json

@@ -9,13 +9,12 @@ mod geometry;
 pub mod lookup;
 mod numbering;
 mod occupancy;
+mod remote;
 pub mod revision;
 mod statics;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-
-use hashbrown::HashMap;
 
 use crate::config::{Config, Mode, Pool};
 use crate::endpoint::{ExternalAddress, ExternalEndpoint};
@@ -23,6 +22,8 @@ use crate::table::port_block::BlockLease;
 
 pub use geometry::{AddressState, Place, PoolGeometry};
 pub use occupancy::{AddressUse, Occupancy};
+use remote::RemoteSpace;
+pub use remote::inside;
 pub use statics::{Static, Statics};
 
 /// Pool number of addresses that only static mappings have.
@@ -39,6 +40,24 @@ pub enum Location {
     Block(u32),
 }
 
+/// Addresses of ours, one behind the other: in one pool in the same order, or each in none.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    first: u32,
+    last: u32,
+    pool: u16,
+    /// Index of the first in the pool.
+    index: u32,
+}
+
+impl Run {
+    fn goes_on_with(&self, address: u32, pool: u16, index: u32) -> bool {
+        let behind = address - self.first;
+        // Those in no pool have no index.
+        self.last + 1 == address && self.pool == pool && self.index + behind == index
+    }
+}
+
 /// All pools, and what is mapped statically: as of one version.
 pub struct ExternalSpace {
     /// One more for each that was made from another one.
@@ -46,8 +65,10 @@ pub struct ExternalSpace {
     /// Pool and index of the addresses whose state is another than in the version before.
     changes: Vec<(u16, u32)>,
     pools: Vec<PoolGeometry>,
-    /// Address -> (pool, index of the address in the pool).
-    by_address: HashMap<u32, (u16, u32)>,
+    /// Our addresses, ascending, in as few runs as it takes.
+    runs: Vec<Run>,
+    /// Which addresses only somebody outside can have.
+    remote: RemoteSpace,
     blocks: u32,
     /// The same of all versions.
     occupancy: Arc<Occupancy>,
@@ -63,7 +84,8 @@ impl ExternalSpace {
             version: 0,
             changes: Vec::new(),
             pools: Vec::new(),
-            by_address: HashMap::new(),
+            runs: Vec::new(),
+            remote: RemoteSpace::new(config),
             blocks: 0,
             occupancy: Arc::new(Occupancy::new(config.pools().iter().map(places))),
             statics: Arc::new(Statics::new(config.statics())),
@@ -83,17 +105,24 @@ impl ExternalSpace {
 
     /// Brings what follows from the places up to date.
     fn index(&mut self) {
-        self.by_address.clear();
-        for address in self.statics.external_addresses() {
-            self.by_address.insert(address, (NO_POOL, 0));
+        let mut ours: Vec<(u32, u16, u32)> = Vec::new();
+        for (number, pool) in (0u16..).zip(&self.pools) {
+            let places = (0u32..).zip(pool.places());
+            let taken = places.filter(|(_, place)| place.state != AddressState::Vacant);
+            ours.extend(taken.map(|(index, place)| (place.address.0, number, index)));
         }
-        for (number, pool) in self.pools.iter().enumerate() {
-            for (index, place) in pool.places().iter().enumerate() {
-                if place.state != AddressState::Vacant {
-                    self.by_address.insert(place.address.0, (number as u16, index as u32));
-                }
+        ours.extend(self.statics.external_addresses().map(|address| (address, NO_POOL, 0)));
+        // Of a pool's address that is mapped statically too, the pool comes first and stays.
+        ours.sort_unstable();
+        ours.dedup_by_key(|(address, ..)| *address);
+        self.runs.clear();
+        for (address, pool, index) in ours {
+            match self.runs.last_mut() {
+                Some(run) if run.goes_on_with(address, pool, index) => run.last = address,
+                _ => self.runs.push(Run { first: address, last: address, pool, index }),
             }
         }
+        self.remote.set_ours(self.runs.iter().map(|run| (run.first, run.last)));
         // A block whose every port is mapped statically has nothing to lend.
         let reserved = self.reserved_ports();
         for pool in &mut self.pools {
@@ -181,17 +210,41 @@ impl ExternalSpace {
     /// Whether `address` is a pool's or a static mapping's.
     #[inline]
     pub fn contains(&self, address: u32) -> bool {
-        self.by_address.contains_key(&address)
+        self.run_of(address).is_some()
+    }
+
+    /// Whether `address` can only be somebody's outside. A no means nothing: it is by parts of
+    /// the address space, for packets that shall be quick.
+    #[inline]
+    pub fn is_surely_remote(&self, address: u32) -> bool {
+        self.remote.has(address)
+    }
+
+    #[inline]
+    fn run_of(&self, address: u32) -> Option<&Run> {
+        let run = match &self.runs[..] {
+            // Mostly.
+            [only] => only,
+            runs => runs[..runs.partition_point(|run| run.first <= address)].last()?,
+        };
+        (run.first..=run.last).contains(&address).then_some(run)
+    }
+
+    /// Pool and index in it of one of our addresses.
+    #[inline]
+    fn place_of(&self, address: u32) -> Option<(u16, u32)> {
+        let run = self.run_of(address)?;
+        Some((run.pool, run.index + (address - run.first)))
     }
 
     /// Place of an endpoint.
     #[inline]
     pub fn locate(&self, endpoint: ExternalEndpoint) -> Location {
-        let Some((pool, address)) = self.by_address.get(&endpoint.address.0) else {
+        let Some((pool, address)) = self.place_of(endpoint.address.0) else {
             return Location::Elsewhere;
         };
-        let pool = self.pools.get(usize::from(*pool));
-        match pool.and_then(|pool| pool.block_at(*address, endpoint.port)) {
+        let pool = self.pools.get(usize::from(pool));
+        match pool.and_then(|pool| pool.block_at(address, endpoint.port)) {
             Some(block) => Location::Block(block),
             None => Location::NotLent,
         }
@@ -199,8 +252,8 @@ impl ExternalSpace {
 
     /// Index of the pool that holds an external address.
     pub fn pool_of(&self, address: ExternalAddress) -> Option<u16> {
-        let (pool, _) = self.by_address.get(&address.0)?;
-        (*pool != NO_POOL).then_some(*pool)
+        let (pool, _) = self.place_of(address.0)?;
+        (pool != NO_POOL).then_some(pool)
     }
 
     /// External address with this index in a pool.

@@ -36,6 +36,8 @@ mod ftp_paths;
 mod hairpinning;
 #[path = "scenarios/held_syns.rs"]
 mod held_syns;
+#[path = "scenarios/hits.rs"]
+mod hits;
 #[path = "scenarios/icmp_errors.rs"]
 mod icmp_errors;
 #[path = "scenarios/icmp_queries.rs"]

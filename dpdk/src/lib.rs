@@ -28,6 +28,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod affinity;
+mod cache;
 mod clock;
 mod eal;
 mod errno;
@@ -44,6 +45,7 @@ mod timestamp;
 mod zone;
 
 pub use affinity::{AffinityError, set_current_thread_affinity};
+pub use cache::{will_read, will_write};
 pub use clock::{Clock, tsc};
 pub use eal::{Eal, EalError, dpdk_version};
 pub use errno::Errno;

@@ -4,6 +4,7 @@
 //! likewise. Where a device has fewer transmit queues than workers, those without one send
 //! through a bounded relay ring to the worker that has one; a full ring is a full queue.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,78 +15,95 @@ use dpdk::{Mbuf, Mempool, RingConsumer, RingProducer, RxQueue, TxQueue};
 
 use super::replay::Replay;
 
-const _: () = assert!(NOTE_BYTES == super::plan::PRIVATE as usize);
+/// Where the time of a packet's capture stands beside it, behind the note.
+const CAPTURE_TIME: Range<usize> = NOTE_BYTES..NOTE_BYTES + 8;
 
-/// A packet buffer of DPDK as the core sees it.
-pub struct DpdkPacket {
-    mbuf: Mbuf,
-    captured_at: Option<Instant>,
+const _: () = assert!(CAPTURE_TIME.end <= super::plan::PRIVATE as usize);
+
+/// A packet buffer of DPDK as the core sees it: no more than the pointer, so that a burst of
+/// them is a burst of DPDK's.
+#[repr(transparent)]
+pub struct DpdkPacket(Mbuf);
+
+impl From<Mbuf> for DpdkPacket {
+    #[inline]
+    fn from(mbuf: Mbuf) -> Self {
+        Self(mbuf)
+    }
+}
+
+impl From<DpdkPacket> for Mbuf {
+    #[inline]
+    fn from(packet: DpdkPacket) -> Self {
+        packet.0
+    }
 }
 
 impl DpdkPacket {
     /// A packet of a replay with the time of its capture.
-    pub(super) fn captured(mbuf: Mbuf, at: Instant) -> Self {
-        Self { mbuf, captured_at: Some(at) }
-    }
-
-    /// The time of its capture.
-    pub(super) fn time(&self) -> Option<Instant> {
-        self.captured_at
+    pub(super) fn captured(mut mbuf: Mbuf, at: Instant) -> Self {
+        mbuf.private_mut()[CAPTURE_TIME].copy_from_slice(&at.nanos().to_le_bytes());
+        Self(mbuf)
     }
 }
 
 impl PacketBuf for DpdkPacket {
     fn bytes(&self) -> &[u8] {
-        self.mbuf.data()
+        self.0.data()
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        self.mbuf.data_mut()
+        self.0.data_mut()
     }
 
     fn is_whole(&self) -> bool {
-        self.mbuf.segments() == 1
+        self.0.segments() == 1
     }
 
     fn frame_len(&self) -> usize {
-        self.mbuf.len()
+        self.0.len()
     }
 
     fn join(&mut self) -> bool {
-        self.mbuf.linearize()
+        self.0.linearize()
     }
 
     fn cut_front(&mut self, n: usize) {
-        let cut = self.mbuf.adj(n as u16);
+        let cut = self.0.adj(n as u16);
         debug_assert!(cut, "{n} bytes are cut off a shorter frame");
     }
 
     fn grow_front(&mut self, n: usize) -> bool {
-        self.mbuf.prepend(n as u16)
+        self.0.prepend(n as u16)
     }
 
     fn grow_back(&mut self, n: usize) -> bool {
-        self.mbuf.append(n as u16).is_some()
+        self.0.append(n as u16).is_some()
     }
 
     fn truncate(&mut self, len: usize) {
-        let cut = self.mbuf.trim_to(len);
+        let cut = self.0.trim_to(len);
         debug_assert!(cut, "a frame is cut to more than its length");
     }
 
     fn fill(&mut self, len: usize) -> bool {
-        self.mbuf.trim_to(0) && self.mbuf.append(len as u16).is_some()
+        self.0.trim_to(0) && self.0.append(len as u16).is_some()
     }
 
     fn note(&mut self) -> &mut [u8; NOTE_BYTES] {
-        match self.mbuf.private_mut().first_chunk_mut() {
+        match self.0.private_mut().first_chunk_mut() {
             Some(note) => note,
             None => unreachable!("pools are made with room for a note"),
         }
     }
 
+    fn prefetch(&self) {
+        self.0.prefetch();
+    }
+
     fn captured_at(&self) -> Option<Instant> {
-        self.captured_at
+        let nanos = self.0.private()[CAPTURE_TIME].first_chunk()?;
+        Some(Instant::from_nanos(u64::from_le_bytes(*nanos)))
     }
 }
 
@@ -173,7 +191,7 @@ impl PacketIo for DpdkIo {
         if let Some(queue) = &mut self.receive[port] {
             let mut mbufs: ArrayVec<Mbuf, BURST> = ArrayVec::new();
             queue.receive(&mut mbufs);
-            burst.extend(mbufs.into_iter().map(|mbuf| DpdkPacket { mbuf, captured_at: None }));
+            burst.extend(mbufs.drain(..).map(DpdkPacket));
         }
     }
 
@@ -193,18 +211,28 @@ impl PacketIo for DpdkIo {
     fn take_handed(&mut self, burst: &mut Burst<DpdkPacket>) {
         let mut mbufs: ArrayVec<Mbuf, BURST> = ArrayVec::new();
         self.ring.pop_burst(&mut mbufs);
-        burst.extend(mbufs.into_iter().map(|mbuf| DpdkPacket { mbuf, captured_at: None }));
+        burst.extend(mbufs.drain(..).map(DpdkPacket));
     }
 
     fn allocate(&mut self) -> Option<DpdkPacket> {
-        self.pool.alloc().map(|mbuf| DpdkPacket { mbuf, captured_at: None })
+        self.pool.alloc().map(DpdkPacket)
+    }
+
+    #[inline]
+    fn will_read<T>(place: &T) {
+        dpdk::will_read(place);
+    }
+
+    #[inline]
+    fn will_write<T>(place: &T) {
+        dpdk::will_write(place);
     }
 }
 
 /// Passes the packet buffers of `burst` to `send`; what it does not take stays in `burst`.
 fn through(burst: &mut Burst<DpdkPacket>, send: impl FnOnce(&mut ArrayVec<Mbuf, BURST>) -> usize) {
     let mut mbufs: ArrayVec<Mbuf, BURST> = ArrayVec::new();
-    mbufs.extend(burst.drain(..).map(|packet| packet.mbuf));
+    mbufs.extend(burst.drain(..).map(Mbuf::from));
     send(&mut mbufs);
-    burst.extend(mbufs.into_iter().map(|mbuf| DpdkPacket { mbuf, captured_at: None }));
+    burst.extend(mbufs.drain(..).map(DpdkPacket));
 }

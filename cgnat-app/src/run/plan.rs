@@ -13,8 +13,9 @@ pub const DESCRIPTORS: u16 = 1024;
 /// Packets that each hand-off and relay ring holds.
 pub const RING: u32 = 4096;
 
-/// Bytes beside a packet for the hand-over note.
-pub const PRIVATE: u16 = 32;
+/// Bytes beside a packet, for the hand-over note and the time of its capture. With this many the
+/// headroom, and so the frame, begins at a cache line.
+pub const PRIVATE: u16 = 64;
 
 /// What DPDK needs for itself and for the overhead of pools and rings, bytes.
 const OVERHEAD: u64 = 48 << 20;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
 use cgnat_core::time::Instant;
-use cgnat_core::worker::io::{BURST, Burst};
+use cgnat_core::worker::io::{BURST, Burst, PacketBuf as _};
 use dpdk::{Mbuf, RxQueue, TimestampField};
 
 use super::io::DpdkPacket;
@@ -109,7 +109,7 @@ impl Replay {
                 }
             }
             let earliest = (0..self.ahead.len())
-                .filter_map(|track| Some((self.ahead[track].front()?.time()?, track)))
+                .filter_map(|track| Some((self.ahead[track].front()?.captured_at()?, track)))
                 .min();
             match earliest {
                 Some((at, track)) if track == port => {

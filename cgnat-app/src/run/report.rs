@@ -65,6 +65,7 @@ pub struct Report {
     choices_missed: u64,
     holds_cut: u64,
     handed_off: Vec<(u64, u64)>,
+    hits: u64,
     hairpinned: u64,
     /// Outbound and inbound.
     statics: [u64; 2],
@@ -179,6 +180,7 @@ impl Report {
                 .iter()
                 .map(|c| (c.handed_off.value(), c.handed_in.value()))
                 .collect(),
+            hits: sum(&|c| c.hits.value()),
             hairpinned: sum(&|c| c.hairpinned.value()),
             statics: [sum(&|c| c.static_outbound.value()), sum(&|c| c.static_inbound.value())],
             bypassed: [sum(&|c| c.bypassed_outbound.value()), sum(&|c| c.bypassed_inbound.value())],
@@ -516,6 +518,7 @@ impl Report {
                 "syns_held": self.syns_held,
                 "syns_answered": self.syns_answered,
             },
+            "hits": self.hits,
             "hairpinned": self.hairpinned,
             "static": { "outbound": self.statics[0], "inbound": self.statics[1] },
             "bypassed": { "outbound": self.bypassed[0], "inbound": self.bypassed[1] },

@@ -86,6 +86,8 @@ pub struct WorkerCounters {
     pub handed_off: Counter,
     /// Packets taken from other workers.
     pub handed_in: Counter,
+    /// Plain packets of mappings that exist: those that were translated the short way.
+    pub hits: Counter,
     /// Packets hairpinned.
     pub hairpinned: Counter,
     /// Packets whose source a static mapping translated.
@@ -180,6 +182,7 @@ impl WorkerCounters {
             arp_conflicts: Counter::default(),
             handed_off: Counter::default(),
             handed_in: Counter::default(),
+            hits: Counter::default(),
             hairpinned: Counter::default(),
             static_outbound: Counter::default(),
             static_inbound: Counter::default(),

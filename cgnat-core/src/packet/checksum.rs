@@ -46,6 +46,13 @@ impl Delta {
         Self(fold(self.0 as u32 + other.0 as u32))
     }
 
+    /// The checksum field after both changes; as [`Delta::plus`] and [`Delta::apply`], in one go.
+    /// The three numbers cannot sum to +0 unless all of them are.
+    #[must_use]
+    pub const fn apply_with(self, other: Delta, checksum: u16) -> u16 {
+        !fold(!checksum as u32 + self.0 as u32 + other.0 as u32)
+    }
+
     /// The checksum field after the change.
     #[must_use]
     pub const fn apply(self, checksum: u16) -> u16 {
@@ -107,6 +114,17 @@ mod tests {
                 let before = full(&header);
                 header[12..14].copy_from_slice(&new.to_be_bytes());
                 assert_eq!(Delta::NONE.word(old, new).apply(before), full(&header));
+            }
+        }
+    }
+
+    #[test]
+    fn two_changes_at_once_are_one_after_the_other() {
+        let values = [0u16, 1, 0x1234, 0x7fff, 0x8000, 0xfeff, 0xfffe, 0xffff];
+        for (first, second) in values.iter().flat_map(|a| values.map(|b| (Delta(*a), Delta(b)))) {
+            for checksum in 0..=u16::MAX {
+                let expected = first.plus(second).apply(checksum);
+                assert_eq!(first.apply_with(second, checksum), expected);
             }
         }
     }

@@ -271,7 +271,7 @@ pub(super) fn quoted_header_len(quoted: &[u8]) -> Option<usize> {
 }
 
 /// 0/8, 127/8, 224/4, 240/4 (RFC 1812 section 5.3.7, RFC 6890).
-fn is_martian(address: u32) -> bool {
+pub fn is_martian(address: u32) -> bool {
     matches!(address >> 24, 0 | 127 | 224..)
 }
 

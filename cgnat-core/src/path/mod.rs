@@ -6,6 +6,7 @@
 //! - `pairing`: which external address a new subscriber gets;
 //! - `overloading`: flows that share external ports, where the configuration says so;
 //! - `ports`: which port and which block a new mapping gets, and how a port comes to rest;
+//! - `hit`: plain packets of mappings that exist, in steps;
 //! - `inbound`: from the Internet or, hairpinned, from another subscriber;
 //! - `fragments`: those behind the first, which bring no ports of their own;
 //! - `static_mapping`: either way through a mapping that the configuration makes; no table;
@@ -25,6 +26,7 @@ mod ending;
 mod first_packet;
 mod fragments;
 mod ftp;
+mod hit;
 mod icmp_error;
 mod inbound;
 mod limits;

@@ -44,7 +44,7 @@ impl Shard {
         self.open_session(mapping, session, from, timeout_s, now)
     }
 
-    fn move_session(
+    pub(super) fn move_session(
         &mut self,
         mapping: u32,
         place: Place,

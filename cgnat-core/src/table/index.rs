@@ -68,6 +68,20 @@ impl Index {
         (first, second, hash as u16)
     }
 
+    /// The first bucket of `hash`: where a hit is, mostly.
+    #[inline]
+    pub fn bucket_of(&self, hash: u64) -> &Bucket {
+        let count = self.buckets.len() as u64;
+        &self.buckets[(((hash >> 32) * count) >> 32) as usize]
+    }
+
+    /// A slot that may be stored under `hash`, from its tag alone: the first such one. Whether it
+    /// is, the record says.
+    #[inline]
+    pub fn candidate(&self, hash: u64) -> Option<u32> {
+        self.find(hash, |_| true)
+    }
+
     /// The slot stored under `hash` for which `is_it` says yes.
     #[inline]
     pub fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
@@ -138,6 +152,7 @@ impl Index {
     }
 }
 
+#[inline]
 fn find_in(bucket: &Bucket, tag: u16, is_it: &mut impl FnMut(u32) -> bool) -> Option<u32> {
     // Compare all tags first: the compiler makes vector code of it.
     let mut matches = 0u32;

@@ -104,7 +104,8 @@ impl<I: PacketIo> Worker<I> {
         self.queue(port, packet);
     }
 
-    fn queue(&mut self, port: usize, packet: I::Packet) {
+    #[inline]
+    pub(super) fn queue(&mut self, port: usize, packet: I::Packet) {
         if self.transmit[port].is_full() {
             self.flush_port(port);
         }

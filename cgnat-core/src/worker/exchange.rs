@@ -54,14 +54,13 @@ impl<I: PacketIo> Worker<I> {
 
     /// Takes what others handed here; believes nothing that the packet itself does not show.
     pub(super) fn take_handed(&mut self) -> usize {
-        let mut burst: Burst<I::Packet> = std::mem::take(&mut self.receive);
+        let mut burst: Burst<I::Packet> = Burst::new();
         self.io.take_handed(&mut burst);
         let count = burst.len();
         self.counters.handed_in.add(count as u64);
         for packet in burst.drain(..) {
             self.handed(packet);
         }
-        self.receive = burst;
         count
     }
 

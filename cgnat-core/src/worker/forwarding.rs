@@ -8,13 +8,7 @@ use ipnet::Ipv4Net;
 use crate::config::{Config, Side};
 use crate::packet::ethernet::Mac;
 use crate::policy::bypass::Bypass;
-use crate::space::ExternalSpace;
-
-/// 100.64.0.0/10: never crosses a provider's boundary (RFC 6598 section 4).
-const SHARED: (u32, u32) = (0x6440_0000, 0x647f_ffff);
-
-/// 169.254.0.0/16: never forwarded (RFC 3927 section 2.7).
-const LINK_LOCAL: (u32, u32) = (0xa9fe_0000, 0xa9fe_ffff);
+use crate::space::{ExternalSpace, inside};
 
 /// One port.
 #[derive(Debug, Clone)]
@@ -141,12 +135,8 @@ impl Forwarding {
         let internal_ports = || config.ports().iter().filter(|port| port.side() == Side::Internal);
         let prefixes = || internal_ports().flat_map(|port| port.addresses());
         let ranges = || config.groups().iter().flat_map(|group| group.ranges());
-        let inside = ranges()
-            .chain(prefixes())
-            .map(|range| (u32::from(range.network()), u32::from(range.broadcast())))
-            .chain([SHARED, LINK_LOCAL]);
         Arc::new(Self {
-            inside: inside.collect(),
+            inside: inside(config),
             smallest_mtu: ports.iter().map(|port| usize::from(port.mtu)).min().unwrap_or(0),
             ports,
             own,

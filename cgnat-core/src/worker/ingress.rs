@@ -19,9 +19,6 @@ use crate::verdict::{DropReason, Verdict};
 impl<I: PacketIo> Worker<I> {
     /// Takes one received frame to its end here, or hands it to its owner.
     pub(super) fn ingress(&mut self, port: usize, mut packet: I::Packet) {
-        let counters = &self.counters.ports[port];
-        counters.rx_packets.add(1);
-        counters.rx_bytes.add(packet.frame_len() as u64);
         self.note_capture_time(&packet);
         if !packet.is_whole() && !self.join(port, &mut packet) {
             return self.refuse(port, packet, DropReason::FrameLong);

@@ -52,8 +52,12 @@ pub trait PacketBuf {
     /// Room beside the packet that travels with it.
     fn note(&mut self) -> &mut [u8; NOTE_BYTES];
 
-    /// When the frame was captured, in a replay; `None` live.
+    /// When the frame was captured. Asked in a replay only, of what was received there.
     fn captured_at(&self) -> Option<Instant>;
+
+    /// Asks the CPU for the first bytes, which will be read soon. Nothing else comes of it.
+    #[inline]
+    fn prefetch(&self) {}
 }
 
 /// Ports and hand-off rings as one worker sees them.
@@ -75,4 +79,13 @@ pub trait PacketIo {
 
     /// An empty packet; `None` when there is no buffer.
     fn allocate(&mut self) -> Option<Self::Packet>;
+
+    /// Asks the CPU for the cache line of `place`, which will be read soon. Nothing else comes
+    /// of it.
+    #[inline]
+    fn will_read<T>(_place: &T) {}
+
+    /// Likewise, of a line that will be written.
+    #[inline]
+    fn will_write<T>(_place: &T) {}
 }

@@ -26,6 +26,7 @@ pub mod forwarding;
 pub mod fragments;
 pub mod handoff;
 mod held_syns;
+mod hits;
 mod ingress;
 pub mod io;
 mod mtu;
@@ -50,6 +51,7 @@ use errors::Telling;
 use forwarding::Forwarding;
 use fragments::{FragmentLimits, Fragments};
 use held_syns::HeldSyns;
+use hits::Lately;
 use io::{Burst, PacketBuf, PacketIo};
 use parking::Parking;
 use steering::Steering;
@@ -114,7 +116,6 @@ pub struct Worker<I: PacketIo> {
     /// NAT time: everything a shard does.
     now: Instant,
     published: Tick,
-    receive: Burst<I::Packet>,
     transmit: Vec<Burst<I::Packet>>,
     hand_off: Vec<Burst<I::Packet>>,
     parking: Parking<I::Packet>,
@@ -125,6 +126,10 @@ pub struct Worker<I: PacketIo> {
     has_exceptions: bool,
     /// GRE of PPTP goes by its calls.
     follows_calls: bool,
+    /// Nothing but its mapping decides about a plain packet.
+    takes_hits: bool,
+    /// By side.
+    lately: [Lately; 2],
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -146,6 +151,7 @@ impl<I: PacketIo> Worker<I> {
         let held_syns = HeldSyns::new(own_errors.answers_unsolicited_syns(), shard.key);
         let bursts = |count: usize| (0..count).map(|_| Burst::new()).collect();
         let has_exceptions = !shard.space.statics().is_empty() || !forwarding.bypass().is_empty();
+        let takes_hits = !has_exceptions && shard.has_plain_hits();
         Self {
             id: shard.id(),
             follows_calls: shard.algs.pptp,
@@ -165,12 +171,13 @@ impl<I: PacketIo> Worker<I> {
             clock: Instant::default(),
             now: Instant::default(),
             published: Tick(u32::MAX),
-            receive: Burst::new(),
             parking: Parking::new(),
             fragments: Fragments::new(fragments, steering.workers()),
             telling: Telling::new(own_errors),
             held_syns,
             has_exceptions,
+            takes_hits,
+            lately: [Lately::default(); 2],
         }
     }
 
@@ -185,13 +192,12 @@ impl<I: PacketIo> Worker<I> {
         work += self.mind_fragments();
         work += self.take_handed();
         for port in 0..self.transmit.len() {
-            let mut burst = std::mem::take(&mut self.receive);
+            let mut burst = Burst::new();
             self.io.receive(port, &mut burst);
-            work += burst.len();
-            for packet in burst.drain(..) {
-                self.ingress(port, packet);
+            if !burst.is_empty() {
+                work += burst.len();
+                self.take_burst(port, &mut burst);
             }
-            self.receive = burst;
         }
         self.flush();
         self.mind_parking();
@@ -209,6 +215,11 @@ impl<I: PacketIo> Worker<I> {
     /// The shard, for tests that forge requests.
     pub fn shard_mut(&mut self) -> &mut Shard {
         &mut self.shard
+    }
+
+    /// Takes every packet the long way, for tests that hold the two ways against each other.
+    pub fn take_no_hits(&mut self) {
+        self.takes_hits = false;
     }
 
     /// Its packets, for tests.

@@ -1,0 +1,175 @@
+//! A packet of a mapping that exists, step by step, so that the steps of many packets can be
+//! taken together while the CPU fetches what the next step needs.
+//!
+//! Only for plain packets (see [`plain`]), and only where nothing but the mapping decides. It
+//! does what `outbound` and `inbound` do with them, or nothing: then the packet goes there. The
+//! specification's tests hold the two against each other.
+
+use crate::endpoint::{
+    ExternalEndpoint, FlowKey, InternalEndpoint, Protocol, Realm, RemoteEndpoint,
+};
+use crate::packet::plain::{self, Plain};
+use crate::packet::rewrite::End;
+use crate::packet::tcp;
+use crate::path::session::Place;
+use crate::policy::alg::{ftp, pptp, tftp};
+use crate::policy::tcp_window::Sender;
+use crate::shard::Shard;
+use crate::table::index::Bucket;
+use crate::table::mapping::Mapping;
+use crate::table::port_block::{BlockLease, PortUse};
+use crate::time::Tick;
+
+impl Shard {
+    /// Whether a mapping is found by its endpoint alone: ports are not overloaded, and
+    /// destinations have no rules.
+    pub fn has_plain_hits(&self) -> bool {
+        self.overloading.is_none() && !self.groups.by_destination()
+    }
+
+    /// What the mapping of an outbound packet is looked up by.
+    #[inline]
+    pub fn hash_outbound(&self, plain: &Plain) -> u64 {
+        self.key.hash(key_of(plain).packed())
+    }
+
+    /// The line of the index that is read for a hash.
+    #[inline]
+    pub fn bucket_of(&self, hash: u64) -> &Bucket {
+        self.mapping_index.bucket_of(hash)
+    }
+
+    /// The mapping that may be stored under `hash`.
+    #[inline]
+    pub fn candidate(&self, hash: u64) -> Option<u32> {
+        self.mapping_index.candidate(hash)
+    }
+
+    /// The record in a slot.
+    #[inline]
+    pub fn record(&self, slot: u32) -> &Mapping {
+        &self.mappings[slot]
+    }
+
+    /// Translates an outbound packet through the mapping in `slot`, or changes nothing and says
+    /// no.
+    #[inline]
+    pub fn outbound_hit(&mut self, slot: u32, plain: &Plain, packet: &mut [u8], now: Tick) -> bool {
+        let record = &self.mappings[slot];
+        if !record.is_for(key_of(plain)) || !self.is_sound(record) {
+            return false;
+        }
+        let remote = RemoteEndpoint::new(plain.destination, plain.destination_port());
+        if plain.is_tcp {
+            if !self.connection_hit(slot, remote, plain, packet, Sender::Internal, now) {
+                return false;
+            }
+        } else {
+            if record.has_sessions()
+                || record.is_expired(now)
+                || self.algs.tftp && remote.port == tftp::REQUEST_PORT
+            {
+                return false;
+            }
+            let deadline = now.plus_seconds(self.timeouts.udp_s(remote.port));
+            self.mappings[slot].prolong(deadline);
+        }
+        let new = self.mappings[slot].outbound_rewrite();
+        plain::translate(packet, plain, End::Source, new);
+        true
+    }
+
+    /// The place where the lease of a block is, if this shard holds it.
+    #[inline]
+    pub fn lease_of(&self, block: u32) -> &Option<BlockLease> {
+        &self.leases[block as usize]
+    }
+
+    /// The word that says which mapping has the external port of an inbound packet.
+    #[inline]
+    pub fn port_word(&self, block: u32, plain: &Plain) -> Option<&u32> {
+        let lease = self.leases[block as usize].as_ref()?;
+        Some(lease.word(protocol_of(plain), plain.destination_port()))
+    }
+
+    /// The mapping that has the external port of an inbound packet.
+    #[inline]
+    pub fn mapping_at(&self, block: u32, plain: &Plain) -> Option<u32> {
+        let lease = self.leases[block as usize].as_ref()?;
+        match lease.port_use(protocol_of(plain), plain.destination_port()) {
+            PortUse::Mapping(slot) => Some(slot),
+            _ => None,
+        }
+    }
+
+    /// Translates an inbound packet through the mapping in `slot`, or changes nothing and says
+    /// no.
+    #[inline]
+    pub fn inbound_hit(&mut self, slot: u32, plain: &Plain, packet: &mut [u8], now: Tick) -> bool {
+        let record = &self.mappings[slot];
+        let external = ExternalEndpoint::new(plain.destination, plain.destination_port());
+        let is_it = record.external() == external && record.is_of(protocol_of(plain));
+        if !is_it || !self.is_sound(record) {
+            return false;
+        }
+        let remote = RemoteEndpoint::new(plain.source, plain.source_port());
+        if plain.is_tcp {
+            if !self.connection_hit(slot, remote, plain, packet, Sender::External, now) {
+                return false;
+            }
+        } else {
+            if record.has_sessions() || record.is_expired(now) {
+                return false;
+            }
+            if self.inbound_refresh {
+                let deadline = now.plus_seconds(self.timeouts.udp_s(remote.port));
+                self.mappings[slot].prolong(deadline);
+            }
+        }
+        let new = self.mappings[slot].inbound_rewrite();
+        plain::translate(packet, plain, End::Destination, new);
+        true
+    }
+
+    /// In use, of this shard, and not one of many flows of a port.
+    #[inline]
+    fn is_sound(&self, record: &Mapping) -> bool {
+        record.generation & 1 == 1 && record.shard == self.id && !record.is_overloaded()
+    }
+
+    /// Moves the TCP session inside a mapping if it is the one with `remote`.
+    #[inline]
+    fn connection_hit(
+        &mut self,
+        slot: u32,
+        remote: RemoteEndpoint,
+        plain: &Plain,
+        packet: &[u8],
+        from: Sender,
+        now: Tick,
+    ) -> bool {
+        let record = &self.mappings[slot];
+        let is_alg = self.algs.any()
+            && (self.algs.ftp && remote.port == ftp::CONTROL_PORT
+                || self.algs.pptp && remote.port == pptp::CONTROL_PORT);
+        if is_alg || !record.first.is_with(remote) || record.first_expired(now) {
+            return false;
+        }
+        let Some(segment) = tcp::segment(&packet[20..usize::from(plain.total_len)]) else {
+            return false;
+        };
+        self.move_session(slot, Place::Inside, &segment, from, now);
+        true
+    }
+}
+
+#[inline]
+fn protocol_of(plain: &Plain) -> Protocol {
+    if plain.is_tcp { Protocol::Tcp } else { Protocol::Udp }
+}
+
+#[inline]
+fn key_of(plain: &Plain) -> FlowKey {
+    let internal = InternalEndpoint::new(plain.source, plain.source_port());
+    FlowKey { internal, protocol: protocol_of(plain), realm: Realm::OWN }
+}

@@ -1,0 +1,229 @@
+//! A burst of received packets, most of which belong to mappings that exist.
+//!
+//! Memory is what a hit waits for, so the burst goes through the steps of a hit together: each
+//! step asks the CPU for what the next one reads, and by the time the last packet has taken it,
+//! that is there for the first.
+//!
+//! ```text
+//! from inside:   read, hash    -> bucket -> candidate      -> record -> verify, translate, send
+//! from outside:  read, locate  -> lease  -> port, its word -> record -> verify, translate, send
+//! ```
+//!
+//! The steps before the last change nothing and promise nothing: the last one takes packet by
+//! packet in the order of arrival, looks at the record itself, and gives what is no plain hit to
+//! [`Worker::ingress`].
+
+use arrayvec::ArrayVec;
+
+use super::Worker;
+use super::io::{BURST, Burst, PacketBuf, PacketIo};
+use crate::config::Side;
+use crate::control::neighbours::Neighbour;
+use crate::endpoint::ExternalEndpoint;
+use crate::packet::ethernet;
+use crate::packet::ipv4::is_martian;
+use crate::packet::plain::{self, Plain};
+use crate::packet::u32_at;
+use crate::space::Location;
+
+/// Offset of the IPv4 header of a frame without a tag.
+const OFFSET: usize = 14;
+
+/// What is known of a packet before its turn.
+#[derive(Clone, Copy)]
+struct Ahead {
+    plain: Plain,
+    /// Hash of the flow, or number of the port block.
+    place: u64,
+    /// Slot of the mapping that it may belong to.
+    slot: Option<u32>,
+}
+
+type Aheads = ArrayVec<Option<Ahead>, BURST>;
+
+/// The link header towards the neighbour that was last sent to on a side.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Lately {
+    /// Version of the neighbour table that says so; 0 is none.
+    version: u64,
+    next_hop: u32,
+    port: u8,
+    header: [u8; 12],
+}
+
+impl<I: PacketIo> Worker<I> {
+    /// Takes received frames to their end here, or hands them to their owners.
+    pub(super) fn take_burst(&mut self, port: usize, burst: &mut Burst<I::Packet>) {
+        let counters = &self.counters.ports[port];
+        counters.rx_packets.add(burst.len() as u64);
+        let mut bytes = 0;
+        for packet in burst.iter() {
+            packet.prefetch();
+            bytes += packet.frame_len() as u64;
+        }
+        counters.rx_bytes.add(bytes);
+        if !self.takes_hits {
+            for packet in burst.drain(..) {
+                self.ingress(port, packet);
+            }
+            return;
+        }
+        let side = self.forwarding.ports()[port].side;
+        let mut ahead = Aheads::new();
+        match side {
+            Side::Internal => self.look_outbound(port, burst, &mut ahead),
+            Side::External => self.look_inbound(port, burst, &mut ahead),
+        }
+        let mut hits = 0;
+        for (packet, ahead) in burst.drain(..).zip(&ahead) {
+            let missed = match ahead {
+                Some(Ahead { plain, slot: Some(slot), .. }) => self.hit(side, packet, plain, *slot),
+                _ => Some(packet),
+            };
+            match missed {
+                None => hits += 1,
+                Some(packet) => self.ingress(port, packet),
+            }
+        }
+        self.counters.hits.add(hits);
+    }
+
+    /// Translates and sends a packet, or gives it back unchanged.
+    #[inline]
+    fn hit(
+        &mut self,
+        side: Side,
+        mut packet: I::Packet,
+        plain: &Plain,
+        slot: u32,
+    ) -> Option<I::Packet> {
+        self.note_capture_time(&packet);
+        let now = self.now.tick();
+        let bytes = &mut packet.bytes_mut()[OFFSET..];
+        let (is_hit, towards) = match side {
+            Side::Internal => (self.shard.outbound_hit(slot, plain, bytes, now), Side::External),
+            Side::External => (self.shard.inbound_hit(slot, plain, bytes, now), Side::Internal),
+        };
+        if !is_hit {
+            return Some(packet);
+        }
+        // Ethernet padding ends here.
+        let len = OFFSET + usize::from(plain.total_len);
+        if packet.frame_len() != len {
+            packet.truncate(len);
+        }
+        self.send_translated(towards, packet);
+        None
+    }
+
+    /// Sends a translated packet that is not larger than any MTU.
+    #[inline]
+    fn send_translated(&mut self, side: Side, mut packet: I::Packet) {
+        let bytes = &packet.bytes()[OFFSET..];
+        let (source, destination) = (u32_at(bytes, 12), u32_at(bytes, 16));
+        let leaks = side == Side::External && !self.shard.space.contains(source);
+        let lately = &self.lately[side as usize];
+        let hop = self.forwarding.next_hop(side, destination);
+        let is_known = hop == Some((lately.port, lately.next_hop))
+            && lately.version == self.neighbours.version();
+        if leaks || !is_known {
+            if let Some((port, next_hop)) = hop {
+                self.remember(side, port, next_hop);
+            }
+            return self.egress(side, packet, OFFSET);
+        }
+        let port = usize::from(lately.port);
+        packet.bytes_mut()[..12].copy_from_slice(&lately.header);
+        self.queue(port, packet);
+    }
+
+    /// Remembers the link header towards a neighbour. A port with a tag has a longer one.
+    #[cold]
+    fn remember(&mut self, side: Side, port: u8, next_hop: u32) {
+        let version = self.neighbours.version();
+        let info = &self.forwarding.ports()[usize::from(port)];
+        if let Neighbour::At(mac) = self.neighbours.find(port, next_hop)
+            && info.vlan.is_none()
+        {
+            let mut header = [0; 12];
+            header[..6].copy_from_slice(&mac);
+            header[6..].copy_from_slice(&info.mac);
+            self.lately[side as usize] = Lately { version, next_hop, port, header };
+        }
+    }
+
+    fn look_outbound(&self, port: usize, burst: &Burst<I::Packet>, ahead: &mut Aheads) {
+        ahead.extend(burst.iter().map(|packet| {
+            let plain = self.read(port, packet)?;
+            let is_mine = self.steering.owner_of(plain.source) == self.id;
+            if !is_mine || !plain.is_atomic || !self.is_remote(plain.destination) {
+                return None;
+            }
+            let hash = self.shard.hash_outbound(&plain);
+            I::will_read(self.shard.bucket_of(hash));
+            Some(Ahead { plain, place: hash, slot: None })
+        }));
+        for ahead in ahead.iter_mut().flatten() {
+            ahead.slot = self.shard.candidate(ahead.place);
+            if let Some(slot) = ahead.slot {
+                I::will_write(self.shard.record(slot));
+            }
+        }
+    }
+
+    fn look_inbound(&self, port: usize, burst: &Burst<I::Packet>, ahead: &mut Aheads) {
+        ahead.extend(burst.iter().map(|packet| {
+            let plain = self.read(port, packet)?;
+            if !self.is_remote(plain.source) {
+                return None;
+            }
+            let external = ExternalEndpoint::new(plain.destination, plain.destination_port());
+            let Location::Block(block) = self.shard.space.locate(external) else {
+                return None;
+            };
+            I::will_read(self.shard.lease_of(block));
+            Some(Ahead { plain, place: u64::from(block), slot: None })
+        }));
+        for ahead in ahead.iter().flatten() {
+            if let Some(word) = self.shard.port_word(ahead.place as u32, &ahead.plain) {
+                I::will_read(word);
+            }
+        }
+        for ahead in ahead.iter_mut().flatten() {
+            ahead.slot = self.shard.mapping_at(ahead.place as u32, &ahead.plain);
+            if let Some(slot) = ahead.slot {
+                I::will_write(self.shard.record(slot));
+            }
+        }
+    }
+
+    /// A plain packet in a frame for this port, not larger than any MTU.
+    #[inline(always)]
+    fn read(&self, port: usize, packet: &I::Packet) -> Option<Plain> {
+        let info = &self.forwarding.ports()[port];
+        let frame = packet.bytes();
+        let header = frame.first_chunk::<OFFSET>()?;
+        let is_for_us = header[..6] == info.mac
+            && info.vlan.is_none()
+            && header[12..] == ethernet::IPV4.to_be_bytes();
+        if !is_for_us || !packet.is_whole() {
+            return None;
+        }
+        let plain = plain::read(&frame[OFFSET..])?;
+        (usize::from(plain.total_len) <= self.forwarding.smallest_mtu()).then_some(plain)
+    }
+
+    /// Whether only somebody outside can have an address.
+    #[inline]
+    fn is_remote(&self, address: u32) -> bool {
+        self.shard.space.is_surely_remote(address) || self.is_remote_after_all(address)
+    }
+
+    #[cold]
+    fn is_remote_after_all(&self, address: u32) -> bool {
+        !(is_martian(address)
+            || self.forwarding.is_own(address)
+            || self.forwarding.is_inside(address)
+            || self.shard.space.contains(address))
+    }
+}

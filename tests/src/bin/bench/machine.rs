@@ -1,0 +1,164 @@
+//! The machine that is measured on: its pages, its clock, and what its host takes away.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::figures::Sample;
+
+/// Where the kernel counts huge pages of 2 MiB.
+const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+
+/// Where DPDK looks for huge pages.
+const HUGE_MOUNT: &str = "/dev/hugepages";
+
+/// Share of stolen time above which a run is thrown away, percent.
+pub const STOLEN_PERCENT: f64 = 2.0;
+
+/// How often a run is repeated.
+const TRIES: u32 = 3;
+
+/// Sees to `mib` of huge pages. What was there is set again by [`HugePages::drop`].
+pub struct HugePages {
+    before: String,
+}
+
+impl HugePages {
+    pub fn take(mib: u64) -> Result<Self> {
+        let before = std::fs::read_to_string(HUGE_PAGES)
+            .with_context(|| format!("{HUGE_PAGES}: this kernel has no huge pages"))?;
+        let pages = mib / 2;
+        std::fs::write(HUGE_PAGES, pages.to_string())
+            .with_context(|| format!("{HUGE_PAGES}: cannot be written; run this as root"))?;
+        let kept = Self { before };
+        let got: u64 = std::fs::read_to_string(HUGE_PAGES)?.trim().parse()?;
+        ensure!(
+            got >= pages,
+            "{mib} MiB of huge pages are needed, the kernel gave {} MiB",
+            got * 2
+        );
+        let mounts = std::fs::read_to_string("/proc/mounts")?;
+        if !mounts.lines().any(|line| line.split(' ').nth(2) == Some("hugetlbfs")) {
+            std::fs::create_dir_all(HUGE_MOUNT)?;
+            let status =
+                Command::new("mount").args(["-t", "hugetlbfs", "none", HUGE_MOUNT]).status()?;
+            ensure!(status.success(), "hugetlbfs cannot be mounted at {HUGE_MOUNT}");
+        }
+        Ok(kept)
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        // Nothing more can be done about it here.
+        let _ = std::fs::write(HUGE_PAGES, &self.before);
+    }
+}
+
+/// (stolen, all) time of all CPUs since the start, in the kernel's units.
+fn stolen() -> Result<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/stat")?;
+    let line = text.lines().next().context("/proc/stat is empty")?;
+    let values: Vec<u64> = line.split_whitespace().skip(1).flat_map(str::parse).collect();
+    let stolen = *values.get(7).context("/proc/stat counts no stolen time")?;
+    Ok((stolen, values.iter().take(8).sum()))
+}
+
+/// Runs something again while too much time was stolen meanwhile; says so. The last try stands,
+/// with a note.
+pub fn undisturbed(
+    what: &str,
+    mut run: impl FnMut() -> Result<Vec<Sample>>,
+) -> Result<Vec<Sample>> {
+    for tries in 1.. {
+        let before = stolen()?;
+        let mut samples = run()?;
+        let after = stolen()?;
+        let share = (after.0 - before.0) as f64 / (after.1 - before.1).max(1) as f64 * 100.0;
+        if share <= STOLEN_PERCENT {
+            return Ok(samples);
+        }
+        println!("{what}: {share:.1} % of the time was stolen by the host: thrown away");
+        if tries == TRIES {
+            for sample in &mut samples {
+                sample.note = format!("{share:.1} % of the time was stolen, {TRIES} times over");
+            }
+            return Ok(samples);
+        }
+    }
+    unreachable!("the last try returns")
+}
+
+/// A child that ends with its handle.
+struct Ending(Child);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Seconds of testpmd: warming up, and measured.
+const TESTPMD: (usize, usize) = (1, 4);
+
+/// What DPDK's own testpmd forwards in its mode macswap between two null devices with one core:
+/// ticks per packet, a value per second.
+pub fn testpmd(ticks_per_second: f64) -> Result<Vec<f64>> {
+    let prefix = format!("testpmd{}", std::process::id());
+    let mut command = Command::new("dpdk-testpmd");
+    command
+        .args(["-l", "0,1", "--no-pci", "--in-memory", "-m", "256", "--file-prefix", &prefix])
+        .args(["--vdev", "net_null0,size=60", "--vdev", "net_null1,size=60", "--no-telemetry"])
+        .args(["--", "--forward-mode=macswap", "--stats-period=1", "--total-num-mbufs=8191"])
+        .args(["--burst=32", "--nb-cores=1", "--no-lsc-interrupt", "--no-mlockall"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut child = command.spawn().context("dpdk-testpmd: Debian's package dpdk-dev has it")?;
+    let output = child.stdout.take().context("testpmd has no output")?;
+    let _child = Ending(child);
+    let until = Instant::now() + Duration::from_secs(30);
+    let mut rates: Vec<f64> = Vec::new();
+    let mut both = None;
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        let Some(rate) = line.trim().strip_prefix("Rx-pps:") else { continue };
+        let rate: f64 = rate.split_whitespace().next().unwrap_or("").parse()?;
+        match both.take() {
+            None => both = Some(rate),
+            Some(first) => rates.push(first + rate),
+        }
+        if rates.len() > TESTPMD.0 + TESTPMD.1 {
+            let values = rates.split_off(TESTPMD.0 + 1);
+            return Ok(values.iter().map(|rate| ticks_per_second / rate).collect());
+        }
+        if Instant::now() > until {
+            break;
+        }
+    }
+    bail!("dpdk-testpmd ended, or gave no rates for 30 s; run it by hand: {command:?}")
+}
+
+/// What the figures were measured on.
+pub fn description() -> Result<String> {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
+    let cpus = cpu.lines().filter(|line| line.starts_with("processor")).count();
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let virtual_one = if Path::new("/sys/hypervisor").exists() || cpu.contains(" hypervisor") {
+        ", a virtual machine"
+    } else {
+        ""
+    };
+    Ok(format!(
+        "{cpus} CPUs, {}{virtual_one}; Linux {}; {}",
+        model.unwrap_or("unknown"),
+        kernel.trim(),
+        dpdk::dpdk_version()
+    ))
+}

@@ -1,0 +1,255 @@
+//! The worker's packets in a measurement: real packet buffers and queues of DPDK's null driver,
+//! with headers of known flows written into what is received.
+//!
+//! Writing the headers is the traffic generator's work: its clocks are counted apart and taken
+//! off. What the worker itself does is everything between.
+
+use arrayvec::ArrayVec;
+use cgnat_app::run::io::DpdkPacket;
+use cgnat_core::worker::io::{BURST, Burst, PacketBuf as _, PacketIo};
+use dpdk::{Mbuf, Mempool, RxQueue, TxQueue, tsc};
+
+/// Bytes of a frame without its check sequence: 64 on the wire.
+pub const SMALL: u16 = 60;
+
+/// MAC of the station that everything comes from and goes to; and of our ports.
+pub const NEIGHBOUR: [u8; 6] = [2, 0, 0, 0, 9, 9];
+
+/// Where the number of the flow stands in a frame: behind Ethernet, IPv4 and UDP.
+const NUMBER_AT: usize = 42;
+
+/// Frames of twelve of the simple IMIX, bytes without check sequence: seven small, four of 576
+/// bytes of IPv4, one of 1,500.
+pub const IMIX: [u16; 12] = [60, 590, 60, 60, 590, 60, 1514, 60, 590, 60, 60, 590];
+
+/// One flow as its packets look on arrival.
+#[derive(Clone, Copy, Default)]
+pub struct Flow {
+    pub source: u32,
+    pub destination: u32,
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub number: u32,
+}
+
+/// The two ports, inwards and outwards.
+pub const INTERNAL: usize = 0;
+/// See [`INTERNAL`].
+pub const EXTERNAL: usize = 1;
+
+/// What is received at a port: nothing, or these flows again and again.
+#[derive(Default)]
+pub struct Source {
+    flows: Vec<Flow>,
+    next: usize,
+    /// Packets still to come.
+    pub left: u64,
+}
+
+impl Source {
+    pub fn of(flows: Vec<Flow>) -> Self {
+        Self { flows, next: 0, left: 0 }
+    }
+}
+
+/// What a measurement counts, in ticks of the time-stamp counter.
+#[derive(Clone, Copy, Default)]
+pub struct Ticks {
+    /// Writing headers.
+    pub stamp: u64,
+    /// In the driver, if that is told apart.
+    pub driver: u64,
+    /// Readings of the counter itself that were made.
+    pub readings: u64,
+}
+
+/// The worker's view of the two ports; whether it passes hints on to the CPU's caches is part of
+/// the type, so that it costs nothing to ask.
+pub struct Traffic<const HINTS: bool> {
+    pub rx: Vec<RxQueue>,
+    pub tx: Vec<TxQueue>,
+    pub pool: Mempool,
+    pub macs: [[u8; 6]; 2],
+    pub sources: [Source; 2],
+    pub ticks: Ticks,
+    /// Whether driver and worker are told apart, at the price of more readings.
+    pub tells_driver: bool,
+    /// Sizes of frames, in turn; all small if empty.
+    pub sizes: &'static [u16],
+    turn: usize,
+    /// Packets received at most in one call.
+    pub burst: usize,
+    /// By number of the flow: source after translation. Filled while not empty.
+    pub learned: Vec<(u32, u16)>,
+    /// Packets that were sent.
+    pub sent: u64,
+}
+
+impl<const HINTS: bool> Traffic<HINTS> {
+    pub fn new(rx: Vec<RxQueue>, tx: Vec<TxQueue>, pool: Mempool, macs: [[u8; 6]; 2]) -> Self {
+        Self {
+            rx,
+            tx,
+            pool,
+            macs,
+            sources: Default::default(),
+            ticks: Ticks::default(),
+            tells_driver: false,
+            sizes: &[],
+            turn: 0,
+            burst: BURST,
+            learned: Vec::new(),
+            sent: 0,
+        }
+    }
+
+    fn learn(&mut self, burst: &Burst<DpdkPacket>) {
+        for packet in burst {
+            let bytes = packet.bytes();
+            let word = |at: usize| bytes[at..].first_chunk().map_or(0, |b| u32::from_be_bytes(*b));
+            if let Some(entry) = self.learned.get_mut(word(NUMBER_AT) as usize) {
+                *entry = (word(26), (word(34) >> 16) as u16);
+            }
+        }
+    }
+
+    /// Exchanges the two addresses of each frame and sends it out of the other port, as testpmd
+    /// does in its mode macswap. Returns packets and ticks.
+    pub fn macswap(&mut self, bursts: u64) -> (u64, u64) {
+        let start = tsc();
+        let mut packets = 0;
+        for _ in 0..bursts {
+            for (from, to) in [(0, 1), (1, 0)] {
+                let mut burst: ArrayVec<Mbuf, BURST> = ArrayVec::new();
+                self.rx[from].receive(&mut burst);
+                for mbuf in &burst {
+                    mbuf.prefetch();
+                }
+                for mbuf in &mut burst {
+                    if let Some(header) = mbuf.data_mut().first_chunk_mut::<12>() {
+                        let [a, b, c, d, e, f, rest @ ..] = *header;
+                        header[..6].copy_from_slice(&rest);
+                        header[6..].copy_from_slice(&[a, b, c, d, e, f]);
+                    }
+                }
+                packets += burst.len() as u64;
+                self.tx[to].transmit(&mut burst);
+            }
+        }
+        (packets, tsc() - start)
+    }
+}
+
+/// Writes the headers of `flow` into a frame.
+fn stamp(frame: &mut [u8], mac: [u8; 6], flow: Flow) {
+    let Some(head) = frame.first_chunk_mut::<46>() else { return };
+    let total_len = (SMALL.max(46) - 14).to_be_bytes();
+    head[..6].copy_from_slice(&mac);
+    head[6..12].copy_from_slice(&NEIGHBOUR);
+    head[12..14].copy_from_slice(&[8, 0]);
+    head[14..26].copy_from_slice(&[
+        0x45,
+        0,
+        total_len[0],
+        total_len[1],
+        0,
+        0,
+        0x40,
+        0,
+        64,
+        17,
+        0,
+        0,
+    ]);
+    head[26..30].copy_from_slice(&flow.source.to_be_bytes());
+    head[30..34].copy_from_slice(&flow.destination.to_be_bytes());
+    head[34..36].copy_from_slice(&flow.source_port.to_be_bytes());
+    head[36..38].copy_from_slice(&flow.destination_port.to_be_bytes());
+    head[38..40].copy_from_slice(&(u16::from_be_bytes(total_len) - 20).to_be_bytes());
+    head[40..42].copy_from_slice(&[0x5a, 0xa5]);
+    head[NUMBER_AT..].copy_from_slice(&flow.number.to_be_bytes());
+}
+
+/// Sets the lengths that belong to a frame of `len` bytes and the header checksum.
+fn finish(frame: &mut [u8], flow: Flow) {
+    let total_len = frame.len() as u32 - 14;
+    frame[16..18].copy_from_slice(&(total_len as u16).to_be_bytes());
+    frame[38..40].copy_from_slice(&(total_len as u16 - 20).to_be_bytes());
+    let words = [flow.source, flow.destination].map(|word| (word >> 16) + (word & 0xffff));
+    let mut sum = 0x4500 + total_len + 0x4000 + 0x4011 + words[0] + words[1];
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    frame[24..26].copy_from_slice(&(!sum as u16).to_be_bytes());
+}
+
+impl<const HINTS: bool> PacketIo for Traffic<HINTS> {
+    type Packet = DpdkPacket;
+
+    fn receive(&mut self, port: usize, burst: &mut Burst<DpdkPacket>) {
+        if self.sources[port].left == 0 {
+            return;
+        }
+        let before = if self.tells_driver { tsc() } else { 0 };
+        let mut mbufs: ArrayVec<Mbuf, BURST> = ArrayVec::new();
+        self.rx[port].receive(&mut mbufs);
+        let source = &mut self.sources[port];
+        mbufs.truncate(self.burst.min(source.left.min(BURST as u64) as usize));
+        burst.extend(mbufs.drain(..).map(DpdkPacket::from));
+        let received = tsc();
+        source.left -= burst.len() as u64;
+        for packet in burst.iter_mut() {
+            if !self.sizes.is_empty() {
+                packet.truncate(usize::from(self.sizes[self.turn]));
+                self.turn = (self.turn + 1) % self.sizes.len();
+            }
+            let flow = source.flows[source.next];
+            source.next = (source.next + 1) % source.flows.len();
+            let frame = packet.bytes_mut();
+            stamp(frame, self.macs[port], flow);
+            finish(frame, flow);
+        }
+        self.ticks.stamp += tsc() - received;
+        self.ticks.readings += 2;
+        if self.tells_driver {
+            self.ticks.driver += received - before;
+            self.ticks.readings += 1;
+        }
+    }
+
+    fn transmit(&mut self, port: usize, burst: &mut Burst<DpdkPacket>) {
+        if !self.learned.is_empty() {
+            self.learn(burst);
+        }
+        let before = if self.tells_driver { tsc() } else { 0 };
+        let mut mbufs: ArrayVec<Mbuf, BURST> = ArrayVec::new();
+        mbufs.extend(burst.drain(..).map(Mbuf::from));
+        self.sent += self.tx[port].transmit(&mut mbufs) as u64;
+        burst.extend(mbufs.drain(..).map(DpdkPacket::from));
+        if self.tells_driver {
+            self.ticks.driver += tsc() - before;
+            self.ticks.readings += 2;
+        }
+    }
+
+    fn hand_off(&mut self, _: u16, _: &mut Burst<DpdkPacket>) {}
+
+    fn take_handed(&mut self, _: &mut Burst<DpdkPacket>) {}
+
+    fn allocate(&mut self) -> Option<DpdkPacket> {
+        self.pool.alloc().map(DpdkPacket::from)
+    }
+
+    #[inline]
+    fn will_read<T>(place: &T) {
+        if HINTS {
+            dpdk::will_read(place);
+        }
+    }
+
+    #[inline]
+    fn will_write<T>(place: &T) {
+        if HINTS {
+            dpdk::will_write(place);
+        }
+    }
+}
