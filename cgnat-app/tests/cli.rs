@@ -181,18 +181,24 @@ fn check_prints_what_a_good_configuration_takes() {
 
 #[test]
 fn huge_pages_that_are_required_and_missing_are_named() {
-    let free = |size: &str| {
+    let free = |size: &str, kib: u64| {
         let path = format!("/sys/kernel/mm/hugepages/{size}/free_hugepages");
-        std::fs::read_to_string(path).map_or(0, |text| text.trim().parse::<u64>().unwrap())
+        let pages: u64 =
+            std::fs::read_to_string(path).map_or(0, |text| text.trim().parse().unwrap());
+        pages * kib / 1024
     };
-    assert_eq!(free("hugepages-2048kB") + free("hugepages-1048576kB"), 0, "this machine has some");
+    let free = free("hugepages-2048kB", 2048) + free("hugepages-1048576kB", 1 << 20);
+    let needed = free + 1024;
     let bench = Bench::new();
-    let file = bench.config("huge", NULLS, "");
+    let file = bench.config("huge", NULLS, &format!(", memory: {needed}MiB"));
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("huge-pages: off", "huge-pages: required")).unwrap();
     let output = bench.cgnat(&["run", &file]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("error: system.huge-pages: 0 MiB of huge pages are free"));
+    let expected = format!(
+        "error: system.huge-pages: {free} MiB of huge pages are free, {needed} MiB are needed"
+    );
+    assert!(stderr(&output).contains(&expected), "not {expected:?}: {}", stderr(&output));
 }
 
 #[test]

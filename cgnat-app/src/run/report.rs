@@ -66,6 +66,7 @@ pub struct Report {
     holds_cut: u64,
     handed_off: Vec<(u64, u64)>,
     hits: u64,
+    begun: u64,
     hairpinned: u64,
     /// Outbound and inbound.
     statics: [u64; 2],
@@ -181,6 +182,7 @@ impl Report {
                 .map(|c| (c.handed_off.value(), c.handed_in.value()))
                 .collect(),
             hits: sum(&|c| c.hits.value()),
+            begun: sum(&|c| c.begun.value()),
             hairpinned: sum(&|c| c.hairpinned.value()),
             statics: [sum(&|c| c.static_outbound.value()), sum(&|c| c.static_inbound.value())],
             bypassed: [sum(&|c| c.bypassed_outbound.value()), sum(&|c| c.bypassed_inbound.value())],
@@ -519,6 +521,7 @@ impl Report {
                 "syns_answered": self.syns_answered,
             },
             "hits": self.hits,
+            "begun": self.begun,
             "hairpinned": self.hairpinned,
             "static": { "outbound": self.statics[0], "inbound": self.statics[1] },
             "bypassed": { "outbound": self.bypassed[0], "inbound": self.bypassed[1] },

@@ -88,6 +88,8 @@ pub struct WorkerCounters {
     pub handed_in: Counter,
     /// Plain packets of mappings that exist: those that were translated the short way.
     pub hits: Counter,
+    /// Mappings that were made the short way.
+    pub begun: Counter,
     /// Packets hairpinned.
     pub hairpinned: Counter,
     /// Packets whose source a static mapping translated.
@@ -183,6 +185,7 @@ impl WorkerCounters {
             handed_off: Counter::default(),
             handed_in: Counter::default(),
             hits: Counter::default(),
+            begun: Counter::default(),
             hairpinned: Counter::default(),
             static_outbound: Counter::default(),
             static_inbound: Counter::default(),

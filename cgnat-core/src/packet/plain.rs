@@ -5,9 +5,9 @@
 //! anything is.
 
 use super::checksum::Delta;
-use super::ipv4::protocol;
+use super::ipv4::{Header, Transport, protocol};
 use super::rewrite::{End, NewEndpoint};
-use super::tcp::flags;
+use super::tcp::{self, flags};
 use super::{put_u16, put_u32, u16_at, u32_at};
 
 /// Bytes of the IPv4 header.
@@ -34,8 +34,10 @@ pub struct Plain {
     ports: u32,
     /// Length, bytes.
     pub total_len: u16,
-    /// TCP, neither SYN nor FIN nor RST; or UDP.
+    /// TCP, neither FIN nor RST; or UDP.
     pub is_tcp: bool,
+    /// TCP with SYN and without ACK: it may begin a session, and belongs to none that exists.
+    pub is_syn: bool,
     /// Not to be fragmented: its identification is free (RFC 6864 section 4).
     pub is_atomic: bool,
 }
@@ -51,6 +53,32 @@ impl Plain {
     #[inline]
     pub fn destination_port(&self) -> u16 {
         self.ports as u16
+    }
+
+    /// What [`super::ipv4`] would say of the same packet; `None` if it would refuse it.
+    #[inline]
+    pub fn read_whole(&self, packet: &[u8]) -> Option<(Header, Transport)> {
+        let (source, destination) = (self.source_port(), self.destination_port());
+        let transport = match self.is_tcp {
+            true => {
+                let segment = tcp::segment(packet.get(IP..usize::from(self.total_len))?)?;
+                Transport::Tcp { source, destination, segment }
+            }
+            false => Transport::Udp { source, destination },
+        };
+        let header = Header {
+            header_len: IP,
+            total_len: usize::from(self.total_len),
+            ttl: packet[8],
+            protocol: packet[9],
+            identification: u16_at(packet, 4),
+            dont_fragment: self.is_atomic,
+            more_fragments: false,
+            offset: 0,
+            source: self.source,
+            destination: self.destination,
+        };
+        Some((header, transport))
     }
 }
 
@@ -70,9 +98,12 @@ pub fn read(packet: &[u8]) -> Option<Plain> {
     if total_len > packet.len() || !is_right(head) {
         return None;
     }
+    let mut is_syn = false;
     if is_tcp {
-        let rare = flags::SYN | flags::FIN | flags::RST;
-        if total_len < IP_TCP || packet.get(IP + 13)? & rare != 0 {
+        let flags = *packet.get(IP + 13)?;
+        is_syn = flags & (flags::SYN | flags::ACK) == flags::SYN;
+        let rare = flags::FIN | flags::RST;
+        if total_len < IP_TCP || flags & rare != 0 || flags & flags::SYN != 0 && !is_syn {
             return None;
         }
     } else {
@@ -91,6 +122,7 @@ pub fn read(packet: &[u8]) -> Option<Plain> {
         ports,
         total_len: total_len as u16,
         is_tcp,
+        is_syn,
         is_atomic: fragment & 0x4000 != 0,
     })
 }
@@ -110,7 +142,7 @@ fn is_right(head: &[u8; IP_UDP]) -> bool {
 
 /// Rewrites `end` of a `packet` that was read as `plain` to `new`, and takes one off its time to
 /// live; as [`super::rewrite::endpoint`] and [`super::rewrite::decrement_ttl`] do.
-#[inline]
+#[inline(always)]
 pub fn translate(packet: &mut [u8], plain: &Plain, end: End, new: NewEndpoint) {
     let (address_at, port_at) = match end {
         End::Source => (12, IP),

@@ -147,18 +147,13 @@ impl Shard {
         };
         let owners = (block, subscriber);
         self.mappings[slot].establish(self.id, key, external, owners, (behaviour, remote));
-        let entered = if overloaded {
-            self.enter_flow(slot)
-        } else {
-            let (mappings, secret) = (&self.mappings, self.key);
-            let hash_of = |slot: u32| secret.hash(mappings[slot].key().packed());
-            self.mapping_index.insert(hash, slot, hash_of)
+        let entered = match overloaded {
+            true => self.enter_flow(slot).is_ok(),
+            false => self.enter_mapping(slot, hash),
         };
-        if entered.is_err() {
+        if !entered {
             if shared.is_none() {
-                // Never given to a packet, so it need not rest.
-                self.lease_mut(block).end_port(key.protocol, port, None);
-                self.mind_idle_block(block, now);
+                self.give_back_port(block, key.protocol, port, now);
             }
             self.mappings.free(slot);
             return Err(Verdict::Drop(DropReason::MappingTableFull));
@@ -168,12 +163,32 @@ impl Shard {
             None if overloaded => self.lease_mut(block).overload(key.protocol, port),
             None => {}
         }
-        let record = &mut self.subscribers[subscriber];
-        record.by_protocol[key.protocol as usize] += u32::from(shared.is_none());
-        self.gauges.mappings[key.protocol as usize] += 1;
-        self.gauges.mappings_created += 1;
+        self.count_mapping(subscriber, key.protocol, shared.is_none());
         self.block_due.disarm(block);
         Ok(slot)
+    }
+
+    /// Puts an established mapping into the index; says whether there was room.
+    #[inline]
+    pub(super) fn enter_mapping(&mut self, slot: u32, hash: u64) -> bool {
+        let (mappings, secret) = (&self.mappings, self.key);
+        let hash_of = |slot: u32| secret.hash(mappings[slot].key().packed());
+        self.mapping_index.insert(hash, slot, hash_of).is_ok()
+    }
+
+    /// A port that was taken and never given to a packet need not rest.
+    #[cold]
+    pub(super) fn give_back_port(&mut self, block: u32, protocol: Protocol, port: u16, now: Tick) {
+        self.lease_mut(block).end_port(protocol, port, None);
+        self.mind_idle_block(block, now);
+    }
+
+    /// Counts a mapping; one that shares its port takes none.
+    #[inline]
+    pub(super) fn count_mapping(&mut self, subscriber: u32, protocol: Protocol, takes_port: bool) {
+        self.subscribers[subscriber].by_protocol[protocol as usize] += u32::from(takes_port);
+        self.gauges.mappings[protocol as usize] += 1;
+        self.gauges.mappings_created += 1;
     }
 
     /// Whether the mapping of a first packet comes with a permission (ADF), which takes a record;

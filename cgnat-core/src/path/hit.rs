@@ -18,6 +18,7 @@ use crate::shard::Shard;
 use crate::table::index::Bucket;
 use crate::table::mapping::Mapping;
 use crate::table::port_block::{BlockLease, PortUse};
+use crate::table::subscriber::Subscriber;
 use crate::time::Tick;
 
 impl Shard {
@@ -40,7 +41,7 @@ impl Shard {
     }
 
     /// The mapping that may be stored under `hash`.
-    #[inline]
+    #[inline(always)]
     pub fn candidate(&self, hash: u64) -> Option<u32> {
         self.mapping_index.candidate(hash)
     }
@@ -61,14 +62,13 @@ impl Shard {
         }
         let remote = RemoteEndpoint::new(plain.destination, plain.destination_port());
         if plain.is_tcp {
-            if !self.connection_hit(slot, remote, plain, packet, Sender::Internal, now) {
+            if plain.is_syn
+                || !self.connection_hit(slot, remote, plain, packet, Sender::Internal, now)
+            {
                 return false;
             }
         } else {
-            if record.has_sessions()
-                || record.is_expired(now)
-                || self.algs.tftp && remote.port == tftp::REQUEST_PORT
-            {
+            if record.has_sessions() || record.is_expired(now) || self.is_for_alg(plain) {
                 return false;
             }
             let deadline = now.plus_seconds(self.timeouts.udp_s(remote.port));
@@ -77,6 +77,30 @@ impl Shard {
         let new = self.mappings[slot].outbound_rewrite();
         plain::translate(packet, plain, End::Source, new);
         true
+    }
+
+    /// What the record of a subscriber is looked up by, where no destination has rules.
+    #[inline]
+    pub fn hash_subscriber(&self, address: u32) -> u64 {
+        self.key.hash(Subscriber::packed((address, Realm::OWN)))
+    }
+
+    /// The line of the index that is read for a subscriber.
+    #[inline]
+    pub fn subscriber_bucket_of(&self, hash: u64) -> &Bucket {
+        self.subscriber_index.bucket_of(hash)
+    }
+
+    /// The subscriber that may be stored under `hash`.
+    #[inline]
+    pub fn subscriber_candidate(&self, hash: u64) -> Option<u32> {
+        self.subscriber_index.candidate(hash)
+    }
+
+    /// The record of a subscriber.
+    #[inline]
+    pub fn subscriber(&self, slot: u32) -> &Subscriber {
+        &self.subscribers[slot]
     }
 
     /// The place where the lease of a block is, if this shard holds it.
@@ -137,6 +161,24 @@ impl Shard {
         record.generation & 1 == 1 && record.shard == self.id && !record.is_overloaded()
     }
 
+    /// Whether an ALG follows TCP connections with this remote port.
+    #[inline]
+    fn reads_segments_of(&self, port: u16) -> bool {
+        self.algs.any()
+            && (self.algs.ftp && port == ftp::CONTROL_PORT
+                || self.algs.pptp && port == pptp::CONTROL_PORT)
+    }
+
+    /// Whether an ALG reads a packet from a subscriber.
+    #[inline]
+    pub(super) fn is_for_alg(&self, plain: &Plain) -> bool {
+        let port = plain.destination_port();
+        match plain.is_tcp {
+            true => self.reads_segments_of(port),
+            false => self.algs.tftp && port == tftp::REQUEST_PORT,
+        }
+    }
+
     /// Moves the TCP session inside a mapping if it is the one with `remote`.
     #[inline]
     fn connection_hit(
@@ -149,10 +191,10 @@ impl Shard {
         now: Tick,
     ) -> bool {
         let record = &self.mappings[slot];
-        let is_alg = self.algs.any()
-            && (self.algs.ftp && remote.port == ftp::CONTROL_PORT
-                || self.algs.pptp && remote.port == pptp::CONTROL_PORT);
-        if is_alg || !record.first.is_with(remote) || record.first_expired(now) {
+        if self.reads_segments_of(remote.port)
+            || !record.first.is_with(remote)
+            || record.first_expired(now)
+        {
             return false;
         }
         let Some(segment) = tcp::segment(&packet[20..usize::from(plain.total_len)]) else {
@@ -169,7 +211,7 @@ fn protocol_of(plain: &Plain) -> Protocol {
 }
 
 #[inline]
-fn key_of(plain: &Plain) -> FlowKey {
+pub(super) fn key_of(plain: &Plain) -> FlowKey {
     let internal = InternalEndpoint::new(plain.source, plain.source_port());
     FlowKey { internal, protocol: protocol_of(plain), realm: Realm::OWN }
 }

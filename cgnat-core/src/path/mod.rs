@@ -2,7 +2,8 @@
 //!
 //! - `outbound`: from a subscriber; a hit is translated, a miss goes to `first_packet`;
 //! - `association`: what has no ports, either way, at the subscriber's owner and at the keeper;
-//! - `first_packet`: subscriber, port block, port, mapping; the only place that creates;
+//! - `first_packet`: subscriber, port block, port, mapping;
+//! - `beginning`: the same for plain packets of subscribers that have a port; these two create;
 //! - `pairing`: which external address a new subscriber gets;
 //! - `overloading`: flows that share external ports, where the configuration says so;
 //! - `ports`: which port and which block a new mapping gets, and how a port comes to rest;
@@ -22,6 +23,7 @@
 //! - `ending`: the owner's side of expiry; the only place that frees.
 
 mod association;
+mod beginning;
 mod ending;
 mod first_packet;
 mod fragments;

@@ -162,6 +162,19 @@ impl Limits {
         if bounds.iter().any(kept) { Err(Refusal::Reserved) } else { Ok(()) }
     }
 
+    /// Whether a subscriber with `mappings` by protocol and `sessions` may have one more of both,
+    /// if only their numbers are limited; a no may be a yes of the others here.
+    #[inline]
+    pub fn admit_simply(&self, mappings: [u32; PROTOCOLS], protocol: usize, sessions: u32) -> bool {
+        let only_counts = self.rate.is_none() && self.per_destination.is_none();
+        let none = Reserve { in_all: 0, of_protocol: 0 };
+        only_counts
+            && self.reserved == 0
+            && self.admit_port(mappings, protocol, none).is_ok()
+            && self.admit_session(sessions).is_ok()
+            && self.admit_to_mapping(0, false).is_ok()
+    }
+
     /// Whether a subscriber that has opened `sessions` may open one more.
     ///
     /// # Errors

@@ -105,6 +105,9 @@ impl PortChoice {
 /// Mask of the even bits; bits of odd places are its complement.
 const EVEN: u64 = 0x5555_5555_5555_5555;
 
+const LOWEST_OF_BYTES: u64 = 0x0101_0101_0101_0101;
+const HIGHEST_OF_BYTES: u64 = 0x8080_8080_8080_8080;
+
 /// Mask of the places in a block from `first_port` on whose ports are even or odd as `port`.
 pub fn parity_mask(first_port: u16, port: u16) -> u64 {
     if (first_port ^ port) & 1 == 0 { EVEN } else { !EVEN }
@@ -120,17 +123,39 @@ pub fn count_zeros(words: &[u64], mask: u64) -> u32 {
 pub fn nth_zero(words: &[u64], mask: u64, n: u32) -> Option<usize> {
     let mut left = n;
     for (place, word) in words.iter().enumerate() {
-        let mut free = !word & mask;
-        let zeros = free.count_ones();
+        let free = !word & mask;
+        let sums = sums_of_bytes(free);
+        let zeros = (sums >> 56) as u32;
         if left < zeros {
-            for _ in 0..left {
-                free &= free - 1;
-            }
-            return Some(place * 64 + free.trailing_zeros() as usize);
+            return Some(place * 64 + nth_one(free, sums, left));
         }
         left -= zeros;
     }
     None
+}
+
+/// In each byte, how many ones of `word` are in it and the bytes below.
+#[inline]
+fn sums_of_bytes(word: u64) -> u64 {
+    let pairs = word - (word >> 1 & EVEN);
+    let fours = (pairs & 0x3333_3333_3333_3333) + (pairs >> 2 & 0x3333_3333_3333_3333);
+    let bytes = (fours + (fours >> 4)) & 0x0f0f_0f0f_0f0f_0f0f;
+    bytes.wrapping_mul(LOWEST_OF_BYTES)
+}
+
+/// Position of the `n`-th one of `word`, which has more; `sums` are those of its bytes.
+#[inline]
+fn nth_one(word: u64, sums: u64, n: u32) -> usize {
+    // The highest bit stays in each byte whose sum is above n: sums are at most 64.
+    let rests = (sums | HIGHEST_OF_BYTES) - u64::from(n + 1) * LOWEST_OF_BYTES;
+    let above = rests & HIGHEST_OF_BYTES;
+    let byte = above.trailing_zeros() & !7;
+    let before = (sums << 8 >> byte) as u8;
+    let mut rest = word >> byte;
+    for _ in 0..n - u32::from(before) {
+        rest &= rest - 1;
+    }
+    (byte + rest.trailing_zeros()) as usize
 }
 
 #[cfg(test)]

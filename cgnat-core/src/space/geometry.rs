@@ -113,6 +113,7 @@ pub struct PoolGeometry {
     numbering: Option<Numbering>,
     /// Sorted numbers of blocks that have no port to lend.
     left_out: Vec<u32>,
+    gives_any_port: bool,
 }
 
 impl PoolGeometry {
@@ -151,7 +152,17 @@ impl PoolGeometry {
             overflow,
             numbering: deterministic.then(|| Numbering::new(subscribers)),
             left_out: Vec::new(),
+            gives_any_port: pool.overloading().is_empty()
+                && !(pool.rules().keeps_port()
+                    || pool.rules().keeps_parity()
+                    || pool.rules().keeps_range()),
         }
+    }
+
+    /// Whether each free port will do for each flow, and is its alone.
+    #[inline]
+    pub fn gives_any_port(&self) -> bool {
+        self.gives_any_port
     }
 
     /// Places of external addresses, by index.

@@ -77,14 +77,19 @@ impl Index {
 
     /// A slot that may be stored under `hash`, from its tag alone: the first such one. Whether it
     /// is, the record says.
-    #[inline]
+    #[inline(always)]
     pub fn candidate(&self, hash: u64) -> Option<u32> {
-        self.find(hash, |_| true)
+        self.look(hash, |_| true)
     }
 
     /// The slot stored under `hash` for which `is_it` says yes.
     #[inline]
-    pub fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+    pub fn find(&self, hash: u64, is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+        self.look(hash, is_it)
+    }
+
+    #[inline(always)]
+    fn look(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         let (first, second, tag) = self.places(hash);
         if let Some(slot) = find_in(&self.buckets[first], tag, &mut is_it) {
             return Some(slot);

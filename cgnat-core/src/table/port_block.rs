@@ -15,7 +15,9 @@
 //! `overloaded` is set exactly if the port is shared by a flow.
 
 mod overloaded;
+mod resting;
 
+use resting::rest_is_over;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::endpoint::Protocol;
@@ -280,6 +282,12 @@ impl BlockLease {
         &self.slots[self.slot_of(protocol, port)]
     }
 
+    /// What is read and written when a port is taken.
+    #[inline]
+    pub fn to_take_from(&self) -> (&BlockRecord, &[u64]) {
+        (self.record, self.taken)
+    }
+
     /// What the slot of `port` holds; `port` lies in the block.
     #[inline]
     pub fn port_use(&self, protocol: Protocol, port: u16) -> PortUse {
@@ -348,6 +356,12 @@ impl BlockLease {
         self.candidates(protocol, PortWish::Any) as u16
     }
 
+    /// Whether a port is free that never rested, or whose rest is known to be over.
+    #[inline]
+    pub fn has_free(&self, protocol: Protocol) -> bool {
+        self.candidates(protocol, PortWish::Any) > 0
+    }
+
     /// Free ports that will do.
     fn candidates(&self, protocol: Protocol, wish: PortWish) -> u32 {
         let p = protocol as usize;
@@ -404,58 +418,6 @@ impl BlockLease {
         self.record.resting[p] += 1;
     }
 
-    /// Ports of `protocol` that rest, those whose rest is over by now included.
-    pub fn resting(&self, protocol: Protocol) -> u16 {
-        self.record.resting[protocol as usize]
-    }
-
-    /// The port of `protocol` that has rested longest, the lowest of several, and the ticks
-    /// that its rest still lasts. `within` is a bound on what the caller wants to know: a
-    /// block in which every port rests longer than that is not read.
-    pub fn oldest_resting(
-        &mut self,
-        protocol: Protocol,
-        within: u32,
-        now: Tick,
-    ) -> Option<(u32, u16)> {
-        let p = protocol as usize;
-        // The bound may lie in the past; then everything is read.
-        let soonest = self.record.next_due[p].wrapping_sub(now.0);
-        if self.record.resting[p] == 0 || soonest < RESTING && soonest > within {
-            return None;
-        }
-        let first_port = self.record.first_port;
-        let resting = self.slots_of(protocol).iter().zip(0u16..);
-        let resting = resting.filter(|(word, _)| **word & RESTING != 0);
-        let left = |word: u32| match rest_is_over(word, now) {
-            true => 0,
-            false => (word & !RESTING).wrapping_sub(now.0) & !RESTING,
-        };
-        let (left, port) = resting.map(|(word, n)| (left(*word), first_port + n)).min()?;
-        self.record.next_due[p] = now.0.wrapping_add(left);
-        Some((left, port))
-    }
-
-    /// Ends the rest of `port` before its time.
-    ///
-    /// # Panics
-    /// If it does not rest.
-    pub fn cut_rest(&mut self, protocol: Protocol, port: u16) {
-        let slot = self.slot_of(protocol, port);
-        let word = self.slots[slot];
-        assert!(word & RESTING != 0, "port {port} does not rest");
-        self.slots[slot] = 0;
-        self.clear_taken(protocol, port);
-        self.record.resting[protocol as usize] -= 1;
-        let last = self.record.last_due;
-        if word & !RESTING == last & !RESTING {
-            // It may have been the only one due so late.
-            let resting = self.slots.iter().filter(|word| **word & RESTING != 0);
-            let early = resting.map(|word| last.wrapping_sub(*word) & !RESTING).min();
-            self.record.last_due = last.wrapping_sub(early.unwrap_or(0));
-        }
-    }
-
     /// Ports of the block by use at `now`.
     pub fn census(&self, now: Tick) -> PortCensus {
         let mut census = PortCensus::default();
@@ -469,30 +431,6 @@ impl BlockLease {
             }
         }
         census
-    }
-
-    /// Frees the ports of `protocol` whose rest is over. One pass over the slots.
-    fn reclaim(&mut self, protocol: Protocol, now: Tick) {
-        let p = protocol as usize;
-        let size = usize::from(self.record.size);
-        let words = words_of_one(self.record.size);
-        let mut next: Option<u32> = None;
-        for offset in 0..size {
-            let word = self.slots[p * size + offset];
-            if word & RESTING == 0 {
-                continue;
-            }
-            if rest_is_over(word, now) {
-                self.slots[p * size + offset] = 0;
-                self.taken[p * words + offset / 64] &= !(1 << (offset % 64));
-                self.record.resting[p] -= 1;
-            } else {
-                let left = (word & !RESTING).wrapping_sub(now.0) & !RESTING;
-                let due = now.0.wrapping_add(left);
-                next = Some(next.map_or(due, |n| if Tick(due).before(Tick(n)) { due } else { n }));
-            }
-        }
-        self.record.next_due[p] = next.unwrap_or(now.0);
     }
 
     fn slots_of(&self, protocol: Protocol) -> &[u32] {
@@ -526,11 +464,6 @@ impl BlockLease {
         protocol as usize * usize::from(self.record.size)
             + usize::from(port - self.record.first_port)
     }
-}
-
-/// Whether the tick in a resting word has come.
-fn rest_is_over(word: u32, now: Tick) -> bool {
-    now.0.wrapping_sub(word) & !RESTING < 1 << 30
 }
 
 /// 64-bit words of the `taken` bitmap of a block of `size` ports; each protocol starts with a

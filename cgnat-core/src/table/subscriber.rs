@@ -12,7 +12,8 @@ use crate::time::Tick;
 /// Blocks that one subscriber can hold; the configuration allows no more.
 pub const MAX_BLOCKS: usize = 8;
 
-/// One subscriber, 128 bytes.
+/// One subscriber, 128 bytes. What a first packet reads and writes is in the first line, with the
+/// numbers of four blocks.
 #[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C, align(64))]
 pub struct Subscriber {
@@ -21,8 +22,6 @@ pub struct Subscriber {
     pub(crate) address: u32,
     /// Index of the paired external address in the pool (RFC 6888 REQ-2).
     pub(crate) paired: u32,
-    /// Port blocks, its own range first, then oldest first; `block_count` of them are valid.
-    blocks: [u32; MAX_BLOCKS],
     pub(crate) pool: u16,
     /// Shard that owns the record.
     pub(crate) shard: u16,
@@ -31,7 +30,6 @@ pub struct Subscriber {
     realm: u8,
     /// Number of its group.
     pub(crate) group: u16,
-    next: u32,
     /// Mappings by protocol.
     pub(crate) by_protocol: [u32; Protocol::COUNT],
     /// TCP sessions that it opened, UDP and ICMP mappings, and associations.
@@ -41,6 +39,9 @@ pub struct Subscriber {
     /// Units in its bucket of new sessions, and when they were counted; the same in each realm.
     pub(crate) bucket: u32,
     pub(crate) bucket_at: u32,
+    /// Port blocks, its own range first, then oldest first; `block_count` of them are valid.
+    blocks: [u32; MAX_BLOCKS],
+    next: u32,
     /// Control connections of FTP that are followed.
     pub(crate) controls: u16,
     /// Control connections of PPTP that are followed.

@@ -141,11 +141,17 @@ impl<I: PacketIo> Worker<I> {
     /// A SYN that was let in answers for the one that is held of its connection.
     #[inline]
     pub(super) fn let_in(&mut self, header: &Header, transport: Transport) {
-        if !self.held_syns.order.is_empty()
+        if self.holds_syns()
             && let Some(connection) = inbound_syn(header, transport)
         {
             self.held_syns.forget(connection);
         }
+    }
+
+    /// Whether SYNs from outside wait for their answer.
+    #[inline]
+    pub(super) fn holds_syns(&self) -> bool {
+        !self.held_syns.order.is_empty()
     }
 
     /// A SYN that goes out drops silently the one that is held of its connection (RFC 5382
@@ -158,7 +164,7 @@ impl<I: PacketIo> Worker<I> {
         header: &Header,
         transport: Transport,
     ) {
-        if !self.held_syns.order.is_empty()
+        if self.holds_syns()
             && let Transport::Tcp { destination, segment, .. } = transport
             && tcp_state::opens(segment.flags)
         {

@@ -71,13 +71,23 @@ impl<I: PacketIo> Worker<I> {
         let side = self.forwarding.ports()[port].side;
         let mut ahead = Aheads::new();
         match side {
-            Side::Internal => self.look_outbound(port, burst, &mut ahead),
+            Side::Internal => {
+                if self.look_outbound(port, burst, &mut ahead) {
+                    self.look_at_first_packets(&ahead);
+                }
+            }
             Side::External => self.look_inbound(port, burst, &mut ahead),
         }
         let mut hits = 0;
         for (packet, ahead) in burst.drain(..).zip(&ahead) {
-            let missed = match ahead {
-                Some(Ahead { plain, slot: Some(slot), .. }) => self.hit(side, packet, plain, *slot),
+            let missed = match (ahead, side) {
+                (Some(Ahead { plain, slot: Some(slot), .. }), _) => {
+                    self.hit(side, packet, plain, *slot)
+                }
+                (Some(ahead), Side::Internal) => {
+                    self.first_packet(port, packet, ahead);
+                    continue;
+                }
                 _ => Some(packet),
             };
             match missed {
@@ -116,8 +126,57 @@ impl<I: PacketIo> Worker<I> {
         None
     }
 
+    /// Asks for what the packets of no mapping that exists will need: their subscriber and its
+    /// port blocks.
+    #[inline(never)]
+    fn look_at_first_packets(&self, ahead: &Aheads) {
+        let mut places = ArrayVec::<u64, BURST>::new();
+        for ahead in ahead.iter().flatten().filter(|ahead| ahead.slot.is_none()) {
+            let hash = self.shard.hash_subscriber(ahead.plain.source);
+            I::will_read(self.shard.subscriber_bucket_of(hash));
+            places.push(hash);
+        }
+        let mut subscribers = ArrayVec::<u32, BURST>::new();
+        for hash in places {
+            if let Some(slot) = self.shard.subscriber_candidate(hash) {
+                I::will_write(self.shard.subscriber(slot));
+                subscribers.push(slot);
+            }
+        }
+        for slot in &subscribers {
+            for block in self.shard.subscriber(*slot).blocks() {
+                I::will_read(self.shard.lease_of(*block));
+            }
+        }
+        for slot in subscribers {
+            for block in self.shard.subscriber(slot).blocks() {
+                if let Some(lease) = self.shard.lease_of(*block) {
+                    let (record, taken) = lease.to_take_from();
+                    I::will_write(record);
+                    I::will_write(&taken[0]);
+                }
+            }
+        }
+    }
+
+    /// A plain packet from a subscriber of which no mapping was found.
+    #[inline(never)]
+    fn first_packet(&mut self, port: usize, mut packet: I::Packet, ahead: &Ahead) {
+        let Ahead { plain, place: hash, .. } = ahead;
+        self.note_capture_time(&packet);
+        let now = self.now.tick();
+        // Before a SYN is let out, those that came from outside and are held must be asked.
+        let may_begin = !(plain.is_syn && self.holds_syns());
+        if !(may_begin && self.shard.begin(*hash, plain, &mut packet.bytes_mut()[OFFSET..], now)) {
+            return self.ingress(port, packet);
+        }
+        self.counters.begun.add(1);
+        packet.truncate(OFFSET + usize::from(plain.total_len));
+        self.send_translated(Side::External, packet);
+    }
+
     /// Sends a translated packet that is not larger than any MTU.
-    #[inline]
+    #[inline(always)]
     fn send_translated(&mut self, side: Side, mut packet: I::Packet) {
         let bytes = &packet.bytes()[OFFSET..];
         let (source, destination) = (u32_at(bytes, 12), u32_at(bytes, 16));
@@ -152,7 +211,8 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    fn look_outbound(&self, port: usize, burst: &Burst<I::Packet>, ahead: &mut Aheads) {
+    /// Says whether there are packets of which no mapping was found.
+    fn look_outbound(&self, port: usize, burst: &Burst<I::Packet>, ahead: &mut Aheads) -> bool {
         ahead.extend(burst.iter().map(|packet| {
             let plain = self.read(port, packet)?;
             let is_mine = self.steering.owner_of(plain.source) == self.id;
@@ -163,18 +223,21 @@ impl<I: PacketIo> Worker<I> {
             I::will_read(self.shard.bucket_of(hash));
             Some(Ahead { plain, place: hash, slot: None })
         }));
+        let mut missing = false;
         for ahead in ahead.iter_mut().flatten() {
             ahead.slot = self.shard.candidate(ahead.place);
-            if let Some(slot) = ahead.slot {
-                I::will_write(self.shard.record(slot));
+            match ahead.slot {
+                Some(slot) => I::will_write(self.shard.record(slot)),
+                None => missing = true,
             }
         }
+        missing
     }
 
     fn look_inbound(&self, port: usize, burst: &Burst<I::Packet>, ahead: &mut Aheads) {
         ahead.extend(burst.iter().map(|packet| {
             let plain = self.read(port, packet)?;
-            if !self.is_remote(plain.source) {
+            if plain.is_syn || !self.is_remote(plain.source) {
                 return None;
             }
             let external = ExternalEndpoint::new(plain.destination, plain.destination_port());

@@ -35,10 +35,13 @@ impl Pair {
 
     fn outbound(&mut self) -> Vec<u8> {
         let host = format!("100.64.{}.{}", self.below(2), 1 + self.below(6));
-        let port = [4000, 4001, 21, 1723][self.below(4)];
+        let port = match self.below(5) {
+            0 => 5000 + self.below(700) as u16,
+            which => [4000, 4001, 21, 1723][which - 1],
+        };
         let to = [ip(SERVER), ip("8.8.8.8"), ip("203.0.113.3"), ip("10.255.0.1"), ip("203.0.1.1")];
         let server = (to[[0, 0, 0, 1, 1, 2, 3, 4][self.below(8)]], [53, 80, 21, 69][self.below(4)]);
-        let flags = [SYN, ACK, ACK, ACK, ACK, ACK | FIN, RST][self.below(7)];
+        let flags = [SYN, SYN, ACK, ACK, ACK, ACK, ACK | FIN, RST, SYN | ACK][self.below(9)];
         let mut packet = match self.below(2) {
             0 => udp((&host, port), server),
             _ => tcp((&host, port), server, flags),
@@ -126,7 +129,8 @@ impl Pair {
         self.seen = frames;
     }
 
-    fn run(&mut self, bursts: usize) -> (u64, u64) {
+    /// Hits and beginnings that went the short way, and what was sent in all.
+    fn run(&mut self, bursts: usize) -> (u64, u64, u64) {
         for n in 0..bursts {
             self.burst();
             if self.below(10) == 0 {
@@ -142,8 +146,8 @@ impl Pair {
         assert_eq!(self.short.mappings(), self.long.mappings());
         let lab = &self.short.lab;
         let sent = lab.sum(|c| c.ports.iter().map(|port| port.tx_packets.value()).sum());
-        assert_eq!(self.long.lab.sum(|c| c.hits.value()), 0);
-        (lab.sum(|c| c.hits.value()), sent)
+        assert_eq!(self.long.lab.sum(|c| c.hits.value() + c.begun.value()), 0);
+        (lab.sum(|c| c.hits.value()), lab.sum(|c| c.begun.value()), sent)
     }
 }
 
@@ -155,12 +159,30 @@ fn the_short_way_sends_the_same_bytes_and_counts_the_same_as_the_long_one() {
         "{ addresses: [203.0.113.0/28], filtering: address-and-port-dependent }",
         "nat44: { alg: { ftp: true, pptp: true, tftp: true } }\n",
     );
-    for (yaml, workers, least) in
-        [(plain(), 1, 5_000), (plain(), 3, 1_500), (refreshing, 1, 5_000), (filtering, 2, 100)]
-    {
+    let small = one_address(12, 2);
+    let limited = plain().replace("pool: main }", "pool: main, limits: { ports: 40 } }");
+    assert_ne!(limited, plain());
+    let clamped = config("{ addresses: [203.0.113.0/28] }", "nat44: { tcp-mss-clamp: 1200 }");
+    let overflow = "overflow: { ports: 8192, block-size: 64 }";
+    let ranges = format!("mode: deterministic, ports-per-subscriber: 64, {overflow}");
+    let ranges =
+        config(&format!("{{ addresses: [203.0.113.0/28], allocation: {{ {ranges} }} }}"), "");
+    let overflowing = ranges.replace("100.64.0.0/10", "100.64.0.0/23");
+    for (yaml, workers, least, least_begun) in [
+        (plain(), 1, 5_000, 1_000),
+        (plain(), 3, 1_500, 300),
+        (refreshing, 1, 5_000, 1_000),
+        (filtering, 2, 100, 100),
+        (small, 1, 1_000, 100),
+        (limited, 1, 1_000, 100),
+        (clamped, 1, 1_000, 100),
+        (overflowing, 1, 1_000, 100),
+    ] {
         let mut pair = Pair::new(&yaml, workers, 7);
-        let (hits, sent) = pair.run(1_500);
-        assert!(hits > least, "{hits} of {sent} went the short way: {yaml}");
+        let (hits, begun, sent) = pair.run(1_500);
+        let enough = hits > least && begun > least_begun;
+        println!("{hits} hits, {begun} beginnings of {sent}");
+        assert!(enough, "{hits} hits and {begun} beginnings of {sent} went the short way: {yaml}");
     }
 }
 
