@@ -23,7 +23,7 @@ impl<I: PacketIo> Worker<I> {
             return;
         }
         let is_for_us = ours(arp.target);
-        self.note_neighbour(port, &arp);
+        self.note_neighbour(port, &arp, is_for_us);
         if arp.operation != Operation::Request || !is_for_us {
             return;
         }
@@ -42,18 +42,19 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Tells housekeeping of neighbours that it knows or resolves; of others nothing is
-    /// learned, so a storm of invented ones fills no table.
-    fn note_neighbour(&mut self, port: usize, arp: &Arp) {
+    /// learned, so a storm of invented ones fills no table. Who announces an address unasked only
+    /// makes the box ask: it neither becomes a neighbour nor stays one by that.
+    fn note_neighbour(&mut self, port: usize, arp: &Arp, is_for_us: bool) {
         let port = port as u8;
         let worth_telling = match self.neighbours.find(port, arp.sender) {
             Neighbour::Unknown => false,
-            Neighbour::Resolving => true,
+            Neighbour::Resolving => is_for_us,
             Neighbour::At(mac) if mac != arp.sender_mac => {
                 // It has moved, or somebody wants its packets: housekeeping asks it.
                 self.counters.arp_conflicts.add(1);
                 true
             }
-            Neighbour::At(_) => arp.operation == Operation::Reply,
+            Neighbour::At(_) => is_for_us && arp.operation == Operation::Reply,
         };
         if worth_telling {
             // Should there be no room, the neighbour will be asked again.

@@ -240,6 +240,30 @@ fn a_next_hop_that_answers_keeps_its_packets_whoever_claims_its_address() {
     assert_eq!(desk.lab.all_drops(), 0);
 }
 
+/// Who is there first need not be the next hop.
+#[test]
+fn an_announcement_that_nobody_asked_for_makes_no_neighbour_and_keeps_none() {
+    let announce = |operation, mac| {
+        let hop = ip(HOP);
+        let arp = Arp { operation, sender_mac: mac, sender: hop, target_mac: [0; 6], target: hop };
+        arp_frame(1, None, &arp)
+    };
+    let mut desk = Desk::new(&dynamic());
+    for operation in [Operation::Reply, Operation::Request] {
+        tell(&mut desk, &announce(operation, THIEF));
+    }
+    offer(&mut desk, 1);
+    assert_eq!(desk.lab.take_sent(), []);
+    let sent = reply(&mut desk);
+    assert_eq!((sent.len(), &sent[0].1[..6]), (1, &HOPS[1][..]));
+    // It announces itself and does not answer: it is asked as if it were silent.
+    desk.lab.advance(29_000);
+    desk.lab.take_sent();
+    tell(&mut desk, &announce(Operation::Reply, HOPS[1]));
+    desk.lab.advance(1_010);
+    assert_eq!(desk.lab.take_sent()[0], question(HOPS[1]));
+}
+
 #[test]
 fn a_next_hop_that_has_moved_is_believed_once_the_known_one_is_silent() {
     let mut desk = Desk::new(&dynamic());
