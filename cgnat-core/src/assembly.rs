@@ -80,7 +80,8 @@ pub fn assemble(
     let block_due = DueArray::new(space.blocks() as usize);
     let forwarding = Forwarding::new(config, macs);
     let neighbours = Arc::new(NeighbourTable::default());
-    let leases = layout.leases(&space, memory.blocks)?;
+    let (leases, words) = layout.leases(&space, memory.blocks)?;
+    let words = Arc::new(words);
     let (mut seats, mut links, mut all_counters) = (Vec::new(), Vec::new(), Vec::new());
     for (id, shard_memory) in memory.shards.into_iter().enumerate() {
         let mut secret = [0; 48];
@@ -93,6 +94,7 @@ pub fn assemble(
                 space: space.clone(),
                 memory: layout.shard_memory(shard_memory)?,
                 block_due: block_due.clone(),
+                words: words.clone(),
                 entropy: secret,
             },
         );

@@ -4,19 +4,22 @@
 //! and printed before anything is allocated.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::config::{Config, Overloading, Pool};
 use crate::refusals::Refusals;
-use crate::space::{AddressState, ExternalSpace};
+use crate::space::{AddressState, ExternalSpace, PoolGeometry};
 use crate::table::association::Association;
 use crate::table::control_connection::ControlConnection;
 use crate::table::destination::Destination;
 use crate::table::identification::Identifications;
 use crate::table::index::{Bucket, buckets_for};
 use crate::table::mapping::Mapping;
-use crate::table::port_block::{BlockLease, BlockRecord, slots_for, words_for};
+use crate::table::port_block::{
+    BlockLease, BlockRecord, PoolWords, PortWords, slots_for, words_for,
+};
 use crate::table::pptp_connection::PptpConnection;
 use crate::table::session::Session;
 use crate::table::subscriber::Subscriber;
@@ -163,12 +166,15 @@ impl Layout {
         for pool in space.pools() {
             for block in pool.blocks() {
                 let size = pool.size_of(block);
-                block_bytes += block_bytes_of(size, !pool.overloading.is_empty());
+                let bytes = block_bytes_of(size, !pool.overloading.is_empty());
+                block_bytes += bytes;
                 if pool.state(pool.address_of(block)) == AddressState::Vacant {
-                    spare_bytes += block_bytes_of(size, !pool.overloading.is_empty());
+                    spare_bytes += bytes + slots_for(size) * size_of::<u32>();
                 }
-                port_slots += slots_for(size) as u64;
             }
+            let words = words_of_pool(pool);
+            block_bytes += bytes_of::<u32>(words);
+            port_slots += words as u64;
         }
         let bounds = config.fragments();
         let fragments = FragmentLimits {
@@ -240,7 +246,7 @@ impl Layout {
     }
 
     /// Cuts up the zeroed memory of all port blocks into leases, in order of their numbers; those
-    /// of spare addresses among them.
+    /// of spare addresses among them. All may read the words of their ports.
     ///
     /// # Errors
     /// If it is not [`Layout::block_bytes`] long or not aligned to 64.
@@ -248,18 +254,24 @@ impl Layout {
         &self,
         space: &Arc<ExternalSpace>,
         memory: &'static mut [u8],
-    ) -> Result<Vec<BlockLease>, MemoryError> {
+    ) -> Result<(Vec<BlockLease>, PortWords), MemoryError> {
         let mut cut = Cut::new(memory, self.block_bytes)?;
         let mut leases = Vec::with_capacity(self.subscribers_per_shard as usize);
+        let mut all_words = PortWords::default();
         let reserved = space.reserved_ports();
         for (pool_number, pool) in space.pools().iter().enumerate() {
+            let words = cut.take_shared(words_of_pool(pool))?;
+            let mut starts = vec![None; pool.numbers().len()];
+            let mut start = 0;
             for block in pool.blocks() {
                 let size = pool.size_of(block);
                 let record: &'static mut [BlockRecord] = cut.take(1)?;
                 let taken = cut.take(words_for(size))?;
                 let overloads = !pool.overloading.is_empty();
                 let overloaded = cut.take(if overloads { words_for(size) } else { 0 })?;
-                let slots = cut.take(slots_for(size))?;
+                starts[(block - pool.first_block) as usize] = Some(start as u32);
+                let slots = &words[start..start + slots_for(size)];
+                start += slots.len();
                 let mut lease = BlockLease::new(
                     &mut record[0],
                     (taken, overloaded),
@@ -270,9 +282,18 @@ impl Layout {
                 space.exclude_ports(&mut lease, &reserved);
                 leases.push(lease);
             }
+            all_words.push(match pool.is_deterministic() {
+                false => PoolWords::even(words, pool.first_block),
+                true => PoolWords::uneven(words, pool.first_block, starts),
+            });
         }
-        Ok(leases)
+        Ok((leases, all_words))
     }
+}
+
+/// Port words of all blocks of a pool.
+fn words_of_pool(pool: &PoolGeometry) -> usize {
+    pool.blocks().map(|block| slots_for(pool.size_of(block))).sum()
 }
 
 /// Bytes of `count` records, rounded up to whole cache lines.
@@ -280,11 +301,10 @@ fn bytes_of<R>(count: usize) -> usize {
     (count * size_of::<R>()).next_multiple_of(64)
 }
 
+/// Bytes of a block but for the words of its ports.
 fn block_bytes_of(size: u16, overloads: bool) -> usize {
     let bitmaps = if overloads { 2 } else { 1 };
-    bytes_of::<BlockRecord>(1)
-        + bytes_of::<u64>(words_for(size)) * bitmaps
-        + bytes_of::<u32>(slots_for(size))
+    bytes_of::<BlockRecord>(1) + bytes_of::<u64>(words_for(size)) * bitmaps
 }
 
 /// Cuts pieces off the front of memory.
@@ -299,16 +319,29 @@ impl Cut {
         if memory.len() < needed { Err(error) } else { Ok(Self { rest: memory, error }) }
     }
 
+    /// Words that several may read.
+    fn take_shared(&mut self, count: usize) -> Result<&'static [AtomicU32], MemoryError> {
+        let piece = self.take_bytes(count * size_of::<AtomicU32>())?;
+        let words = <[AtomicU32]>::mut_from_bytes(piece).map_err(|_| self.error)?;
+        Ok(words)
+    }
+
     fn take<R>(&mut self, count: usize) -> Result<&'static mut [R], MemoryError>
     where
         R: FromBytes + IntoBytes + KnownLayout + Immutable,
     {
-        let bytes = bytes_of::<R>(count);
-        if self.rest.len() < bytes {
+        let piece = self.take_bytes(count * size_of::<R>())?;
+        <[R]>::mut_from_bytes(piece).map_err(|_| self.error)
+    }
+
+    /// So many bytes; what is left begins with a cache line.
+    fn take_bytes(&mut self, count: usize) -> Result<&'static mut [u8], MemoryError> {
+        let lines = count.next_multiple_of(64);
+        if self.rest.len() < lines {
             return Err(self.error);
         }
-        let (piece, rest) = std::mem::take(&mut self.rest).split_at_mut(bytes);
+        let (piece, rest) = std::mem::take(&mut self.rest).split_at_mut(lines);
         self.rest = rest;
-        <[R]>::mut_from_bytes(&mut piece[..count * size_of::<R>()]).map_err(|_| self.error)
+        Ok(&mut piece[..count])
     }
 }

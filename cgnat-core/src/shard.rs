@@ -20,12 +20,11 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use rand_chacha::ChaCha12Rng;
-use rand_chacha::rand_core::SeedableRng;
 
 use crate::config::{Algs, Config, Overloading};
 use crate::endpoint::{ExternalEndpoint, InternalEndpoint, Protocol, Realm, RemoteEndpoint};
 use crate::layout::ShardMemory;
+use crate::policy::dice::Dice;
 use crate::policy::groups::Groups;
 use crate::policy::other_protocols::OtherProtocols;
 use crate::policy::port_choice::BlockFit;
@@ -41,7 +40,7 @@ use crate::table::hash::HashKey;
 use crate::table::identification::Identifications;
 use crate::table::index::Index;
 use crate::table::mapping::Mapping;
-use crate::table::port_block::{BlockLease, HOUSEKEEPING, PortCensus};
+use crate::table::port_block::{BlockLease, HOUSEKEEPING, PortCensus, PortWords};
 use crate::table::pptp_connection::PptpConnection;
 use crate::table::session::Session;
 use crate::table::slab::Slab;
@@ -187,7 +186,7 @@ pub struct Shard {
     /// Destination ports of some pool towards which ports are overloaded, if there are any.
     pub(crate) overloading: Option<Overloading>,
     pub(crate) key: HashKey,
-    pub(crate) random: ChaCha12Rng,
+    pub(crate) random: Dice,
     pub(crate) identifications: Identifications,
     pub(crate) mappings: Slab<Mapping>,
     pub(crate) mapping_index: Index,
@@ -211,6 +210,8 @@ pub struct Shard {
     pub(crate) destination_index: Index,
     /// By block number; `None` for blocks that are not lent to this shard.
     pub(crate) leases: Vec<Option<BlockLease>>,
+    /// The port slots of all blocks, for a look before the lease is asked.
+    pub(crate) words: Arc<PortWords>,
     /// By pool.
     pub(crate) free: Vec<FreeBlocks>,
     pub(crate) due: ShardDue,
@@ -237,6 +238,8 @@ pub struct ShardParts {
     pub memory: ShardMemory,
     /// Deadline words of all blocks, shared by all shards.
     pub block_due: DueArray,
+    /// The port slots of all blocks.
+    pub words: Arc<PortWords>,
     /// 48 bytes of entropy: hash key and port choice.
     pub entropy: [u8; 48],
 }
@@ -244,7 +247,7 @@ pub struct ShardParts {
 impl Shard {
     /// A shard without blocks; housekeeping lends them.
     pub fn new(config: &Config, parts: ShardParts) -> Self {
-        let ShardParts { id, shards, space, memory, block_due, entropy } = parts;
+        let ShardParts { id, shards, space, memory, block_due, words, entropy } = parts;
         let mut hash_entropy = [0; 16];
         hash_entropy.copy_from_slice(&entropy[..16]);
         let mut seed = [0; 32];
@@ -275,7 +278,7 @@ impl Shard {
                 || config.mss_clamp().is_some(),
             mss_clamp: config.mss_clamp(),
             overloading: Overloading::of_all(config),
-            random: ChaCha12Rng::from_seed(seed),
+            random: Dice::new(seed),
             identifications: Identifications::new(id, shards, |place| key.hash(place) as u32),
             due: ShardDue {
                 mappings: DueArray::new(memory.mappings.len()),
@@ -299,6 +302,7 @@ impl Shard {
             destinations: Slab::new(memory.destinations),
             destination_index: Index::new(memory.destination_index),
             leases: (0..space.blocks()).map(|_| None).collect(),
+            words,
             free: free.collect(),
             block_due,
             gauges: ShardGauges::default(),

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::config::{Config, Mode, Pool};
 use crate::endpoint::{ExternalAddress, ExternalEndpoint};
-use crate::table::port_block::BlockLease;
+use crate::table::port_block::{BlockLease, Spot};
 
 pub use geometry::{AddressState, Place, PoolGeometry};
 pub use occupancy::{AddressUse, Occupancy};
@@ -248,6 +248,15 @@ impl ExternalSpace {
             Some(block) => Location::Block(block),
             None => Location::NotLent,
         }
+    }
+
+    /// Where the port of an endpoint lies, if it is in a block.
+    #[inline]
+    pub fn spot(&self, endpoint: ExternalEndpoint) -> Option<Spot> {
+        let (pool, address) = self.place_of(endpoint.address.0)?;
+        let geometry = self.pools.get(usize::from(pool))?;
+        let (block, size, nth) = geometry.spot_at(address, endpoint.port)?;
+        Some(Spot { pool, block, size, nth })
     }
 
     /// Index of the pool that holds an external address.

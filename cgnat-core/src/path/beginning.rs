@@ -129,7 +129,7 @@ impl Shard {
 
     /// The first of `blocks` with a free port, unless a port before it may have rested enough.
     #[inline]
-    fn block_with_free_port(&self, blocks: &[u32], protocol: Protocol) -> Option<u32> {
+    pub(super) fn block_with_free_port(&self, blocks: &[u32], protocol: Protocol) -> Option<u32> {
         for block in blocks {
             let lease = self.leases[*block as usize].as_ref()?;
             if lease.shard() != self.id {

@@ -5,6 +5,8 @@
 //! does what `outbound` and `inbound` do with them, or nothing: then the packet goes there. The
 //! specification's tests hold the two against each other.
 
+use std::sync::atomic::AtomicU32;
+
 use crate::endpoint::{
     ExternalEndpoint, FlowKey, InternalEndpoint, Protocol, Realm, RemoteEndpoint,
 };
@@ -17,7 +19,7 @@ use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
 use crate::table::index::Bucket;
 use crate::table::mapping::Mapping;
-use crate::table::port_block::{BlockLease, PortUse};
+use crate::table::port_block::{BlockLease, mapping_in};
 use crate::table::subscriber::Subscriber;
 use crate::time::Tick;
 
@@ -103,27 +105,33 @@ impl Shard {
         &self.subscribers[slot]
     }
 
+    /// The word of the port that a subscriber will get, if `nth` others get one before.
+    #[inline]
+    pub fn foresee_port(&self, slot: u32, protocol: Protocol, nth: usize) -> Option<&AtomicU32> {
+        let random = self.random.coming(nth)?;
+        let block = self.block_with_free_port(self.subscribers[slot].blocks(), protocol)?;
+        self.leases[block as usize].as_ref()?.foresee(protocol, random)
+    }
+
     /// The place where the lease of a block is, if this shard holds it.
     #[inline]
     pub fn lease_of(&self, block: u32) -> &Option<BlockLease> {
         &self.leases[block as usize]
     }
 
-    /// The word that says which mapping has the external port of an inbound packet.
+    /// The word that says which mapping has the external port of an inbound packet; if that is
+    /// another shard's, it says nothing here.
     #[inline]
-    pub fn port_word(&self, block: u32, plain: &Plain) -> Option<&u32> {
-        let lease = self.leases[block as usize].as_ref()?;
-        Some(lease.word(protocol_of(plain), plain.destination_port()))
+    pub fn port_word(&self, plain: &Plain) -> Option<&AtomicU32> {
+        let external = ExternalEndpoint::new(plain.destination, plain.destination_port());
+        self.words.at(self.space.spot(external)?, plain.protocol())
     }
 
-    /// The mapping that has the external port of an inbound packet.
+    /// The mapping that a word of a port names, and its record.
     #[inline]
-    pub fn mapping_at(&self, block: u32, plain: &Plain) -> Option<u32> {
-        let lease = self.leases[block as usize].as_ref()?;
-        match lease.port_use(protocol_of(plain), plain.destination_port()) {
-            PortUse::Mapping(slot) => Some(slot),
-            _ => None,
-        }
+    pub fn mapping_at(&self, word: &AtomicU32) -> Option<(u32, &Mapping)> {
+        let slot = mapping_in(word)?;
+        Some((slot, self.mappings.get(slot)?))
     }
 
     /// Translates an inbound packet through the mapping in `slot`, or changes nothing and says
@@ -132,7 +140,7 @@ impl Shard {
     pub fn inbound_hit(&mut self, slot: u32, plain: &Plain, packet: &mut [u8], now: Tick) -> bool {
         let record = &self.mappings[slot];
         let external = ExternalEndpoint::new(plain.destination, plain.destination_port());
-        let is_it = record.external() == external && record.is_of(protocol_of(plain));
+        let is_it = record.external() == external && record.is_of(plain.protocol());
         if !is_it || !self.is_sound(record) {
             return false;
         }
@@ -206,12 +214,7 @@ impl Shard {
 }
 
 #[inline]
-fn protocol_of(plain: &Plain) -> Protocol {
-    if plain.is_tcp { Protocol::Tcp } else { Protocol::Udp }
-}
-
-#[inline]
 pub(super) fn key_of(plain: &Plain) -> FlowKey {
     let internal = InternalEndpoint::new(plain.source, plain.source_port());
-    FlowKey { internal, protocol: protocol_of(plain), realm: Realm::OWN }
+    FlowKey { internal, protocol: plain.protocol(), realm: Realm::OWN }
 }

@@ -5,6 +5,7 @@ pub mod admission;
 pub mod alg;
 pub mod bypass;
 pub mod destinations;
+pub mod dice;
 pub mod error_rate;
 pub mod filtering;
 pub mod groups;

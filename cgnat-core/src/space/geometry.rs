@@ -283,17 +283,23 @@ impl PoolGeometry {
     /// The block that a port of the address with this index lies in.
     #[inline]
     pub fn block_at(&self, address: u32, port: u16) -> Option<u32> {
+        self.spot_at(address, port).map(|(block, ..)| block)
+    }
+
+    /// The block, its size, and which of its ports a port of the address with this index is.
+    #[inline]
+    pub fn spot_at(&self, address: u32, port: u16) -> Option<(u32, u16, u16)> {
         let offset = u32::from(port.checked_sub(self.first_port)?);
-        let nth = if offset < self.main.ports {
-            self.main.nth(offset)
-        } else {
-            let offset = offset - self.main.ports;
-            if offset >= self.overflow.ports {
-                return None;
+        let (section, offset, before) = match offset.checked_sub(self.main.ports) {
+            None => (&self.main, offset, 0),
+            Some(behind) if behind < self.overflow.ports => {
+                (&self.overflow, behind, self.main.count)
             }
-            self.main.count + self.overflow.nth(offset)
+            Some(_) => return None,
         };
-        Some(self.first_block + address * self.blocks_per_address + nth)
+        let nth = section.nth(offset);
+        let block = self.first_block + address * self.blocks_per_address + before + nth;
+        Some((block, section.size, (offset - nth * u32::from(section.size)) as u16))
     }
 
     /// The range of an internal address (f1 of RFC 7422 section 2): none if the pool is not

@@ -1,7 +1,7 @@
 //! Port blocks: which external port belongs to which mapping, and which ports rest.
 //!
 //! A [`BlockLease`] is the right to use one block. It is a value that cannot be copied and
-//! owns the block's memory, so a block has exactly one owner by type: housekeeping lends a
+//! owns the block's memory, but that others may read its port slots ([`PortWords`]), so a block has exactly one owner by type: housekeeping lends a
 //! block by sending the lease to a worker and gets it back the same way. Each lease has one
 //! port space per protocol (RFC 7857 section 5).
 //!
@@ -16,8 +16,12 @@
 
 mod overloaded;
 mod resting;
+mod words;
+
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use resting::rest_is_over;
+pub use words::{PoolWords, PortWords, Spot, mapping_in};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::endpoint::Protocol;
@@ -37,6 +41,9 @@ const OVERLOADED: u32 = 1 << 30;
 
 /// A flow of an overloaded port has ended other than by FIN from both sides.
 const UNCLOSED: u32 = 1 << 29;
+
+/// Ports of the largest block of which a port is found twice: to fetch its slot, and to take it.
+const FORESEEN: u16 = 512;
 
 /// More flows share no port.
 const EXCLUDED: u32 = RESTING - 1;
@@ -124,7 +131,7 @@ pub struct BlockLease {
     taken: &'static mut [u64],
     /// As `taken`; empty where no port is ever overloaded.
     overloaded: &'static mut [u64],
-    slots: &'static mut [u32],
+    slots: &'static [AtomicU32],
 }
 
 impl BlockLease {
@@ -136,7 +143,7 @@ impl BlockLease {
     pub fn new(
         record: &'static mut BlockRecord,
         (taken, overloaded): (&'static mut [u64], &'static mut [u64]),
-        slots: &'static mut [u32],
+        slots: &'static [AtomicU32],
         (id, pool, address_index): (u32, u16, u32),
         (first_port, size): (u16, u16),
     ) -> Self {
@@ -156,13 +163,13 @@ impl BlockLease {
     /// Never gives `port` of any protocol; for a block that was never held.
     pub fn exclude(&mut self, port: u16) {
         let offset = port.wrapping_sub(self.record.first_port);
-        if offset >= self.record.size || self.slots[self.slot_of(Protocol::Tcp, port)] != 0 {
+        if offset >= self.record.size || self.read(self.slot_of(Protocol::Tcp, port)) != 0 {
             return;
         }
         self.record.excluded += 1;
         for protocol in Protocol::ALL {
             let slot = self.slot_of(protocol, port);
-            self.slots[slot] = EXCLUDED;
+            self.write(slot, EXCLUDED);
             self.set_taken(protocol, port);
         }
     }
@@ -176,7 +183,7 @@ impl BlockLease {
         self.record.resting = [0; Protocol::COUNT];
         self.record.excluded = 0;
         self.taken.fill(0);
-        self.slots.fill(0);
+        self.slots.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 
     /// Number of the block among all blocks.
@@ -245,15 +252,15 @@ impl BlockLease {
         self.record.resting = [0; Protocol::COUNT];
         if self.record.excluded == 0 {
             self.taken.fill(0);
-            self.slots.fill(0);
+            self.slots.iter().for_each(|word| word.store(0, Ordering::Relaxed));
             return;
         }
         let first = self.record.first_port;
         for protocol in Protocol::ALL {
             for port in (0..self.record.size).map(|offset| first + offset) {
                 let slot = self.slot_of(protocol, port);
-                if self.slots[slot] != EXCLUDED {
-                    self.slots[slot] = 0;
+                if self.read(slot) != EXCLUDED {
+                    self.write(slot, 0);
                     self.clear_taken(protocol, port);
                 }
             }
@@ -276,33 +283,16 @@ impl BlockLease {
         !self.in_use() && (!resting || now.reached(self.last_due()))
     }
 
-    /// The word of `port`, which lies in the block: where [`BlockLease::port_use`] reads.
-    #[inline]
-    pub fn word(&self, protocol: Protocol, port: u16) -> &u32 {
-        &self.slots[self.slot_of(protocol, port)]
-    }
-
     /// What is read and written when a port is taken.
     #[inline]
-    pub fn to_take_from(&self) -> (&BlockRecord, &[u64]) {
-        (self.record, self.taken)
+    pub fn to_take_from(&self, protocol: Protocol) -> (&BlockRecord, &u64) {
+        (self.record, &self.taken_of(protocol)[0])
     }
 
     /// What the slot of `port` holds; `port` lies in the block.
     #[inline]
     pub fn port_use(&self, protocol: Protocol, port: u16) -> PortUse {
-        let word = self.slots[self.slot_of(protocol, port)];
-        if word == 0 {
-            PortUse::Free
-        } else if word & RESTING != 0 {
-            PortUse::Resting
-        } else if word == EXCLUDED {
-            PortUse::Excluded
-        } else if word & OVERLOADED != 0 {
-            PortUse::Overloaded(word & (UNCLOSED - 1))
-        } else {
-            PortUse::Mapping(word - 1)
-        }
+        use_of(self.read(self.slot_of(protocol, port)))
     }
 
     /// Takes a uniformly random free port that will do for a mapping; `random` is 32 random
@@ -331,7 +321,7 @@ impl BlockLease {
         if free == 0 {
             return None;
         }
-        let wanted = ((u64::from(random) * u64::from(free)) >> 32) as u32;
+        let wanted = among(random, free);
         let port = match wish {
             PortWish::Exactly(port) => port,
             PortWish::Any => self.nth_free(protocol, u64::MAX, wanted)?,
@@ -342,8 +332,20 @@ impl BlockLease {
         self.set_taken(protocol, port);
         self.record.used[p] += 1;
         let slot = self.slot_of(protocol, port);
-        self.slots[slot] = mapping + 1;
+        self.write(slot, mapping + 1);
         Some(port)
+    }
+
+    /// The slot of the port that [`BlockLease::take_port`] would give for any wish; of a large block
+    /// finding it would cost more than waiting for it.
+    #[inline]
+    pub fn foresee(&self, protocol: Protocol, random: u32) -> Option<&AtomicU32> {
+        if self.record.size > FORESEEN {
+            return None;
+        }
+        let free = self.candidates(protocol, PortWish::Any);
+        let port = self.nth_free(protocol, u64::MAX, among(random, free))?;
+        self.slots.get(self.slot_of(protocol, port))
     }
 
     /// Ports of `protocol` that could be given at `now`. Reads the slots only if the rest of
@@ -397,17 +399,17 @@ impl BlockLease {
     pub fn end_port(&mut self, protocol: Protocol, port: u16, due: Option<Tick>) {
         let p = protocol as usize;
         let slot = self.slot_of(protocol, port);
-        let word = self.slots[slot];
+        let word = self.read(slot);
         let in_use = word != 0 && word & RESTING == 0 && word != EXCLUDED;
         assert!(in_use, "port {port} is not in use");
         self.record.used[p] -= 1;
         let Some(due) = due else {
-            self.slots[slot] = 0;
+            self.write(slot, 0);
             self.clear_taken(protocol, port);
             return;
         };
         // 31 bits of the tick: compared modulo 2^31, right within 3.4 years.
-        self.slots[slot] = RESTING | due.0 & !RESTING;
+        self.write(slot, RESTING | due.0 & !RESTING);
         if self.record.resting[p] == 0 {
             self.record.next_due[p] = due.0;
         }
@@ -421,7 +423,7 @@ impl BlockLease {
     /// Ports of the block by use at `now`.
     pub fn census(&self, now: Tick) -> PortCensus {
         let mut census = PortCensus::default();
-        for word in self.slots.iter().copied().filter(|word| *word != EXCLUDED) {
+        for word in self.words().filter(|word| *word != EXCLUDED) {
             if word == 0 || word & RESTING != 0 && rest_is_over(word, now) {
                 census.free += 1;
             } else if word & RESTING != 0 {
@@ -433,9 +435,23 @@ impl BlockLease {
         census
     }
 
-    fn slots_of(&self, protocol: Protocol) -> &[u32] {
+    fn words(&self) -> impl Iterator<Item = u32> {
+        self.slots.iter().map(|word| word.load(Ordering::Relaxed))
+    }
+
+    fn words_of(&self, protocol: Protocol) -> impl Iterator<Item = u32> {
         let size = usize::from(self.record.size);
-        &self.slots[protocol as usize * size..][..size]
+        self.words().skip(protocol as usize * size).take(size)
+    }
+
+    #[inline]
+    fn read(&self, slot: usize) -> u32 {
+        self.slots[slot].load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn write(&mut self, slot: usize, word: u32) {
+        self.slots[slot].store(word, Ordering::Relaxed);
     }
 
     fn taken_of(&self, protocol: Protocol) -> &[u64] {
@@ -466,6 +482,28 @@ impl BlockLease {
     }
 }
 
+/// A number below `count`, of 32 random bits.
+#[inline]
+fn among(random: u32, count: u32) -> u32 {
+    ((u64::from(random) * u64::from(count)) >> 32) as u32
+}
+
+/// What a word says.
+#[inline]
+fn use_of(word: u32) -> PortUse {
+    if word == 0 {
+        PortUse::Free
+    } else if word & RESTING != 0 {
+        PortUse::Resting
+    } else if word == EXCLUDED {
+        PortUse::Excluded
+    } else if word & OVERLOADED != 0 {
+        PortUse::Overloaded(word & (UNCLOSED - 1))
+    } else {
+        PortUse::Mapping(word - 1)
+    }
+}
+
 /// 64-bit words of the `taken` bitmap of a block of `size` ports; each protocol starts with a
 /// word of its own.
 pub const fn words_for(size: u16) -> usize {
@@ -487,12 +525,16 @@ mod tests {
     use crate::testing::memory::records;
     use std::collections::BTreeSet;
 
+    fn words(count: usize) -> &'static [AtomicU32] {
+        (0..count).map(|_| AtomicU32::new(0)).collect::<Vec<_>>().leak()
+    }
+
     /// A lease of `size` ports from 1024 on, in memory of its own.
     pub(super) fn lease(size: u16) -> BlockLease {
         BlockLease::new(
             &mut records::<BlockRecord>(1)[0],
             (records(words_for(size)), records(words_for(size))),
-            records(slots_for(size)),
+            words(slots_for(size)),
             (0, 0, 0),
             (1024, size),
         )
@@ -523,7 +565,7 @@ mod tests {
             let mut lease = BlockLease::new(
                 &mut records::<BlockRecord>(1)[0],
                 (records(words_for(size)), Default::default()),
-                records(slots_for(size)),
+                words(slots_for(size)),
                 (0, 0, 0),
                 (1, size),
             );

@@ -88,6 +88,12 @@ impl<R: Record> Slab<R> {
         self.in_use -= 1;
     }
 
+    /// The record in `slot`, if there is such a slot.
+    #[inline]
+    pub fn get(&self, slot: u32) -> Option<&R> {
+        self.records.get(slot as usize)
+    }
+
     /// The record in `slot` if it is in use with this generation.
     pub fn live(&self, slot: u32, generation: u32) -> Option<&R> {
         self.records

@@ -6,12 +6,14 @@
 //!
 //! ```text
 //! from inside:   read, hash    -> bucket -> candidate      -> record -> verify, translate, send
-//! from outside:  read, locate  -> lease  -> port, its word -> record -> verify, translate, send
+//! from outside:  read, locate  -> word of the port        -> record -> verify, translate, send
 //! ```
 //!
 //! The steps before the last change nothing and promise nothing: the last one takes packet by
 //! packet in the order of arrival, looks at the record itself, and gives what is no plain hit to
 //! [`Worker::ingress`].
+
+use std::sync::atomic::AtomicU32;
 
 use arrayvec::ArrayVec;
 
@@ -19,12 +21,11 @@ use super::Worker;
 use super::io::{BURST, Burst, PacketBuf, PacketIo};
 use crate::config::Side;
 use crate::control::neighbours::Neighbour;
-use crate::endpoint::ExternalEndpoint;
+use crate::endpoint::Protocol;
 use crate::packet::ethernet;
 use crate::packet::ipv4::is_martian;
 use crate::packet::plain::{self, Plain};
 use crate::packet::u32_at;
-use crate::space::Location;
 
 /// Offset of the IPv4 header of a frame without a tag.
 const OFFSET: usize = 14;
@@ -33,7 +34,7 @@ const OFFSET: usize = 14;
 #[derive(Clone, Copy)]
 struct Ahead {
     plain: Plain,
-    /// Hash of the flow, or number of the port block.
+    /// Hash of an outbound flow.
     place: u64,
     /// Slot of the mapping that it may belong to.
     slot: Option<u32>,
@@ -130,31 +131,36 @@ impl<I: PacketIo> Worker<I> {
     /// port blocks.
     #[inline(never)]
     fn look_at_first_packets(&self, ahead: &Aheads) {
-        let mut places = ArrayVec::<u64, BURST>::new();
+        let mut places = ArrayVec::<(u64, Protocol), BURST>::new();
         for ahead in ahead.iter().flatten().filter(|ahead| ahead.slot.is_none()) {
             let hash = self.shard.hash_subscriber(ahead.plain.source);
             I::will_read(self.shard.subscriber_bucket_of(hash));
-            places.push(hash);
+            places.push((hash, ahead.plain.protocol()));
         }
-        let mut subscribers = ArrayVec::<u32, BURST>::new();
-        for hash in places {
+        let mut subscribers = ArrayVec::<(u32, Protocol), BURST>::new();
+        for (hash, protocol) in places {
             if let Some(slot) = self.shard.subscriber_candidate(hash) {
                 I::will_write(self.shard.subscriber(slot));
-                subscribers.push(slot);
+                subscribers.push((slot, protocol));
             }
         }
-        for slot in &subscribers {
+        for (slot, _) in &subscribers {
             for block in self.shard.subscriber(*slot).blocks() {
                 I::will_read(self.shard.lease_of(*block));
             }
         }
-        for slot in subscribers {
-            for block in self.shard.subscriber(slot).blocks() {
+        for (slot, protocol) in &subscribers {
+            for block in self.shard.subscriber(*slot).blocks() {
                 if let Some(lease) = self.shard.lease_of(*block) {
-                    let (record, taken) = lease.to_take_from();
+                    let (record, taken) = lease.to_take_from(*protocol);
                     I::will_write(record);
-                    I::will_write(&taken[0]);
+                    I::will_write(taken);
                 }
+            }
+        }
+        for (nth, (slot, protocol)) in subscribers.into_iter().enumerate() {
+            if let Some(word) = self.shard.foresee_port(slot, protocol, nth) {
+                I::will_write(word);
             }
         }
     }
@@ -235,27 +241,21 @@ impl<I: PacketIo> Worker<I> {
     }
 
     fn look_inbound(&self, port: usize, burst: &Burst<I::Packet>, ahead: &mut Aheads) {
+        let mut words = ArrayVec::<Option<&AtomicU32>, BURST>::new();
         ahead.extend(burst.iter().map(|packet| {
-            let plain = self.read(port, packet)?;
-            if plain.is_syn || !self.is_remote(plain.source) {
-                return None;
-            }
-            let external = ExternalEndpoint::new(plain.destination, plain.destination_port());
-            let Location::Block(block) = self.shard.space.locate(external) else {
-                return None;
-            };
-            I::will_read(self.shard.lease_of(block));
-            Some(Ahead { plain, place: u64::from(block), slot: None })
+            let plain = self.read(port, packet).filter(|plain| !plain.is_syn);
+            let plain = plain.filter(|plain| self.is_remote(plain.source));
+            let word = plain.as_ref().and_then(|plain| self.shard.port_word(plain));
+            word.inspect(|word| I::will_read(*word));
+            words.push(word);
+            Some(Ahead { plain: plain?, place: 0, slot: None })
         }));
-        for ahead in ahead.iter().flatten() {
-            if let Some(word) = self.shard.port_word(ahead.place as u32, &ahead.plain) {
-                I::will_read(word);
-            }
-        }
-        for ahead in ahead.iter_mut().flatten() {
-            ahead.slot = self.shard.mapping_at(ahead.place as u32, &ahead.plain);
-            if let Some(slot) = ahead.slot {
-                I::will_write(self.shard.record(slot));
+        for (ahead, word) in ahead.iter_mut().zip(words) {
+            if let (Some(ahead), Some(word)) = (ahead, word)
+                && let Some((slot, record)) = self.shard.mapping_at(word)
+            {
+                I::will_write(record);
+                ahead.slot = Some(slot);
             }
         }
     }

@@ -15,7 +15,7 @@ impl BlockLease {
         let used = self.port_use(protocol, port);
         assert!(matches!(used, PortUse::Mapping(_)), "port {port} is {used:?}");
         let slot = self.slot_of(protocol, port);
-        self.slots[slot] = OVERLOADED | 1;
+        self.write(slot, OVERLOADED | 1);
         self.record.overloaded[protocol as usize] += 1;
         let (word, bit) = self.bit_of(protocol, port);
         self.overloaded[word] |= bit;
@@ -29,7 +29,7 @@ impl BlockLease {
         let used = self.port_use(protocol, port);
         assert!(matches!(used, PortUse::Overloaded(_)), "port {port} is {used:?}");
         let slot = self.slot_of(protocol, port);
-        self.slots[slot] += 1;
+        self.write(slot, self.read(slot) + 1);
     }
 
     /// A flow of an overloaded port has ended, `closed` by both sides or not. After the last
@@ -43,16 +43,16 @@ impl BlockLease {
         };
         let slot = self.slot_of(protocol, port);
         if !closed {
-            self.slots[slot] |= UNCLOSED;
+            self.write(slot, self.read(slot) | UNCLOSED);
         }
-        self.slots[slot] -= 1;
+        self.write(slot, self.read(slot) - 1);
         if flows > 1 {
             return None;
         }
         self.record.overloaded[protocol as usize] -= 1;
         let (word, bit) = self.bit_of(protocol, port);
         self.overloaded[word] &= !bit;
-        Some(self.slots[slot] & UNCLOSED == 0)
+        Some(self.read(slot) & UNCLOSED == 0)
     }
 
     /// Overloaded ports of `protocol`, each once, from a random one on; `random` is 32 random

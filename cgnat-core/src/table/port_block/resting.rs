@@ -27,13 +27,13 @@ impl BlockLease {
             return None;
         }
         let first_port = self.record.first_port;
-        let resting = self.slots_of(protocol).iter().zip(0u16..);
-        let resting = resting.filter(|(word, _)| **word & RESTING != 0);
+        let resting = self.words_of(protocol).zip(0u16..);
+        let resting = resting.filter(|(word, _)| *word & RESTING != 0);
         let left = |word: u32| match rest_is_over(word, now) {
             true => 0,
             false => (word & !RESTING).wrapping_sub(now.0) & !RESTING,
         };
-        let (left, port) = resting.map(|(word, n)| (left(*word), first_port + n)).min()?;
+        let (left, port) = resting.map(|(word, n)| (left(word), first_port + n)).min()?;
         self.record.next_due[p] = now.0.wrapping_add(left);
         Some((left, port))
     }
@@ -44,16 +44,16 @@ impl BlockLease {
     /// If it does not rest.
     pub fn cut_rest(&mut self, protocol: Protocol, port: u16) {
         let slot = self.slot_of(protocol, port);
-        let word = self.slots[slot];
+        let word = self.read(slot);
         assert!(word & RESTING != 0, "port {port} does not rest");
-        self.slots[slot] = 0;
+        self.write(slot, 0);
         self.clear_taken(protocol, port);
         self.record.resting[protocol as usize] -= 1;
         let last = self.record.last_due;
         if word & !RESTING == last & !RESTING {
             // It may have been the only one due so late.
-            let resting = self.slots.iter().filter(|word| **word & RESTING != 0);
-            let early = resting.map(|word| last.wrapping_sub(*word) & !RESTING).min();
+            let resting = self.words().filter(|word| *word & RESTING != 0);
+            let early = resting.map(|word| last.wrapping_sub(word) & !RESTING).min();
             self.record.last_due = last.wrapping_sub(early.unwrap_or(0));
         }
     }
@@ -65,12 +65,12 @@ impl BlockLease {
         let words = words_of_one(self.record.size);
         let mut next: Option<u32> = None;
         for offset in 0..size {
-            let word = self.slots[p * size + offset];
+            let word = self.read(p * size + offset);
             if word & RESTING == 0 {
                 continue;
             }
             if rest_is_over(word, now) {
-                self.slots[p * size + offset] = 0;
+                self.write(p * size + offset, 0);
                 self.taken[p * words + offset / 64] &= !(1 << (offset % 64));
                 self.record.resting[p] -= 1;
             } else {
