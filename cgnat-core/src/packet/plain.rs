@@ -9,7 +9,6 @@ use super::ipv4::{Header, Transport, protocol};
 use super::rewrite::{End, NewEndpoint};
 use super::tcp::{self, flags};
 use super::{put_u16, put_u32, u16_at, u32_at};
-use crate::endpoint::Protocol;
 
 /// Bytes of the IPv4 header.
 const IP: usize = 20;
@@ -54,12 +53,6 @@ impl Plain {
     #[inline]
     pub fn destination_port(&self) -> u16 {
         self.ports as u16
-    }
-
-    /// Its protocol.
-    #[inline]
-    pub fn protocol(&self) -> Protocol {
-        if self.is_tcp { Protocol::Tcp } else { Protocol::Udp }
     }
 
     /// What [`super::ipv4`] would say of the same packet; `None` if it would refuse it.

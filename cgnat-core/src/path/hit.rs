@@ -124,7 +124,7 @@ impl Shard {
     #[inline]
     pub fn port_word(&self, plain: &Plain) -> Option<&AtomicU32> {
         let external = ExternalEndpoint::new(plain.destination, plain.destination_port());
-        self.words.at(self.space.spot(external)?, plain.protocol())
+        self.words.at(self.space.spot(external)?, protocol_of(plain))
     }
 
     /// The mapping that a word of a port names, and its record.
@@ -140,7 +140,7 @@ impl Shard {
     pub fn inbound_hit(&mut self, slot: u32, plain: &Plain, packet: &mut [u8], now: Tick) -> bool {
         let record = &self.mappings[slot];
         let external = ExternalEndpoint::new(plain.destination, plain.destination_port());
-        let is_it = record.external() == external && record.is_of(plain.protocol());
+        let is_it = record.external() == external && record.is_of(protocol_of(plain));
         if !is_it || !self.is_sound(record) {
             return false;
         }
@@ -213,8 +213,14 @@ impl Shard {
     }
 }
 
+/// The protocol of a plain packet.
+#[inline]
+pub fn protocol_of(plain: &Plain) -> Protocol {
+    if plain.is_tcp { Protocol::Tcp } else { Protocol::Udp }
+}
+
 #[inline]
 pub(super) fn key_of(plain: &Plain) -> FlowKey {
     let internal = InternalEndpoint::new(plain.source, plain.source_port());
-    FlowKey { internal, protocol: plain.protocol(), realm: Realm::OWN }
+    FlowKey { internal, protocol: protocol_of(plain), realm: Realm::OWN }
 }

@@ -47,4 +47,5 @@ mod tcp;
 mod tftp;
 
 pub use ending::Proposal;
+pub use hit::protocol_of;
 pub use overloading::TRIES as SHARING_TRIES;

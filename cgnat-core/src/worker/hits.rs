@@ -26,6 +26,7 @@ use crate::packet::ethernet;
 use crate::packet::ipv4::is_martian;
 use crate::packet::plain::{self, Plain};
 use crate::packet::u32_at;
+use crate::path::protocol_of;
 
 /// Offset of the IPv4 header of a frame without a tag.
 const OFFSET: usize = 14;
@@ -135,7 +136,7 @@ impl<I: PacketIo> Worker<I> {
         for ahead in ahead.iter().flatten().filter(|ahead| ahead.slot.is_none()) {
             let hash = self.shard.hash_subscriber(ahead.plain.source);
             I::will_read(self.shard.subscriber_bucket_of(hash));
-            places.push((hash, ahead.plain.protocol()));
+            places.push((hash, protocol_of(&ahead.plain)));
         }
         let mut subscribers = ArrayVec::<(u32, Protocol), BURST>::new();
         for (hash, protocol) in places {
