@@ -13,11 +13,10 @@ use crate::control::counters::WorkerCounters;
 use crate::control::neighbours::NeighbourTable;
 use crate::control::{COMMAND_QUEUE, EVENT_QUEUE};
 use crate::housekeeping::{Housekeeping, HousekeepingParts, WorkerLink};
-use crate::layout::{Layout, MemoryError};
+use crate::layout::{Blocks, Layout, MemoryError};
 use crate::packet::ethernet::Mac;
 use crate::shard::{Shard, ShardParts};
 use crate::space::{ExternalSpace, OwnerMap};
-use crate::table::due::DueArray;
 use crate::worker::forwarding::Forwarding;
 use crate::worker::io::PacketIo;
 use crate::worker::steering::Steering;
@@ -77,10 +76,9 @@ pub fn assemble(
 ) -> Result<Assembly, MemoryError> {
     let space = Arc::new(ExternalSpace::new(config));
     let owners = OwnerMap::new(space.blocks());
-    let block_due = DueArray::new(space.blocks() as usize);
     let forwarding = Forwarding::new(config, macs);
     let neighbours = Arc::new(NeighbourTable::default());
-    let (leases, words) = layout.leases(&space, memory.blocks)?;
+    let Blocks { leases, words, due: block_due } = layout.blocks(&space, memory.blocks)?;
     let words = Arc::new(words);
     let (mut seats, mut links, mut all_counters) = (Vec::new(), Vec::new(), Vec::new());
     for (id, shard_memory) in memory.shards.into_iter().enumerate() {
@@ -93,7 +91,7 @@ pub fn assemble(
                 shards: layout.workers,
                 space: space.clone(),
                 memory: layout.shard_memory(shard_memory)?,
-                block_due: block_due.clone(),
+                block_due,
                 words: words.clone(),
                 entropy: secret,
             },

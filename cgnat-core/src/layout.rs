@@ -4,7 +4,7 @@
 //! and printed before anything is allocated.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU16;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -14,6 +14,7 @@ use crate::space::{AddressState, ExternalSpace, PoolGeometry};
 use crate::table::association::Association;
 use crate::table::control_connection::ControlConnection;
 use crate::table::destination::Destination;
+use crate::table::due::DueArray;
 use crate::table::identification::Identifications;
 use crate::table::index::{Bucket, buckets_for};
 use crate::table::mapping::Mapping;
@@ -29,8 +30,14 @@ use crate::worker::fragments::FragmentLimits;
 /// subscribers spread by a hash, not evenly.
 const UNEVEN_PERCENT: u64 = 25;
 
-/// Further TCP sessions per mapping for which there is room.
-const MAPPINGS_PER_SESSION: u32 = 4;
+/// Mappings per further session for which there is room, if the configuration does not say: mostly
+/// a TCP connection has a mapping of its own. Where filtering looks at remote ends, each one that a
+/// UDP socket talks to is a session.
+const MAPPINGS_PER_SESSION: u32 = 16;
+const MAPPINGS_PER_FILTERED_SESSION: u32 = 4;
+
+/// Further sessions of one shard for which there is room at least.
+const MIN_SESSIONS: u32 = 64;
 
 /// Mappings per control connection for which there is room, of FTP and of PPTP, if its ALG is on;
 /// of these at least some.
@@ -79,28 +86,41 @@ pub struct Layout {
     pub spare_bytes: usize,
     /// Addresses that may be added later.
     pub spare_addresses: u32,
-    /// Bytes from the heap: shared deadline words, and each worker's places for leases and its
-    /// counters of identifications.
+    /// Bytes from the heap: each worker's places for leases, its counters of identifications, what
+    /// it remembers of refusals and its fragments.
     pub heap_bytes: usize,
 }
 
 /// The memory of one shard's tables, cut up.
 pub struct ShardMemory {
     pub(crate) mappings: &'static mut [Mapping],
+    pub(crate) mapping_due: &'static [AtomicU16],
     pub(crate) mapping_index: &'static mut [Bucket],
     pub(crate) flow_index: &'static mut [Bucket],
     pub(crate) sessions: &'static mut [Session],
+    pub(crate) session_due: &'static [AtomicU16],
     pub(crate) session_index: &'static mut [Bucket],
     pub(crate) controls: &'static mut [ControlConnection],
     pub(crate) control_index: &'static mut [Bucket],
     pub(crate) pptp: &'static mut [PptpConnection],
     pub(crate) pptp_index: &'static mut [Bucket],
     pub(crate) associations: &'static mut [Association],
+    pub(crate) association_due: &'static [AtomicU16],
     pub(crate) association_index: &'static mut [Bucket],
     pub(crate) subscribers: &'static mut [Subscriber],
     pub(crate) subscriber_index: &'static mut [Bucket],
     pub(crate) destinations: &'static mut [Destination],
     pub(crate) destination_index: &'static mut [Bucket],
+}
+
+/// All port blocks, and what several may read of them.
+pub struct Blocks {
+    /// The blocks, in order of their numbers.
+    pub leases: Vec<BlockLease>,
+    /// The words of their ports.
+    pub words: PortWords,
+    /// Their deadline words, by number.
+    pub due: DueArray,
 }
 
 /// Memory that does not fit the layout.
@@ -122,8 +142,15 @@ impl Layout {
         assert!(workers > 0, "a NAT needs a worker");
         let share = u64::from(config.system().max_mappings()).div_ceil(u64::from(workers));
         let uneven = if workers > 1 { UNEVEN_PERCENT } else { 0 };
-        let mappings = (share + share * uneven / 100) as u32;
-        let sessions = (mappings / MAPPINGS_PER_SESSION).max(64);
+        let of_shard = |share: u64| (share + share * uneven / 100) as u32;
+        let mappings = of_shard(share);
+        let open = |pool: &Pool| pool.filtering().iter().all(|filtering| filtering.is_open());
+        let sessions = match config.system().max_sessions() {
+            Some(all) => of_shard(u64::from(all).div_ceil(u64::from(workers))),
+            None if config.pools().iter().all(open) => mappings / MAPPINGS_PER_SESSION,
+            None => mappings / MAPPINGS_PER_FILTERED_SESSION,
+        };
+        let sessions = sessions.max(MIN_SESSIONS);
         let controls = |is_on| match is_on {
             true => (mappings / MAPPINGS_PER_CONTROL).max(MIN_CONTROLS),
             false => 0,
@@ -146,22 +173,25 @@ impl Layout {
                 true => mappings + sessions + associations,
                 false => 0,
             };
-        let shard_bytes = bytes_of::<Mapping>(mappings as usize)
-            + bytes_of::<Bucket>(buckets_for(mappings))
-            + bytes_of::<Bucket>(flow_buckets)
-            + bytes_of::<Session>(sessions as usize)
-            + bytes_of::<Bucket>(buckets_for(sessions))
-            + bytes_of::<ControlConnection>(controls as usize)
-            + bytes_of::<Bucket>(buckets_for(controls))
-            + bytes_of::<PptpConnection>(pptp as usize)
-            + bytes_of::<Bucket>(buckets_for(pptp * 4))
-            + bytes_of::<Association>(associations as usize)
-            + bytes_of::<Bucket>(buckets_for(associations))
-            + bytes_of::<Subscriber>(subscribers as usize)
-            + bytes_of::<Bucket>(buckets_for(subscribers))
-            + bytes_of::<Destination>(destinations as usize)
-            + bytes_of::<Bucket>(buckets_for(destinations));
-        let (mut block_bytes, mut spare_bytes) = (0, 0);
+        let due_words = [mappings, sessions, associations];
+        let shard_bytes =
+            due_words.map(|count| bytes_of::<u16>(count as usize)).iter().sum::<usize>()
+                + bytes_of::<Mapping>(mappings as usize)
+                + bytes_of::<Bucket>(buckets_for(mappings))
+                + bytes_of::<Bucket>(flow_buckets)
+                + bytes_of::<Session>(sessions as usize)
+                + bytes_of::<Bucket>(buckets_for(sessions))
+                + bytes_of::<ControlConnection>(controls as usize)
+                + bytes_of::<Bucket>(buckets_for(controls))
+                + bytes_of::<PptpConnection>(pptp as usize)
+                + bytes_of::<Bucket>(buckets_for(pptp * 4))
+                + bytes_of::<Association>(associations as usize)
+                + bytes_of::<Bucket>(buckets_for(associations))
+                + bytes_of::<Subscriber>(subscribers as usize)
+                + bytes_of::<Bucket>(buckets_for(subscribers))
+                + bytes_of::<Destination>(destinations as usize)
+                + bytes_of::<Bucket>(buckets_for(destinations));
+        let (mut block_bytes, mut spare_bytes) = (bytes_of::<u16>(space.blocks() as usize), 0);
         let mut port_slots = 0;
         for pool in space.pools() {
             for block in pool.blocks() {
@@ -182,8 +212,6 @@ impl Layout {
             pending: bounds.max_pending.div_ceil(u32::from(workers)),
             timeout_ms: u64::from(bounds.timeout_s) * 1000,
         };
-        let per_shard = mappings as usize + sessions as usize + associations as usize;
-        // Shared arrays have a place for each number.
         let numbers = space.blocks() as usize;
         Self {
             workers,
@@ -202,8 +230,7 @@ impl Layout {
             block_bytes,
             spare_bytes,
             spare_addresses: config.pools().iter().map(Pool::spare_addresses).sum(),
-            heap_bytes: 8 * (per_shard * usize::from(workers) + numbers)
-                + usize::from(workers) * numbers * size_of::<Option<BlockLease>>()
+            heap_bytes: usize::from(workers) * numbers * size_of::<Option<BlockLease>>()
                 + usize::from(workers)
                     * (Identifications::bytes() + Refusals::BYTES + fragments.bytes()),
             fragments,
@@ -228,15 +255,18 @@ impl Layout {
         let mut cut = Cut::new(memory, self.shard_bytes)?;
         Ok(ShardMemory {
             mappings: cut.take(self.mappings_per_shard as usize)?,
+            mapping_due: cut.take_shared(self.mappings_per_shard as usize)?,
             mapping_index: cut.take(buckets_for(self.mappings_per_shard))?,
             flow_index: cut.take(self.flow_buckets)?,
             sessions: cut.take(self.sessions_per_shard as usize)?,
+            session_due: cut.take_shared(self.sessions_per_shard as usize)?,
             session_index: cut.take(buckets_for(self.sessions_per_shard))?,
             controls: cut.take(self.controls_per_shard as usize)?,
             control_index: cut.take(buckets_for(self.controls_per_shard))?,
             pptp: cut.take(self.pptp_per_shard as usize)?,
             pptp_index: cut.take(buckets_for(self.pptp_per_shard * 4))?,
             associations: cut.take(self.associations_per_shard as usize)?,
+            association_due: cut.take_shared(self.associations_per_shard as usize)?,
             association_index: cut.take(buckets_for(self.associations_per_shard))?,
             subscribers: cut.take(self.subscribers_per_shard as usize)?,
             subscriber_index: cut.take(buckets_for(self.subscribers_per_shard))?,
@@ -250,11 +280,11 @@ impl Layout {
     ///
     /// # Errors
     /// If it is not [`Layout::block_bytes`] long or not aligned to 64.
-    pub fn leases(
+    pub fn blocks(
         &self,
         space: &Arc<ExternalSpace>,
         memory: &'static mut [u8],
-    ) -> Result<(Vec<BlockLease>, PortWords), MemoryError> {
+    ) -> Result<Blocks, MemoryError> {
         let mut cut = Cut::new(memory, self.block_bytes)?;
         let mut leases = Vec::with_capacity(self.subscribers_per_shard as usize);
         let mut all_words = PortWords::default();
@@ -287,7 +317,8 @@ impl Layout {
                 true => PoolWords::uneven(words, pool.first_block, starts),
             });
         }
-        Ok((leases, all_words))
+        let due = DueArray::new(cut.take_shared(space.blocks() as usize)?);
+        Ok(Blocks { leases, words: all_words, due })
     }
 }
 
@@ -320,9 +351,12 @@ impl Cut {
     }
 
     /// Words that several may read.
-    fn take_shared(&mut self, count: usize) -> Result<&'static [AtomicU32], MemoryError> {
-        let piece = self.take_bytes(count * size_of::<AtomicU32>())?;
-        let words = <[AtomicU32]>::mut_from_bytes(piece).map_err(|_| self.error)?;
+    fn take_shared<W>(&mut self, count: usize) -> Result<&'static [W], MemoryError>
+    where
+        W: FromBytes + IntoBytes + KnownLayout + Sync,
+    {
+        let piece = self.take_bytes(count * size_of::<W>())?;
+        let words = <[W]>::mut_from_bytes(piece).map_err(|_| self.error)?;
         Ok(words)
     }
 

@@ -68,7 +68,7 @@ pub struct BlockWish {
 }
 
 /// Deadline words that a shard shares with housekeeping.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub struct ShardDue {
     /// One per mapping slot.
     pub mappings: DueArray,
@@ -103,7 +103,7 @@ pub struct ShardGauges {
     pub choices_missed: u64,
     /// Ports whose rest was cut short by `max-held`.
     pub holds_cut: u64,
-    /// Requests of housekeeping that named a record of another generation or shard.
+    /// Requests of housekeeping that named no record in use, or one of another shard.
     pub stale_requests: u64,
     /// Identifications given out that may repeat one of the last 120 s (RFC 6864).
     pub identification_repeats: u64,
@@ -281,9 +281,9 @@ impl Shard {
             random: Dice::new(seed),
             identifications: Identifications::new(id, shards, |place| key.hash(place) as u32),
             due: ShardDue {
-                mappings: DueArray::new(memory.mappings.len()),
-                sessions: DueArray::new(memory.sessions.len()),
-                associations: DueArray::new(memory.associations.len()),
+                mappings: DueArray::new(memory.mapping_due),
+                sessions: DueArray::new(memory.session_due),
+                associations: DueArray::new(memory.association_due),
             },
             mappings: Slab::new(memory.mappings),
             mapping_index: Index::new(memory.mapping_index),
@@ -321,7 +321,7 @@ impl Shard {
 
     /// Deadline words for housekeeping.
     pub fn due(&self) -> ShardDue {
-        self.due.clone()
+        self.due
     }
 
     /// Counts as of now.

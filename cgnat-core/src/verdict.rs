@@ -104,7 +104,7 @@ drop_reasons! {
     LimitBlocks, "limit-blocks", "The subscriber uses all ports of as many blocks as `limits.blocks` of its group allows.";
     ReservedPorts, "reserved-ports", "The subscriber's last free ports are kept for the lifelines in `limits.reserved` of its group; this flow is none.";
     MappingTableFull, "mapping-table-full", "The shard's mapping table is full; raise `max-mappings`.";
-    SessionTableFull, "session-table-full", "The shard's session table is full; raise `max-mappings`.";
+    SessionTableFull, "session-table-full", "The shard's session table is full; raise `max-sessions`.";
     AddressDraining, "address-draining", "The ports of the subscriber's blocks are used up, and its external address is drained, so it gets no further block; it gets another address when its last mapping has ended.";
     SubscriberTableFull, "subscriber-table-full", "The shard's subscriber table is full; raise `max-mappings` or add addresses.";
     BlockWait, "block-wait", "A packet waited for a port block from housekeeping in vain; housekeeping is stalled or a worker does not answer it.";

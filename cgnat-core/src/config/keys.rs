@@ -13,6 +13,7 @@ pub const KEYS: &[&str] = &[
     "system.control-cpus",
     "system.memory",
     "system.max-mappings",
+    "system.max-sessions",
     "system.huge-pages",
     "system.control-socket",
     "ports",

@@ -96,6 +96,7 @@ pub struct System {
     pub(crate) control_cpus: Vec<u16>,
     pub(crate) memory_bytes: u64,
     pub(crate) max_mappings: u32,
+    pub(crate) max_sessions: Option<u32>,
     pub(crate) huge_pages: HugePages,
     pub(crate) control_socket: Option<String>,
 }
@@ -421,6 +422,11 @@ impl System {
     /// Mappings that all shards together hold.
     pub fn max_mappings(&self) -> u32 {
         self.max_mappings
+    }
+
+    /// Sessions beside the first of each mapping that all shards together hold, if it is said.
+    pub fn max_sessions(&self) -> Option<u32> {
+        self.max_sessions
     }
 
     /// Whether huge pages are wanted.

@@ -14,6 +14,7 @@ system:
   control-cpus: 0
   memory: 4GiB
   max-mappings: 4_000_000
+  max-sessions: 300_000
   huge-pages: off
   control-socket: /run/cgnat/control.sock
 ports:

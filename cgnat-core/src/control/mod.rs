@@ -27,8 +27,8 @@ pub const COMMAND_QUEUE: usize = 64;
 /// Events that may wait from one worker.
 pub const EVENT_QUEUE: usize = 256;
 
-/// A record that may be due: kind, slot, generation.
-pub type Due = (Kind, u32, u32);
+/// A record that may be due: kind and slot.
+pub type Due = (Kind, u32);
 
 /// From housekeeping to a worker.
 #[allow(clippy::large_enum_variant)] // The worker that frees a box would be freeing memory.

@@ -9,7 +9,7 @@ use arrayvec::ArrayVec;
 use super::Link;
 use crate::control::{Command, Due, PROPOSALS};
 use crate::space::OwnerMap;
-use crate::table::due::{DueArray, Kind};
+use crate::table::due::{DueArray, Kind, MAX_GAP};
 use crate::time::{TICKS_PER_SECOND, Tick};
 use crate::worker::TimeSource;
 
@@ -30,11 +30,15 @@ struct Cursor {
     done: bool,
     /// When this sweep began; `None` before the first.
     started: Option<Tick>,
+    /// Whether words need not show any more what has become due since the sweep before.
+    all: bool,
 }
 
 impl Cursor {
-    fn start(now: Tick) -> Self {
-        Self { kind: Kind::Mapping, slot: 0, done: false, started: Some(now) }
+    /// The sweep after this one.
+    fn next(self, now: Tick) -> Self {
+        let all = self.started.is_none_or(|at| now.0.wrapping_sub(at.0) >= MAX_GAP);
+        Self { kind: Kind::Mapping, slot: 0, done: false, started: Some(now), all }
     }
 }
 
@@ -53,7 +57,7 @@ impl Sweep {
         owners: OwnerMap,
         time: TimeSource,
     ) -> Self {
-        let never = Cursor { kind: Kind::Mapping, slot: 0, done: true, started: None };
+        let never = Cursor { kind: Kind::Mapping, slot: 0, done: true, started: None, all: true };
         Self { cursors: vec![never; workers], block_due, owners, time }
     }
 
@@ -65,7 +69,7 @@ impl Sweep {
     /// rest, hear of nothing before its end: what is proposed does not depend on how fast they act.
     pub(super) fn all(&mut self, links: &mut [Link], now: Tick) {
         for (worker, link) in links.iter_mut().enumerate() {
-            self.cursors[worker] = Cursor::start(now);
+            self.cursors[worker] = self.cursors[worker].next(now);
             while !self.cursors[worker].done {
                 let (_, batch) = self.visit(worker, link, now, usize::MAX);
                 if !batch.is_empty() {
@@ -88,7 +92,7 @@ impl Sweep {
                 if is_early || self.time == TimeSource::Packets {
                     continue;
                 }
-                *cursor = Cursor::start(now);
+                *cursor = cursor.next(now);
             }
             let mut budget = WORDS_PER_ROUND;
             while !self.cursors[worker].done && budget > 0 && link.has_room() {
@@ -115,13 +119,16 @@ impl Sweep {
         };
         let mut batch = Batch::new();
         let first = cursor.slot;
-        while cursor.slot < words.len() && cursor.slot - first < most && !batch.is_full() {
-            if let Some(generation) = words.due(cursor.slot, now)
-                && self.is_of(worker, cursor.kind, cursor.slot)
-            {
-                batch.push((cursor.kind, cursor.slot as u32, generation));
+        let end = words.len().min(first.saturating_add(most));
+        while cursor.slot < end && !batch.is_full() {
+            let Some(due) = words.first_due(cursor.slot, end, now, cursor.all) else {
+                cursor.slot = end;
+                break;
+            };
+            if self.is_of(worker, cursor.kind, due) {
+                batch.push((cursor.kind, due as u32));
             }
-            cursor.slot += 1;
+            cursor.slot = due + 1;
         }
         let visited = cursor.slot - first;
         if cursor.slot == words.len() {
@@ -151,10 +158,11 @@ mod tests {
 
     use super::*;
     use crate::shard::ShardDue;
+    use crate::testing::memory::records;
 
     fn link() -> Link {
         let (commands, untaken) = bounded(8);
-        let words = || DueArray::new(4);
+        let words = || DueArray::new(&*records(4));
         let due = ShardDue { mappings: words(), sessions: words(), associations: words() };
         let events = unbounded().1;
         let backlog = VecDeque::new();
@@ -162,20 +170,20 @@ mod tests {
     }
 
     fn sweep(time: TimeSource) -> Sweep {
-        Sweep::new(1, DueArray::new(0), OwnerMap::new(0), time)
+        Sweep::new(1, DueArray::new(&[]), OwnerMap::new(0), time)
     }
 
     #[test]
     fn a_sweep_begins_by_itself_live_and_only_when_told_to_in_a_replay() {
         for (time, by_itself) in [(TimeSource::Clock, true), (TimeSource::Packets, false)] {
             let (mut sweep, mut links) = (sweep(time), [link()]);
-            links[0].due.mappings.arm(3, 7, Tick(20));
+            links[0].due.mappings.arm(3, Tick(20), Tick(5));
             assert_eq!(sweep.run(&mut links, Tick(25)), by_itself, "{time:?}");
             assert_eq!(!links[0].commands.is_empty(), by_itself, "{time:?}");
             sweep.all(&mut links, Tick(26));
             let proposed = links[0].untaken.try_iter().last();
             let Some(Command::Due(batch)) = proposed else { panic!("{time:?}: nothing") };
-            assert_eq!(batch[..], [(Kind::Mapping, 3, 7)]);
+            assert_eq!(batch[..], [(Kind::Mapping, 3)]);
             assert!(!sweep.is_running(0));
         }
     }

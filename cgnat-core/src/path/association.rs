@@ -319,7 +319,7 @@ impl Shard {
         let record = &mut self.associations[slot];
         record.establish(self.id, key, other, subscriber);
         record.deadline = deadline.0;
-        self.due.associations.arm(slot, record.generation, deadline);
+        self.due.associations.arm(slot, deadline, now);
         self.gauges.associations += u64::from(key.role == Role::Claim);
         Ok(())
     }

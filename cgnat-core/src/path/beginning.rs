@@ -79,7 +79,7 @@ impl Shard {
         let deadline = now.plus_seconds(timeout_s);
         let record = &mut self.mappings[slot];
         record.deadline = deadline.0;
-        self.due.mappings.arm(slot, record.generation, deadline);
+        self.due.mappings.arm(slot, deadline, now);
         let new = record.outbound_rewrite();
         plain::translate(packet, plain, End::Source, new);
         if plain.is_syn

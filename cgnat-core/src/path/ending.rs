@@ -1,8 +1,9 @@
 //! The owner's side of expiry: housekeeping proposes, the owner looks and frees.
 //!
-//! A proposal names a record by kind, slot and generation. The owner checks the generation,
-//! the shard and the time again; so a proposal that is late, doubled or forged changes
-//! nothing. A record that is not due is armed anew with its true deadline.
+//! A proposal names a record by kind and slot. The owner checks that the record is in use, that it
+//! is its own, and the time; so a proposal that is late, doubled or forged changes nothing, not
+//! even if the slot has another user by now. A record that is not due is armed anew with its true
+//! deadline.
 
 use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
@@ -18,18 +19,18 @@ pub enum Proposal {
     Ended,
     /// It was not due; its deadline word is armed anew.
     NotDue,
-    /// It named another generation or shard; refused, counted, nothing changed.
+    /// It named no record in use, or one of another shard; refused, counted, nothing changed.
     Stale,
 }
 
 impl Shard {
     /// Ends the record if it is due.
-    pub fn propose(&mut self, kind: Kind, slot: u32, generation: u32, now: Tick) -> Proposal {
+    pub fn propose(&mut self, kind: Kind, slot: u32, now: Tick) -> Proposal {
         let outcome = match kind {
-            Kind::Mapping => self.propose_mapping(slot, generation, now),
-            Kind::Session => self.propose_session(slot, generation, now),
-            Kind::Association => self.propose_association(slot, generation, now),
-            Kind::Block => self.propose_block(slot, generation, now),
+            Kind::Mapping => self.propose_mapping(slot, now),
+            Kind::Session => self.propose_session(slot, now),
+            Kind::Association => self.propose_association(slot, now),
+            Kind::Block => self.propose_block(slot, now),
         };
         if outcome == Proposal::Stale {
             self.gauges.stale_requests += 1;
@@ -37,8 +38,8 @@ impl Shard {
         outcome
     }
 
-    fn propose_mapping(&mut self, slot: u32, generation: u32, now: Tick) -> Proposal {
-        match self.mappings.live(slot, generation) {
+    fn propose_mapping(&mut self, slot: u32, now: Tick) -> Proposal {
+        match self.mappings.used(slot) {
             Some(mapping) if mapping.shard == self.id => {}
             _ => return Proposal::Stale,
         }
@@ -56,12 +57,12 @@ impl Shard {
             self.due.mappings.disarm(slot);
             return Proposal::Ended;
         }
-        self.due.mappings.arm(slot, generation, deadline);
+        self.due.mappings.arm(slot, deadline, now);
         Proposal::NotDue
     }
 
-    fn propose_session(&mut self, slot: u32, generation: u32, now: Tick) -> Proposal {
-        let (mapping, mapping_generation, deadline) = match self.sessions.live(slot, generation) {
+    fn propose_session(&mut self, slot: u32, now: Tick) -> Proposal {
+        let (mapping, mapping_generation, deadline) = match self.sessions.used(slot) {
             Some(s) if s.shard == self.id => (s.mapping, s.mapping_generation, Tick(s.deadline)),
             _ => return Proposal::Stale,
         };
@@ -69,7 +70,7 @@ impl Shard {
             return Proposal::Stale;
         }
         if !now.reached(deadline) {
-            self.due.sessions.arm(slot, generation, deadline);
+            self.due.sessions.arm(slot, deadline, now);
             return Proposal::NotDue;
         }
         self.end_session(slot);
@@ -80,24 +81,22 @@ impl Shard {
         Proposal::Ended
     }
 
-    fn propose_association(&mut self, slot: u32, generation: u32, now: Tick) -> Proposal {
-        let deadline = match self.associations.live(slot, generation) {
+    fn propose_association(&mut self, slot: u32, now: Tick) -> Proposal {
+        let deadline = match self.associations.used(slot) {
             Some(record) if record.shard == self.id => Tick(record.deadline),
             _ => return Proposal::Stale,
         };
         if !now.reached(deadline) {
-            self.due.associations.arm(slot, generation, deadline);
+            self.due.associations.arm(slot, deadline, now);
             return Proposal::NotDue;
         }
         self.end_association(slot, now);
         Proposal::Ended
     }
 
-    fn propose_block(&mut self, block: u32, generation: u32, now: Tick) -> Proposal {
+    fn propose_block(&mut self, block: u32, now: Tick) -> Proposal {
         let lease = self.leases.get(block as usize).and_then(Option::as_ref);
-        let Some(lease) =
-            lease.filter(|lease| lease.shard() == self.id && lease.generation() == generation)
-        else {
+        let Some(lease) = lease.filter(|lease| lease.shard() == self.id) else {
             return Proposal::Stale;
         };
         let Some(subscriber) = lease.subscriber() else {
@@ -107,7 +106,7 @@ impl Shard {
             if lease.in_use() {
                 self.block_due.disarm(block);
             } else {
-                self.block_due.arm(block, generation, lease.last_due());
+                self.block_due.arm(block, lease.last_due(), now);
             }
             return Proposal::NotDue;
         }
@@ -188,9 +187,8 @@ impl Shard {
         if lease.in_use() {
             return;
         }
-        let (generation, due) = (lease.generation(), lease.last_due());
-        let due = if lease.is_idle(now) { now } else { due };
-        self.block_due.arm(block, generation, due);
+        let due = if lease.is_idle(now) { now } else { lease.last_due() };
+        self.block_due.arm(block, due, now);
     }
 
     /// The lease of a block that a record of this shard refers to.

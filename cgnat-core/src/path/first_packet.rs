@@ -67,7 +67,7 @@ impl Shard {
         let mapping = &mut self.mappings[slot];
         mapping.first.set_counted(counted);
         mapping.deadline = deadline.0;
-        self.due.mappings.arm(slot, mapping.generation, deadline);
+        self.due.mappings.arm(slot, deadline, now);
         Ok(slot)
     }
 

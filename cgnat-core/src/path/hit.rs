@@ -42,8 +42,20 @@ impl Shard {
         self.mapping_index.bucket_of(hash)
     }
 
-    /// The mapping that may be stored under `hash`.
+    /// The mapping that may be stored under `hash`, if it is in that line.
     #[inline(always)]
+    pub fn first_candidate(&self, hash: u64) -> Option<u32> {
+        self.mapping_index.first_candidate(hash)
+    }
+
+    /// The other line of the index, if a look-up of `hash` reads it.
+    #[inline]
+    pub fn second_bucket_of(&self, hash: u64) -> Option<&Bucket> {
+        self.mapping_index.second_of(hash)
+    }
+
+    /// The mapping that may be stored under `hash`, in either line.
+    #[inline]
     pub fn candidate(&self, hash: u64) -> Option<u32> {
         self.mapping_index.candidate(hash)
     }

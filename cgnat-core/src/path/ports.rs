@@ -232,8 +232,7 @@ impl Shard {
         self.gauges.blocks_in_use += 1;
         self.gauges.blocks_allocated += 1;
         // Should the mapping it is for be refused after all, the block is idle at once.
-        let generation = self.lease_mut(block).generation();
-        self.block_due.arm(block, generation, now);
+        self.block_due.arm(block, now, now);
     }
 
     pub(super) fn wait_or_refuse(

@@ -51,7 +51,7 @@ impl Shard {
         let record = &self.mappings[mapping];
         if record.is_expired(now) {
             // Nothing is left of it and its word may be disarmed: it must be proposed.
-            self.due.mappings.arm(mapping, record.generation, now);
+            self.due.mappings.arm(mapping, now, now);
         }
         None
     }
@@ -97,8 +97,7 @@ impl Shard {
         if from == Sender::Internal {
             peer.set_counted(self.count_with(subscriber, remote)?);
         }
-        let deadline = now.plus_seconds(timeout_s);
-        let entered = self.enter_session(mapping, (peer, numbers), from, deadline);
+        let entered = self.enter_session(mapping, (peer, numbers), from, timeout_s, now);
         match entered {
             Ok(()) => {
                 self.gauges.sessions += 1;
@@ -115,8 +114,10 @@ impl Shard {
         mapping: u32,
         (mut peer, numbers): (Peer, Numbers),
         from: Sender,
-        deadline: Tick,
+        timeout_s: u32,
+        now: Tick,
     ) -> Result<(), DropReason> {
+        let deadline = now.plus_seconds(timeout_s);
         let record = &self.mappings[mapping];
         let inside = record.first.is_none() && peer.holds();
         // What strangers open never takes the last quarter of the table from subscribers.
@@ -136,7 +137,7 @@ impl Shard {
             record.first = peer;
             record.first_numbers = numbers;
             record.deadline = deadline.0;
-            self.due.mappings.arm(mapping, record.generation, deadline);
+            self.due.mappings.arm(mapping, deadline, now);
         } else {
             let Some(slot) = self.new_session(mapping, peer) else {
                 if permits {
@@ -147,7 +148,7 @@ impl Shard {
             let session = &mut self.sessions[slot];
             session.numbers = numbers;
             session.deadline = deadline.0;
-            self.due.sessions.arm(slot, session.generation, deadline);
+            self.due.sessions.arm(slot, deadline, now);
             let record = &mut self.mappings[mapping];
             if peer.holds() {
                 record.holders += 1;
@@ -269,7 +270,7 @@ impl Shard {
     ) -> Result<(), DropReason> {
         let deadline = now.plus_seconds(seconds);
         match self.expectation(mapping, address, now) {
-            Some(slot) => self.set_deadline(mapping, Place::Table(slot), deadline),
+            Some(slot) => self.set_deadline(mapping, Place::Table(slot), deadline, now),
             None => {
                 if let Some(slot) = self.expecting(mapping, address) {
                     self.end_session(slot);
@@ -285,7 +286,7 @@ impl Shard {
                 };
                 let session = &mut self.sessions[slot];
                 session.deadline = deadline.0;
-                self.due.sessions.arm(slot, session.generation, deadline);
+                self.due.sessions.arm(slot, deadline, now);
                 self.mappings[mapping].holders += 1;
                 self.gauges.sessions += 1;
                 self.session_begins(subscriber, Sender::Internal, now);
@@ -397,7 +398,7 @@ impl Shard {
             let deadline = now.plus_seconds(timeout_s);
             // A short timer of one destination port never shortens what another was promised.
             if self.deadline_of(mapping, place).before(deadline) {
-                self.set_deadline(mapping, place, deadline);
+                self.set_deadline(mapping, place, deadline, now);
             }
         }
         Ok(())
@@ -426,21 +427,21 @@ impl Shard {
     }
 
     /// Moves the deadline of a session; housekeeping must hear only of a shorter one.
-    pub(super) fn set_deadline(&mut self, mapping: u32, place: Place, deadline: Tick) {
+    pub(super) fn set_deadline(&mut self, mapping: u32, place: Place, deadline: Tick, now: Tick) {
         let shorter = deadline.before(self.deadline_of(mapping, place));
         match place {
             Place::Inside => {
                 let record = &mut self.mappings[mapping];
                 record.deadline = deadline.0;
                 if shorter {
-                    self.due.mappings.arm(mapping, record.generation, deadline);
+                    self.due.mappings.arm(mapping, deadline, now);
                 }
             }
             Place::Table(slot) => {
                 let session = &mut self.sessions[slot];
                 session.deadline = deadline.0;
                 if shorter {
-                    self.due.sessions.arm(slot, session.generation, deadline);
+                    self.due.sessions.arm(slot, deadline, now);
                 }
             }
         }

@@ -82,7 +82,7 @@ impl Shard {
         }
         if step == Step::Restart {
             let timeout_s = self.timeouts.tcp_s(connection.state);
-            self.set_deadline(mapping, place, now.plus_seconds(timeout_s));
+            self.set_deadline(mapping, place, now.plus_seconds(timeout_s), now);
         }
     }
 }

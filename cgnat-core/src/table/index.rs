@@ -17,7 +17,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const BUCKET_ENTRIES: usize = 10;
 
 /// Share of the entries, in percent, that may be used when a table is sized.
-const LOAD_PERCENT: u64 = 65;
+const LOAD_PERCENT: u64 = 75;
 
 /// One cache line of the index.
 #[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -77,9 +77,22 @@ impl Index {
 
     /// A slot that may be stored under `hash`, from its tag alone: the first such one. Whether it
     /// is, the record says.
-    #[inline(always)]
+    #[inline]
     pub fn candidate(&self, hash: u64) -> Option<u32> {
         self.look(hash, |_| true)
+    }
+
+    /// The candidate in the first bucket, where all but a few in a hundred are.
+    #[inline(always)]
+    pub fn first_candidate(&self, hash: u64) -> Option<u32> {
+        find_in(self.bucket_of(hash), hash as u16, &mut |_| true)
+    }
+
+    /// The second bucket of `hash`, if entries of the first are in second ones.
+    #[inline]
+    pub fn second_of(&self, hash: u64) -> Option<&Bucket> {
+        let (first, second, _) = self.places(hash);
+        (self.buckets[first].spilled > 0).then(|| &self.buckets[second])
     }
 
     /// The slot stored under `hash` for which `is_it` says yes.

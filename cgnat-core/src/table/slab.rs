@@ -101,6 +101,11 @@ impl<R: Record> Slab<R> {
             .filter(|record| record.generation() == generation && generation & 1 == 1)
     }
 
+    /// The record in `slot` if it is in use.
+    pub fn used(&self, slot: u32) -> Option<&R> {
+        self.records.get(slot as usize).filter(|record| record.generation() & 1 == 1)
+    }
+
     /// Slots and records in use, in order of slots.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &R)> {
         self.records[..self.untouched as usize]

@@ -17,8 +17,6 @@ pub fn zeroed(bytes: usize) -> &'static mut [u8] {
 ///
 /// # Panics
 /// If the record needs more than 64-byte alignment.
-pub fn records<R: FromBytes + IntoBytes + KnownLayout + Immutable>(
-    count: usize,
-) -> &'static mut [R] {
+pub fn records<R: FromBytes + IntoBytes + KnownLayout>(count: usize) -> &'static mut [R] {
     <[R]>::mut_from_bytes(zeroed(count * size_of::<R>())).expect("aligned to 64 and whole")
 }

@@ -171,8 +171,8 @@ impl<I: PacketIo> Worker<I> {
         match command {
             Command::Due(items) => {
                 let now = self.now.tick();
-                for (kind, slot, generation) in items {
-                    if self.shard.propose(kind, slot, generation, now) == Proposal::Ended {
+                for (kind, slot) in items {
+                    if self.shard.propose(kind, slot, now) == Proposal::Ended {
                         self.counters.ended.add(1);
                     }
                 }

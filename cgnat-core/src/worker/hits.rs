@@ -232,6 +232,23 @@ impl<I: PacketIo> Worker<I> {
         }));
         let mut missing = false;
         for ahead in ahead.iter_mut().flatten() {
+            ahead.slot = self.shard.first_candidate(ahead.place);
+            match ahead.slot {
+                Some(slot) => I::will_write(self.shard.record(slot)),
+                None => missing = true,
+            }
+        }
+        missing && self.look_further(ahead)
+    }
+
+    /// Looks for the rest in their second buckets; says whether any is left without a mapping.
+    #[inline(never)]
+    fn look_further(&self, ahead: &mut Aheads) -> bool {
+        for ahead in ahead.iter().flatten().filter(|ahead| ahead.slot.is_none()) {
+            self.shard.second_bucket_of(ahead.place).inspect(|bucket| I::will_read(*bucket));
+        }
+        let mut missing = false;
+        for ahead in ahead.iter_mut().flatten().filter(|ahead| ahead.slot.is_none()) {
             ahead.slot = self.shard.candidate(ahead.place);
             match ahead.slot {
                 Some(slot) => I::will_write(self.shard.record(slot)),

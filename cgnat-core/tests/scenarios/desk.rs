@@ -23,7 +23,7 @@ pub type Frames = Vec<(usize, Vec<u8>)>;
 
 /// A configuration with one pool (a YAML map in braces) and further sections.
 pub fn config(pool: &str, more: &str) -> String {
-    let small = "system: { max-mappings: 20_000 }\n";
+    let small = "system: { max-mappings: 20_000, max-sessions: 5_000 }\n";
     let system = if more.contains("system:") { "" } else { small };
     format!(
         "version: 1

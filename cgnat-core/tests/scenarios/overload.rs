@@ -13,7 +13,7 @@ const HOST: &str = "100.64.3.9";
 
 fn small_tables() -> String {
     let pool = "{ addresses: [203.0.113.0/28], allocation: { max-blocks: 8 } }";
-    config(pool, "system: { max-mappings: 1000 }")
+    config(pool, "system: { max-mappings: 1000, max-sessions: 250 }")
 }
 
 #[test]
@@ -57,7 +57,8 @@ fn a_full_session_table_refuses_new_sessions_and_serves_old_ones() {
 #[test]
 fn one_mapping_cannot_take_the_whole_session_table_and_strangers_take_less_of_it() {
     let pool = "{ addresses: [203.0.113.0/28] }";
-    let mut desk = Desk::new(&config(pool, "system: { max-mappings: 20_000 }"));
+    let mut desk =
+        Desk::new(&config(pool, "system: { max-mappings: 20_000, max-sessions: 5_000 }"));
     let stranger = |n: u32| Ipv4Addr::from(ip("9.0.0.1") + n).to_string();
     let outside = desk.goes_out(&tcp((HOST, 1), server(80), SYN));
     for n in 1..256 {

@@ -32,7 +32,11 @@ impl World {
         let mut yaml = String::from("version: 1\nlab: { allow-short-timers: true }\n");
         let rules = &self.rules;
         let vlan = |id: Option<u16>| id.map_or(String::new(), |id| format!("    vlan: {id}\n"));
-        let _ = write!(yaml, "system: {{ max-mappings: {} }}\nports:\n", self.max_mappings);
+        let (mappings, sessions) = (self.max_mappings, self.max_mappings / 4);
+        let _ = write!(
+            yaml,
+            "system: {{ max-mappings: {mappings}, max-sessions: {sessions} }}\nports:\n"
+        );
         for (name, side, device, own, hop, mac, mtu, id) in [
             (
                 "i",

@@ -14,6 +14,7 @@ pub(super) fn read(report: &mut Report<'_>, cursor: Option<&Cursor<'_>>) -> Syst
         control_cpus: Vec::new(),
         memory_bytes: 1 << 30,
         max_mappings: 1_000_000,
+        max_sessions: None,
         huge_pages: HugePages::Auto,
         control_socket: None,
     };
@@ -42,6 +43,8 @@ pub(super) fn read(report: &mut Report<'_>, cursor: Option<&Cursor<'_>>) -> Syst
     if let Some(n) = fields.get("max-mappings").and_then(|c| c.whole(report, 1000, 268_435_456)) {
         system.max_mappings = n as u32;
     }
+    let sessions = fields.get("max-sessions").and_then(|c| c.whole(report, 64, 268_435_456));
+    system.max_sessions = sessions.map(|n| n as u32);
     if let Some(huge_pages) = fields.get("huge-pages").and_then(|c| huge_pages(report, c)) {
         system.huge_pages = huge_pages;
     }
