@@ -288,4 +288,17 @@ fn cpus_must_exist_be_allowed_and_suffice() {
         ["error: system.workers: no CPU is left for workers; expected fewer control-cpus"]
     );
     assert_eq!(look("workers: \"0,1,1\""), [""; 0]);
+    // Workers that rest share a CPU well, those that never do do not.
+    assert_eq!(look("workers: \"0,1\", idle: busy"), [""; 0]);
+    assert_eq!(
+        look("workers: \"0,1,1,1\", idle: busy"),
+        ["warning: system.idle: CPU 1 carries 3 workers, and none gives it away before its time \
+             slice is over, packets or not; expected a CPU for each in system.workers, or \
+             `adaptive`"]
+    );
+    assert_eq!(
+        look("workers: 3, idle: busy"),
+        ["warning: system.workers: 3 workers for 2 free CPUs: some share a CPU and wait for \
+             each other, with `idle: busy` for whole time slices"]
+    );
 }

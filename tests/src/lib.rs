@@ -14,6 +14,7 @@
 //! | [`pptp`] | PPTP: pptpd, pptp, and calls whose identifiers are chosen |
 //! | [`connect_test`] | very many TCP connections, each checked for mix-ups: `cgnat connect-test` |
 //! | [`callgrind`] | instructions by function, and what has been counted before |
+//! | [`cpu`] | how much of a CPU the threads of a process take |
 //! | [`figures`] | samples of a measurement, and stolen time |
 //! | [`leases`] | 20,000 DHCP relays that renew their leases |
 //! | [`flood`], [`steady`], [`told`], [`ordeal`] | attacks, flows that have to survive them, what comes back |
@@ -29,6 +30,7 @@ pub mod cleanup;
 pub mod command_line;
 pub mod conformance;
 pub mod connect_test;
+pub mod cpu;
 pub mod decode;
 pub mod figures;
 pub mod file_transfer;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use cgnat_core::config::{Config, Device, HugePages, Workers};
+use cgnat_core::config::{Config, Device, HugePages, Idle, Workers};
 
 use super::{ARGUMENTS_WITH_INTERFACE, Preflight, subject};
 
@@ -64,8 +64,13 @@ pub(super) fn cpus(here: &mut Preflight, config: &Config, root: &Path) {
         }
     };
     listed(system.control_cpus(), "system.control-cpus");
+    let is_busy = system.idle() == Idle::Busy;
     if let Workers::Cpus(cpus) = system.workers() {
-        return listed(cpus, "system.workers");
+        listed(cpus, "system.workers");
+        if is_busy {
+            busy_neighbours(here, cpus);
+        }
+        return;
     }
     let free = allowed.iter().filter(|cpu| !system.control_cpus().contains(cpu)).count();
     if free == 0 {
@@ -74,10 +79,27 @@ pub(super) fn cpus(here: &mut Preflight, config: &Config, root: &Path) {
     } else if let Workers::Count(workers) = system.workers()
         && usize::from(*workers) > free
     {
+        let long = if is_busy { ", with `idle: busy` for whole time slices" } else { "" };
         let message = format!(
-            "{workers} workers for {free} free CPUs: some share a CPU and wait for each other"
+            "{workers} workers for {free} free CPUs: some share a CPU and wait for each other{long}"
         );
         here.warning("system.workers", message);
+    }
+}
+
+/// Workers that never rest and share a CPU.
+fn busy_neighbours(here: &mut Preflight, cpus: &[u16]) {
+    let mut told = Vec::new();
+    for cpu in cpus {
+        let workers = cpus.iter().filter(|other| *other == cpu).count();
+        if workers > 1 && !told.contains(cpu) {
+            told.push(*cpu);
+            let message = format!(
+                "CPU {cpu} carries {workers} workers, and none gives it away before its time slice \
+                 is over, packets or not; expected a CPU for each in system.workers, or `adaptive`"
+            );
+            here.warning("system.idle", message);
+        }
     }
 }
 

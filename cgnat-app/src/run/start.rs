@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use cgnat_core::assembly::{Assembly, Memory, Seat, assemble};
-use cgnat_core::config::{Config, Device};
+use cgnat_core::config::{Config, Device, Idle};
 use cgnat_core::control::counters::WorkerCounters;
 use cgnat_core::housekeeping::Housekeeping;
 use cgnat_core::shard::Shard;
@@ -21,6 +21,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 
 use super::Complete;
+use super::idle::Resting;
 use super::io::{DpdkIo, Relay, Transmit};
 use super::plan::{DESCRIPTORS, Plan, RING, device_name};
 use super::replay::{Pace, Replay, Track};
@@ -38,13 +39,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(2);
 
 /// Polls of every worker that empty a full hand-off or relay ring, twice over.
 const DRAIN_POLLS: u64 = 2 * RING as u64 / BURST as u64;
-
-/// Polls without work after which a worker lets others run, and after which it naps.
-const IDLE_POLLS: (u32, u32) = (64, 512);
-
-/// A nap of an idle worker: the price is at most this much latency for the first packet
-/// after a pause, the gain is a cool CPU and room for others where CPUs are shared.
-const NAP: Duration = Duration::from_micros(20);
 
 /// A pause of housekeeping between two rounds without work.
 const HOUSEKEEPING_PAUSE: Duration = Duration::from_micros(500);
@@ -128,10 +122,11 @@ pub fn start(
             .spawn(move || keep_house((housekeeping, back), &counters, &phase, &pace, clock, &cpus))
             .context("cannot start the housekeeping thread")?
     };
+    let idle = config.system().idle();
     let mut workers = Vec::new();
     for (worker, (seat, io)) in seats.into_iter().zip(views).enumerate() {
         let stop = stop.clone();
-        let work = move || run_worker(seat, io, &stop, clock);
+        let work = move || run_worker(seat, io, &stop, clock, idle);
         workers.push(eal.launch(Plan::lcore(worker as u16), work)?);
     }
     let running = Running {
@@ -290,21 +285,18 @@ fn views(
 }
 
 /// The poll loop of a worker; returns its shard when told to stop.
-fn run_worker(seat: Seat, io: DpdkIo, stop: &AtomicBool, clock: Clock) -> Shard {
+fn run_worker(seat: Seat, io: DpdkIo, stop: &AtomicBool, clock: Clock, idle: Idle) -> Shard {
     let mut worker = seat.worker(io);
-    let mut idle = 0u32;
+    let (mut resting, refused) = Resting::new(idle);
+    if let Some(error) = refused {
+        complain(&format!("warning: idle workers sleep 50 us longer than they should: {error}"));
+    }
     while !stop.load(Ordering::Relaxed) {
-        if worker.poll(now(clock)) > 0 {
-            idle = 0;
-            continue;
-        }
-        idle = idle.saturating_add(1);
-        if idle > IDLE_POLLS.1 {
-            std::thread::sleep(NAP);
-        } else if idle > IDLE_POLLS.0 {
-            std::thread::yield_now();
+        let at = now(clock);
+        if worker.poll(at) > 0 {
+            resting.end();
         } else {
-            std::hint::spin_loop();
+            resting.rest(at);
         }
     }
     worker.stop()

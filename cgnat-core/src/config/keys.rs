@@ -15,6 +15,7 @@ pub const KEYS: &[&str] = &[
     "system.max-mappings",
     "system.max-sessions",
     "system.huge-pages",
+    "system.idle",
     "system.control-socket",
     "ports",
     "ports.<name>",

@@ -98,6 +98,7 @@ pub struct System {
     pub(crate) max_mappings: u32,
     pub(crate) max_sessions: Option<u32>,
     pub(crate) huge_pages: HugePages,
+    pub(crate) idle: Idle,
     pub(crate) control_socket: Option<String>,
 }
 
@@ -121,6 +122,15 @@ pub enum HugePages {
     Required,
     /// Never use them.
     Off,
+}
+
+/// `system.idle`: what a worker does while nothing arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Idle {
+    /// It rests, the longer the longer nothing has come.
+    Adaptive,
+    /// It polls on.
+    Busy,
 }
 
 /// Which side of the NAT a port is on (RFC 4787 words).
@@ -432,6 +442,11 @@ impl System {
     /// Whether huge pages are wanted.
     pub fn huge_pages(&self) -> HugePages {
         self.huge_pages
+    }
+
+    /// What a worker does while nothing arrives.
+    pub fn idle(&self) -> Idle {
+        self.idle
     }
 
     /// Where a running box is asked.

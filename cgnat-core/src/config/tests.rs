@@ -16,6 +16,7 @@ system:
   max-mappings: 4_000_000
   max-sessions: 300_000
   huge-pages: off
+  idle: busy
   control-socket: /run/cgnat/control.sock
 ports:
   internal0:
@@ -152,7 +153,7 @@ fn the_smallest_file_gets_the_defaults_that_are_documented() {
     let system = config.system();
     assert_eq!((system.name(), system.workers()), ("cgnat", &Workers::Auto));
     assert_eq!((system.memory_bytes(), system.max_mappings()), (1 << 30, 1_000_000));
-    assert_eq!(system.huge_pages(), HugePages::Auto);
+    assert_eq!((system.huge_pages(), system.idle()), (HugePages::Auto, Idle::Adaptive));
     let pool = &config.pools()[0];
     assert_eq!((pool.first_port(), pool.last_port()), (1024, 65535));
     assert_eq!((pool.block_size(), pool.max_blocks(), pool.hold_s()), (512, 4, 120));
@@ -182,6 +183,7 @@ fn every_value_of_a_full_file_arrives() {
     assert_eq!(config.system().workers(), &Workers::Cpus(vec![2, 3, 4, 2]));
     assert_eq!(config.system().control_cpus(), [0]);
     assert_eq!(config.system().huge_pages(), HugePages::Off);
+    assert_eq!(config.system().idle(), Idle::Busy);
     assert_eq!(config.system().control_socket(), Some("/run/cgnat/control.sock"));
     let port = &config.ports()[0];
     assert_eq!(port.device(), &Device::Pci("0000:3b:00.0".into()));

@@ -38,6 +38,9 @@ pub struct Settings {
     pub tcp_timeout: Option<String>,
     /// Allow timers under the minimums of the RFCs.
     pub short_timers: bool,
+    /// What a worker does while nothing arrives, as the configuration writes it; the default if
+    /// `None`.
+    pub idle: Option<String>,
     /// Mappings of all workers together.
     pub max_mappings: u32,
     /// Who may send to a mapping from outside, as the configuration writes it; the default if
@@ -83,6 +86,7 @@ impl Default for Settings {
             icmp_timeout: None,
             tcp_timeout: None,
             short_timers: false,
+            idle: None,
             max_mappings: 200_000,
             filtering: None,
             port_overloading: Vec::new(),
@@ -170,6 +174,7 @@ impl Settings {
             icmp_timeout,
             tcp_timeout,
             short_timers,
+            idle,
             max_mappings,
             filtering,
             port_overloading,
@@ -190,6 +195,7 @@ impl Settings {
             false => format!("    drain: [{}]\n", drain.join(", ")),
         };
         let lent = ports.as_ref().map(|ports| format!("    ports: {ports}\n")).unwrap_or_default();
+        let idle = idle.as_ref().map(|idle| format!("  idle: {idle}\n")).unwrap_or_default();
         let mtu = |mtu: &Option<u16>| mtu.map(|mtu| format!("    mtu: {mtu}\n"));
         let [inner, outer] = [internal_mtu, external_mtu].map(|of| mtu(of).unwrap_or_default());
         let neighbour = |address, mac: &str| match silent {
@@ -200,7 +206,7 @@ impl Settings {
         let mut text = format!(
             "version: 1\n\
              system:\n  name: {name}\n  workers: {workers}\n  max-mappings: {max_mappings}\n\
-             \x20 memory: 512MiB\n  huge-pages: off\n\
+             \x20 memory: 512MiB\n  huge-pages: off\n{idle}\
              ports:\n\
              \x20 {INTERNAL_PORT}:\n    side: internal\n    device: \"{internal}\"\n\
              \x20   addresses: [{BOX_INTERNAL}/30]\n    next-hop: {ROUTER}\n{router}{inner}\

@@ -2,7 +2,7 @@
 
 use super::super::problem::Report;
 use super::super::read::{Cursor, Located};
-use super::super::{HugePages, System, Workers, keys, scalar};
+use super::super::{HugePages, Idle, System, Workers, keys, scalar};
 
 const MEMORY: (u64, u64) = (64 << 20, 4 << 40);
 
@@ -16,6 +16,7 @@ pub(super) fn read(report: &mut Report<'_>, cursor: Option<&Cursor<'_>>) -> Syst
         max_mappings: 1_000_000,
         max_sessions: None,
         huge_pages: HugePages::Auto,
+        idle: Idle::Adaptive,
         control_socket: None,
     };
     let Some(fields) = cursor.and_then(|c| c.fields(report)) else { return system };
@@ -47,6 +48,12 @@ pub(super) fn read(report: &mut Report<'_>, cursor: Option<&Cursor<'_>>) -> Syst
     system.max_sessions = sessions.map(|n| n as u32);
     if let Some(huge_pages) = fields.get("huge-pages").and_then(|c| huge_pages(report, c)) {
         system.huge_pages = huge_pages;
+    }
+    let idle = fields.get("idle");
+    // With an interrupt of the card a rest would end at once; its drivers are not asked for one.
+    match idle.and_then(|c| c.choice(report, &["adaptive", "busy"], &["interrupt"])) {
+        Some("busy") => system.idle = Idle::Busy,
+        _ => system.idle = Idle::Adaptive,
     }
     let socket = fields.get("control-socket");
     system.control_socket = socket.and_then(|c| c.parse(report, "a path", socket_path));
@@ -84,7 +91,9 @@ fn warn_of_shared_cpus(report: &mut Report<'_>, workers: &[u16], control: &Locat
     let shared: Vec<u16> =
         control.value.iter().copied().filter(|cpu| workers.contains(cpu)).collect();
     if let Some(cpu) = shared.first() {
-        let message = format!("CPU {cpu} carries a worker too; a worker never gives its CPU away");
+        let message = format!(
+            "CPU {cpu} carries a worker too; a worker that has packets never gives its CPU away"
+        );
         report.warning(&control.at, message);
     }
 }

@@ -1,0 +1,71 @@
+//! How much of a CPU the threads of a process take.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// What a thread did with some time, as parts of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Share {
+    /// Name of the thread.
+    pub thread: String,
+    /// It ran.
+    pub running: f64,
+    /// It would have, but others had its CPU.
+    pub waiting: f64,
+}
+
+/// Nanoseconds since the thread began: it ran, it waited.
+fn times(task: &Path) -> Result<[u64; 2]> {
+    let text = std::fs::read_to_string(task.join("schedstat"))
+        .with_context(|| format!("cannot read {}/schedstat", task.display()))?;
+    let mut numbers = text.split_whitespace().map(str::parse::<u64>);
+    let mut next = || numbers.next().and_then(Result::ok).context("a number");
+    Ok([next()?, next()?])
+}
+
+/// What each thread of `process` does in the next `time`.
+///
+/// # Errors
+/// It has ended, or the kernel keeps no such account.
+pub fn shares(process: u32, time: Duration) -> Result<Vec<Share>> {
+    let directory = format!("/proc/{process}/task");
+    let tasks: std::io::Result<Vec<_>> = std::fs::read_dir(directory)?.collect();
+    let tasks: Vec<_> = tasks?.into_iter().map(|entry| entry.path()).collect();
+    let before: Result<Vec<_>> = tasks.iter().map(|task| times(task)).collect();
+    let (before, began) = (before?, Instant::now());
+    std::thread::sleep(time);
+    let after: Result<Vec<_>> = tasks.iter().map(|task| times(task)).collect();
+    let (after, lasted) = (after?, began.elapsed().as_nanos() as f64);
+    ensure!(after != before, "the kernel does not count what threads do");
+    let mut shares = Vec::new();
+    for (task, (before, after)) in tasks.iter().zip(before.into_iter().zip(after)) {
+        let [running, waiting] = [0, 1].map(|n| (after[n] - before[n]) as f64 / lasted);
+        let thread = std::fs::read_to_string(task.join("comm"))?.trim().to_owned();
+        shares.push(Share { thread, running, waiting });
+    }
+    Ok(shares)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_works_is_told_from_one_that_sleeps() {
+        let end = Instant::now() + Duration::from_millis(400);
+        let busy = std::thread::Builder::new().name("works".to_owned());
+        let busy = busy.spawn(move || while Instant::now() < end {}).expect("a thread");
+        let idle = std::thread::Builder::new().name("sleeps".to_owned());
+        let idle = idle.spawn(|| std::thread::sleep(Duration::from_millis(400))).expect("one");
+        let shares = shares(std::process::id(), Duration::from_millis(200)).expect("shares");
+        let of = |name: &str| {
+            let share = shares.iter().find(|share| share.thread == name).expect("its share");
+            share.running + share.waiting
+        };
+        assert!(of("works") > 0.8, "{shares:?}");
+        assert!(of("sleeps") < 0.2, "{shares:?}");
+        busy.join().and(idle.join()).expect("they end");
+    }
+}
