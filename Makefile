@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps deps-test build demo demo-live test check fmt clippy deny unit conformance bench bench-live \
+.PHONY: help deps deps-test build demo demo-live test test-vm check fmt clippy deny unit conformance bench bench-live \
 	hairpin soak fuzz recording clean need-root
 
 # Where cargo builds, as cargo and the tests see it too.
@@ -123,6 +123,9 @@ endef
 
 test: need-root deps-test fmt clippy deny build ## everything that CI runs; nothing is skipped (root)
 	@$(call run-tests,test.log,all,)
+
+test-vm: need-root deps-test build ## the part of `make test` on network cards bound to vfio-pci, in a virtual machine; fetches a kernel (root)
+	@$(call run-tests,vm.log,some,-p cgnat-tests --test vm -- --nocapture --test-threads 1)
 
 check: deps-test fmt clippy deny build ## the part of `make test` that needs no root
 	@$(call run-tests,check.log,rootless,-- --skip root_)

@@ -44,15 +44,23 @@ pub fn program() -> Result<PathBuf> {
         ensure!(path.is_file(), "CGNAT_BIN names {}, which is not a file", path.display());
         return std::path::absolute(&path).context("CGNAT_BIN has no absolute form");
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
-    let path = target.join("release/cgnat");
+    let path = target_directory()?.join("release/cgnat");
     ensure!(
         path.is_file(),
         "no program {}: build it with `cargo build --release -p cgnat-app`, or set CGNAT_BIN",
         path.display()
     );
-    std::path::absolute(&path).context("the program has no absolute path")
+    Ok(path)
+}
+
+/// Where cargo builds.
+///
+/// # Errors
+/// The working directory is gone.
+pub fn target_directory() -> Result<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
+    std::path::absolute(&target).context("the build directory has no absolute path")
 }
 
 /// A running appliance; killed when dropped.

@@ -9,6 +9,7 @@
 //! | [`command_line`], [`reports`] | what the programs below have in common |
 //! | [`stats`] | the statistics that the appliance writes |
 //! | [`traffic`] | real clients and servers: curl, busybox httpd, dig, dnsmasq, ping, iperf3, tcpdump |
+//! | [`live`] | what must go through any appliance, all of it |
 //! | [`judges`] | programs that find out what a NAT does: natdiscovery, tracepath, ping with options |
 //! | [`file_transfer`] | FTP and TFTP: vsftpd, dnsmasq, curl |
 //! | [`pptp`] | PPTP: pptpd, pptp, and calls whose identifiers are chosen |
@@ -18,6 +19,7 @@
 //! | [`figures`] | samples of a measurement, and stolen time |
 //! | [`leases`] | 20,000 DHCP relays that renew their leases |
 //! | [`flood`], [`steady`], [`told`], [`ordeal`] | attacks, flows that have to survive them, what comes back |
+//! | [`vm`] | a machine with network cards bound to vfio-pci, and the appliance on them |
 //! | [`conformance`] | clauses of the RFCs, each a conversation through the appliance |
 //! | [`decode`] | translated captures read by tshark and checked against the rules of the NAT |
 //!
@@ -39,6 +41,7 @@ pub mod hairpin_storm;
 pub mod judges;
 pub mod lab;
 pub mod leases;
+pub mod live;
 pub mod ordeal;
 pub mod pptp;
 pub mod process;
@@ -47,3 +50,4 @@ pub mod stats;
 pub mod steady;
 pub mod told;
 pub mod traffic;
+pub mod vm;

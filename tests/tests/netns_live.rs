@@ -8,63 +8,18 @@ use cgnat_tests::decode::{Captures, Report, Rules, Violation, verify_translated}
 use cgnat_tests::lab::{
     BOX_EXTERNAL, BOX_INTERNAL, EXTERNAL, INTERNAL, Lab, POOL_PREFIX, SERVERS, SUBSCRIBER_PREFIX,
 };
+use cgnat_tests::live::everything_goes_through;
 use cgnat_tests::stats::PortCensus;
-use cgnat_tests::traffic::{self, Capture, Direction, NAME_ADDRESS, Server, Stream};
+use cgnat_tests::traffic::{self, Capture, Direction, Server, Stream};
 
-/// curl, dig, ping and iperf3 in both directions; each must get what it asked for.
-fn everything_goes_through(lab: &Lab) -> Result<()> {
-    let [web, name_server, streams] = SERVERS;
-    let directory = tempfile::tempdir()?;
-    let namespace = &lab.subscribers;
-    let clients = lab.addresses();
-
-    let http = Server::http(&lab.server, web)?;
-    let (original, copy) = (http.root().join("100MB"), directory.path().join("copy"));
-    traffic::random_file(&original, 100_000_000)?;
-    let limit = Duration::from_secs(300);
-    traffic::download(namespace, clients[0], web, "100MB", &copy, limit)?;
-    ensure!(traffic::sha256(&original)? == traffic::sha256(&copy)?, "SHA-256 of 100 MB differs");
-
-    let _dns = Server::dns(&lab.server, name_server, 53)?;
-    for (index, client) in clients.iter().enumerate() {
-        for options in [&[][..], &["+tcp"]] {
-            let answer = traffic::dig(namespace, (*client, 0), (name_server, 53), options)?;
-            ensure!(answer == NAME_ADDRESS, "dig got {answer}");
-        }
-        let bytes = if index % 2 == 0 { 56 } else { 1472 };
-        let received = traffic::ping(namespace, *client, web, 3, bytes)?;
-        ensure!(received == 3, "{received} of 3 replies of {bytes} bytes to {client}");
-    }
-
-    // Its first answer is the box's own ICMP error (RFC 5508 section 7.2), its last one the
-    // server's about a UDP packet (REQ-4).
-    let route = traffic::traceroute(namespace, clients[0], web, 3)?;
-    for hop in [format!("1  {BOX_INTERNAL}"), format!("2  {web}")] {
-        ensure!(route.lines().any(|line| line.trim().starts_with(&hop)), "no {hop} in {route}");
-    }
-
-    let _iperf = Server::iperf3(&lab.server, streams)?;
-    let kinds = [(false, false), (false, true), (true, false), (true, true)];
-    for (client, (udp, reverse)) in clients.iter().zip(kinds) {
-        let bits_per_second = udp.then_some(5_000_000);
-        let stream = Stream { udp, bits_per_second, reverse, seconds: 3, parallel: 1 };
-        let measured = traffic::iperf3(namespace, *client, streams, stream)?;
-        println!("{stream:?}: {measured:?}");
-        ensure!(measured.bytes > 100_000, "iperf3 moved {} bytes: {stream:?}", measured.bytes);
-        let lost = measured.lost_percent.unwrap_or(0.0);
-        ensure!(lost < 20.0, "iperf3 lost {lost} %: {stream:?}");
-    }
-
-    let leaked = lab.leaks()?;
-    ensure!(leaked == 0, "{leaked} packets with a subscriber's address reached the servers");
-    Ok(())
-}
+/// Bytes of the file that is fetched.
+const DOWNLOAD: u64 = 100_000_000;
 
 fn through_the_appliance(workers: u16) -> Result<()> {
     let lab = Lab::new(8)?;
     let settings = Settings { workers, ..Settings::default() };
     let (reached, _) = with_appliance(&lab, &settings, |_| {
-        everything_goes_through(&lab)?;
+        everything_goes_through(&lab, DOWNLOAD)?;
         traffic::ping(&lab.subscribers, lab.addresses()[0], BOX_INTERNAL, 1, 56)
     })?;
     ensure!(reached == 1, "the appliance does not answer a ping to its own address");
@@ -86,7 +41,7 @@ fn root_netns_everything_goes_through_4_workers() -> Result<()> {
 fn root_netns_everything_goes_through_the_kernels_nat() -> Result<()> {
     let lab = Lab::new(8)?;
     lab.use_kernel_nat("203.0.113.0-203.0.113.7", "1024-65535")?;
-    everything_goes_through(&lab)
+    everything_goes_through(&lab, DOWNLOAD)
 }
 
 /// Captures what arrives at the box and, at the far ends, what it sends, while small amounts of

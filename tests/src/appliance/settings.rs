@@ -68,6 +68,10 @@ pub struct Settings {
     /// Tap interfaces instead of packet sockets: for them the kernel does not reassemble, so that
     /// the appliance sees fragments as they were sent. One worker only.
     pub taps: bool,
+    /// Where it can be asked while it runs; nowhere if `None`.
+    pub control_socket: Option<String>,
+    /// Packets and tables in huge pages, or it does not start; else none are used.
+    pub huge_pages: bool,
 }
 
 impl Default for Settings {
@@ -99,6 +103,8 @@ impl Default for Settings {
             external_mtu: None,
             ring: String::new(),
             taps: false,
+            control_socket: None,
+            huge_pages: false,
         }
     }
 }
@@ -187,6 +193,8 @@ impl Settings {
             external_mtu,
             ring: _,
             taps: _,
+            control_socket,
+            huge_pages,
         } = self;
         let Devices { internal, external, silent } = devices;
         let pool = pool.join(", ");
@@ -203,10 +211,13 @@ impl Settings {
             false => String::new(),
         };
         let (router, world) = (neighbour(ROUTER, MACS[0]), neighbour(WORLD, MACS[3]));
+        let huge_pages = if *huge_pages { "required" } else { "off" };
+        let socket = control_socket.iter().map(|path| format!("  control-socket: {path}\n"));
+        let socket: String = socket.collect();
         let mut text = format!(
             "version: 1\n\
              system:\n  name: {name}\n  workers: {workers}\n  max-mappings: {max_mappings}\n\
-             \x20 memory: 512MiB\n  huge-pages: off\n{idle}\
+             \x20 memory: 512MiB\n  huge-pages: {huge_pages}\n{socket}{idle}\
              ports:\n\
              \x20 {INTERNAL_PORT}:\n    side: internal\n    device: \"{internal}\"\n\
              \x20   addresses: [{BOX_INTERNAL}/30]\n    next-hop: {ROUTER}\n{router}{inner}\
