@@ -5,6 +5,7 @@
 pub mod check;
 pub mod connect_test;
 pub mod lookup;
+pub mod machine;
 pub mod preflight;
 pub mod run;
 pub mod show;

@@ -1,5 +1,5 @@
 //! What a valid configuration still needs from this machine: captures, interfaces, PCI
-//! devices, CPUs, huge pages, permissions.
+//! devices, CPUs, huge pages, NUMA nodes, permissions.
 //!
 //! `check` and `run` both ask here before anything is started. Everything is read below a
 //! given root directory, so that tests can build a machine of files; only capture files are
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use cgnat_core::config::{Config, Device, Port, Severity};
 
 use crate::check::{EXIT_ENVIRONMENT, EXIT_PERMISSION};
+use crate::machine::Machine;
 use capture::CaptureProblem;
 pub use capture::CaptureSummary;
 
@@ -124,8 +125,10 @@ pub fn preflight(config: &Config, root: &Path) -> Preflight {
     }
     files.check_outputs(&mut here);
     system::capabilities(&mut here, config, root);
-    system::cpus(&mut here, config, root);
-    system::huge_pages(&mut here, config, root);
+    let machine = Machine::read(root);
+    system::cpus(&mut here, config, &machine);
+    system::huge_pages(&mut here, config, &machine);
+    system::nodes(&mut here, config, &machine);
     here
 }
 

@@ -252,6 +252,46 @@ fn a_pci_device_must_be_there_and_bound_for_dpdk() {
     }
 }
 
+/// Two nodes with a CPU each; the card is on the second.
+#[test]
+fn cards_and_workers_on_different_nodes_and_nodes_without_memory_are_warned_of() {
+    let root = machine();
+    for (node, cpus, pages) in [(0, "0\n", "512\n"), (1, "1,3\n", "0\n")] {
+        let node = format!("sys/devices/system/node/node{node}");
+        put(&root, &format!("{node}/cpulist"), cpus);
+        put(&root, &format!("{node}/hugepages/hugepages-2048kB/free_hugepages"), pages);
+    }
+    let card = "sys/bus/pci/devices/0000:3b:00.0";
+    put(&root, &format!("{card}/numa_node"), "1\n");
+    let target = Path::new("../../../bus/pci/drivers/vfio-pci");
+    std::os::unix::fs::symlink(target, root.path().join(card).join("driver")).expect("a link");
+    let look = |system: &str| {
+        said(&root, "0000:3b:00.0", PCAP1, &format!("system: {{ memory: 1GiB, {system} }}\n"))
+    };
+    let far = |workers: &str| {
+        format!(
+            "warning: port internal0: PCI device 0000:3b:00.0 is on NUMA node 1, {workers} on \
+             node 0: their packets cross between the nodes; name CPUs of node 1 (1, 3) in \
+             system.workers, or put the card into a slot of node 0"
+        )
+    };
+    assert_eq!(look("workers: \"0\""), [far("worker 0 (CPU 0)")]);
+    assert_eq!(look("workers: \"0,0\""), [far("workers 0-1 (CPUs 0, 0)")]);
+    // On its node there is no memory for a worker.
+    let said = look("workers: \"1\"");
+    assert_eq!(said.len(), 1, "{said:?}");
+    let lacks = "warning: system.workers: NUMA node 1: worker 0 (CPU 1) needs ";
+    assert!(said[0].starts_with(lacks) && said[0].contains("0 MiB of huge pages"), "{said:?}");
+    assert!(said[0].contains("/sys/devices/system/node/node1/"), "{said:?}");
+    // Ordinary pages have no place.
+    assert_eq!(look("workers: \"1\", huge-pages: off"), [""; 0]);
+    put(&root, "sys/devices/system/node/node1/hugepages/hugepages-2048kB/free_hugepages", "512\n");
+    assert_eq!(look("workers: \"1\""), [""; 0]);
+    // The kernel knows of no node for it.
+    put(&root, &format!("{card}/numa_node"), "-1\n");
+    assert_eq!(look("workers: \"0,1\""), [""; 0]);
+}
+
 #[test]
 fn huge_pages_are_required_or_only_missed() {
     let root = machine();

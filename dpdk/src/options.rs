@@ -77,6 +77,8 @@ pub struct EalOptions {
     pub main_lcore: u16,
     /// Memory taken at start, in MiB, for pools, rings, zones and drivers.
     pub memory_mib: u32,
+    /// The same by NUMA node, in MiB, for huge pages; empty to take it where DPDK likes.
+    pub node_memory_mib: Vec<u32>,
     /// True: huge pages, unlinked once mapped, so a killed process leaves none behind.
     /// False: ordinary memory, for tests and small installations.
     pub huge_pages: bool,
@@ -101,6 +103,7 @@ impl Default for EalOptions {
             lcores: vec![Lcore { id: 0, cpu: 0 }],
             main_lcore: 0,
             memory_mib: 64,
+            node_memory_mib: Vec::new(),
             huge_pages: false,
             iova_mode: IovaMode::Auto,
             allow_pci: Vec::new(),
@@ -208,8 +211,7 @@ impl EalOptions {
             format!("--file-prefix={}", self.file_prefix),
             format!("--lcores={}", lcores.join(",")),
             format!("--main-lcore={}", self.main_lcore),
-            "-m".to_owned(),
-            self.memory_mib.to_string(),
+            self.memory_argument(),
             format!("--log-level={}", self.log_level.name()),
         ];
         if matches!(self.log_level, LogLevel::Info | LogLevel::Debug) {
@@ -249,6 +251,15 @@ impl EalOptions {
                 })
             })
             .collect()
+    }
+
+    fn memory_argument(&self) -> String {
+        // Ordinary memory has no nodes.
+        if self.node_memory_mib.is_empty() || !self.huge_pages {
+            return format!("-m{}", self.memory_mib);
+        }
+        let nodes: Vec<String> = self.node_memory_mib.iter().map(u32::to_string).collect();
+        format!("--socket-mem={}", nodes.join(","))
     }
 
     fn check_lcores(&self) -> Result<(), OptionsError> {
@@ -367,9 +378,20 @@ mod tests {
     fn the_default_needs_no_privilege_and_no_device() {
         assert_eq!(
             argv(&EalOptions::default()),
-            "dpdk --file-prefix=dpdk --lcores=0@0 --main-lcore=0 -m 64 --log-level=warning \
+            "dpdk --file-prefix=dpdk --lcores=0@0 --main-lcore=0 -m64 --log-level=warning \
              --no-huge --no-shconf --iova-mode=va --no-telemetry --no-pci"
         );
+    }
+
+    #[test]
+    fn memory_of_nodes_is_asked_for_where_there_are_huge_pages() {
+        let mut options = EalOptions { node_memory_mib: vec![0, 300], ..EalOptions::default() };
+        assert!(argv(&options).contains(" -m64 "));
+        // What the machine has is not looked at here.
+        options.huge_pages = true;
+        assert_eq!(options.memory_argument(), "--socket-mem=0,300");
+        options.node_memory_mib.clear();
+        assert_eq!(options.memory_argument(), "-m64");
     }
 
     #[test]

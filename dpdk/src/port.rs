@@ -215,19 +215,30 @@ impl Port {
                 &raw mut tx_slots,
             )
         })?;
-        let node = self.socket().unwrap_or(u32::MAX);
+        let node = |queue: u16| {
+            let wanted = config.nodes.get(usize::from(queue)).copied().flatten();
+            // DPDK's "any" is -1.
+            wanted.or(self.socket()).unwrap_or(u32::MAX)
+        };
         for (queue, pool) in (0..rx_queues).zip(self.pools.iter().cycle()) {
             // SAFETY: the port is configured with this queue and stopped; the pool lives in
             // `self.pools` until after the port is closed. Null asks for the defaults.
             done("rte_eth_rx_queue_setup", unsafe {
-                dpdk_sys::rte_eth_rx_queue_setup(self.id, queue, rx_slots, node, null(), pool.raw())
+                dpdk_sys::rte_eth_rx_queue_setup(
+                    self.id,
+                    queue,
+                    rx_slots,
+                    node(queue),
+                    null(),
+                    pool.raw(),
+                )
             })?;
         }
         for queue in 0..tx_queues {
             // SAFETY: the port is configured with this queue and stopped. Null asks for the
             // defaults.
             done("rte_eth_tx_queue_setup", unsafe {
-                dpdk_sys::rte_eth_tx_queue_setup(self.id, queue, tx_slots, node, null())
+                dpdk_sys::rte_eth_tx_queue_setup(self.id, queue, tx_slots, node(queue), null())
             })?;
         }
         // SAFETY: configured, all queues set up.

@@ -16,6 +16,7 @@
 //! | [`connect_test`] | very many TCP connections, each checked for mix-ups: `cgnat connect-test` |
 //! | [`callgrind`] | instructions by function, and what has been counted before |
 //! | [`cpu`] | how much of a CPU the threads of a process take |
+//! | [`huge_pages`] | huge pages for as long as somebody wants them |
 //! | [`figures`] | samples of a measurement, and stolen time |
 //! | [`leases`] | 20,000 DHCP relays that renew their leases |
 //! | [`flood`], [`steady`], [`told`], [`ordeal`] | attacks, flows that have to survive them, what comes back |
@@ -38,6 +39,7 @@ pub mod figures;
 pub mod file_transfer;
 pub mod flood;
 pub mod hairpin_storm;
+pub mod huge_pages;
 pub mod judges;
 pub mod lab;
 pub mod leases;

@@ -1,11 +1,13 @@
-//! What the machine itself has: permissions of this process, CPUs, huge pages.
+//! What the machine itself has: permissions of this process, CPUs, huge pages, NUMA nodes.
 
-use std::fs;
 use std::path::Path;
 
 use cgnat_core::config::{Config, Device, HugePages, Idle, Workers};
 
 use super::{ARGUMENTS_WITH_INTERFACE, Preflight, subject};
+use crate::machine::{Machine, status_line};
+use crate::run::placement;
+use crate::run::plan::Plan;
 
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_NET_RAW: u32 = 13;
@@ -37,18 +39,12 @@ pub(super) fn capabilities(here: &mut Preflight, config: &Config, root: &Path) {
     }
 }
 
-/// What follows `key` in the status of this process.
-fn status_line(root: &Path, key: &str) -> Option<String> {
-    let status = fs::read_to_string(root.join("proc/self/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix(key)).map(|rest| rest.trim().to_owned())
-}
-
-pub(super) fn cpus(here: &mut Preflight, config: &Config, root: &Path) {
+pub(super) fn cpus(here: &mut Preflight, config: &Config, machine: &Machine) {
     let system = config.system();
-    let online = fs::read_to_string(root.join("sys/devices/system/cpu/online")).ok();
-    let Some(online) = online.as_deref().map(str::trim).and_then(cpu_list) else { return };
-    let allowed = status_line(root, "Cpus_allowed_list:").as_deref().and_then(cpu_list);
-    let allowed = allowed.unwrap_or_else(|| online.clone());
+    let (online, allowed) = (&machine.online_cpus, &machine.usable_cpus);
+    if online.is_empty() {
+        return;
+    }
     let mut listed = |cpus: &[u16], subject: &str| {
         let mut seen = Vec::new();
         for cpu in cpus.iter().filter(|cpu| !allowed.contains(cpu) || !online.contains(cpu)) {
@@ -103,23 +99,13 @@ fn busy_neighbours(here: &mut Preflight, cpus: &[u16]) {
     }
 }
 
-/// A CPU list as the kernel writes it.
-fn cpu_list(text: &str) -> Option<Vec<u16>> {
-    let mut list = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        list.extend(first.parse::<u16>().ok()?..=last.parse::<u16>().ok()?);
-    }
-    Some(list)
-}
-
-pub(super) fn huge_pages(here: &mut Preflight, config: &Config, root: &Path) {
+pub(super) fn huge_pages(here: &mut Preflight, config: &Config, machine: &Machine) {
     let wanted = config.system().huge_pages();
     let needed = config.system().memory_bytes();
     if wanted == HugePages::Off {
         return;
     }
-    let free = free_huge_bytes(&root.join("sys/kernel/mm/hugepages"));
+    let free = machine.free_huge_bytes;
     if free >= needed {
         return;
     }
@@ -137,14 +123,18 @@ pub(super) fn huge_pages(here: &mut Preflight, config: &Config, root: &Path) {
     }
 }
 
-/// Bytes of all free huge pages; each size has a directory `hugepages-2048kB`.
-fn free_huge_bytes(directory: &Path) -> u64 {
-    let Ok(sizes) = fs::read_dir(directory) else { return 0 };
-    let bytes = |entry: fs::DirEntry| -> Option<u64> {
-        let name = entry.file_name().into_string().ok()?;
-        let kib: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-        let free = fs::read_to_string(entry.path().join("free_hugepages")).ok()?;
-        Some(kib * 1024 * free.trim().parse::<u64>().ok()?)
-    };
-    sizes.flatten().filter_map(bytes).sum()
+/// Memory and cards that are not on the node of a worker's CPU.
+pub(super) fn nodes(here: &mut Preflight, config: &Config, machine: &Machine) {
+    // Without a plan there is no run either, and it says so.
+    let Ok(plan) = Plan::new(config, machine) else { return };
+    for lack in &plan.placement.lacks {
+        here.warning("system.workers", placement::lack_message(lack, &plan.worker_cpus));
+    }
+    for port in config.ports() {
+        if let Device::Pci(address) = port.device()
+            && let Some(message) = placement::distance_message(machine, address, &plan.worker_cpus)
+        {
+            here.warning(&subject(port), message);
+        }
+    }
 }

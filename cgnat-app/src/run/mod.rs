@@ -9,6 +9,7 @@ mod control;
 mod idle;
 pub mod instance;
 pub mod io;
+pub mod placement;
 pub mod plan;
 mod refused;
 mod reload;
@@ -33,6 +34,7 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::check;
+use crate::machine::Machine;
 use crate::preflight::{Preflight, preflight};
 use control::Control;
 use instance::Instance;
@@ -80,7 +82,7 @@ pub fn run(options: &Options) -> ExitCode {
     if let Some(code) = here.exit_code() {
         return ExitCode::from(code);
     }
-    let plan = match Plan::new(config, plan::wants_huge_pages(config)) {
+    let plan = match Plan::new(config, &Machine::read(Path::new("/"))) {
         Ok(plan) => plan,
         Err(message) => {
             complain(&format!("{}: error: system.memory: {message}", options.file.display()));
@@ -118,6 +120,9 @@ fn run_planned(options: &Options, source: &Source, here: &Preflight, plan: &Plan
         plan.layout.blocks,
         if plan.huge_pages { "huge pages" } else { "4 KiB pages" },
     ));
+    for sentence in plan.placement.sentences(&plan.worker_cpus) {
+        say(&sentence);
+    }
     for sentence in steering::sentences(config, &running.steering()) {
         say(&sentence);
     }

@@ -1,11 +1,15 @@
 //! From a configuration to numbers: how many workers on which CPUs, how many queues,
 //! buffers and bytes. Decided before anything is started, so that `check` can say it.
 
+use std::path::Path;
+
 use cgnat_core::config::{Config, Device, HugePages, Port, Workers};
 use cgnat_core::layout::Layout;
 use dpdk::{EalOptions, Lcore, Mbuf};
 
+use super::placement::{Placement, Share};
 use crate::check::grouped;
+use crate::machine::Machine;
 
 /// Descriptors of each receive and transmit queue.
 pub const DESCRIPTORS: u16 = 1024;
@@ -36,8 +40,8 @@ pub struct Plan {
     pub main_cpu: u16,
     /// CPUs of housekeeping and control.
     pub control_cpus: Vec<u16>,
-    /// Packet buffers.
-    pub buffers: u32,
+    /// Whose memory is where, packet buffers among it.
+    pub placement: Placement,
     /// Bytes of headroom and frame in each.
     pub data_room: u16,
     /// Whether huge pages will be used.
@@ -47,35 +51,43 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan for `config` on CPUs that this process may use.
+    /// The plan for `config` on `machine`, with huge pages as it wants and the machine has them.
     ///
     /// # Errors
     /// A sentence if `system.memory` is less than the tables and buffers need.
-    pub fn new(config: &Config, huge_pages: bool) -> Result<Plan, String> {
-        let usable = usable_cpus();
+    pub fn new(config: &Config, machine: &Machine) -> Result<Plan, String> {
+        let with = |huge_pages| Self::with(config, machine, huge_pages);
+        match config.system().huge_pages() {
+            HugePages::Off => with(false),
+            HugePages::Required => with(true),
+            HugePages::Auto => match with(true) {
+                Ok(plan) if u64::from(plan.memory_mib) << 20 <= machine.free_huge_bytes => Ok(plan),
+                _ => with(false),
+            },
+        }
+    }
+
+    fn with(config: &Config, machine: &Machine, huge_pages: bool) -> Result<Plan, String> {
+        let usable = &machine.usable_cpus;
         let control = config.system().control_cpus();
-        let for_workers: Vec<u16> =
-            usable.iter().copied().filter(|cpu| !control.contains(cpu)).collect();
-        let for_workers = if for_workers.is_empty() { usable.clone() } else { for_workers };
-        let round_robin = |count: u16| {
-            (0..usize::from(count)).map(|n| for_workers[n % for_workers.len()]).collect()
-        };
-        let worker_cpus: Vec<u16> = match config.system().workers() {
-            Workers::Cpus(cpus) => cpus.clone(),
-            Workers::Count(count) => round_robin(*count),
-            // A virtual device has one receive queue; a card has one for each CPU.
-            Workers::Auto if config.ports().iter().all(|p| is_virtual(p.device())) => {
-                round_robin(1)
-            }
-            Workers::Auto => for_workers.clone(),
-        };
+        let worker_cpus = worker_cpus(config, usable);
         let control_cpus = if control.is_empty() { usable.clone() } else { control.to_vec() };
         let layout = Layout::new(config, worker_cpus.len() as u16);
-        let waiting = layout.fragments.pending as usize * worker_cpus.len();
-        let buffers = buffers(config.ports().len(), worker_cpus.len()) + waiting as u32;
         let data_room = Mbuf::HEADROOM + config.frame_room();
         let buffer = buffer_bytes(data_room, huge_pages);
-        let needed = layout.provided_bytes() as u64 + u64::from(buffers) * buffer + OVERHEAD;
+        let waiting = layout.fragments.pending as usize * worker_cpus.len();
+        let cost = |workers: usize| {
+            let ports = config.ports().len();
+            let count = buffers(ports, workers, worker_cpus.len()) + waiting as u32;
+            let tables = layout.shard_bytes as u64 * workers as u64;
+            (count, tables + u64::from(count) * buffer + OVERHEAD)
+        };
+        // Ordinary pages are where the kernel puts them.
+        let node = |cpu: &u16| machine.node_of_cpu(*cpu).filter(|_| huge_pages);
+        let nodes: Vec<Option<u32>> = worker_cpus.iter().map(node).collect();
+        let free = |node| machine.free_huge_bytes_of(node);
+        let placement = Placement::new(&nodes, cost, layout.block_bytes as u64, free);
+        let needed = placement.bytes();
         let allowed = config.system().memory_bytes();
         if needed > allowed {
             return Err(format!(
@@ -83,7 +95,7 @@ impl Plan {
                  raise it to {} or lower `max-mappings` or `mtu`",
                 mib(allowed),
                 mib(layout.provided_bytes() as u64),
-                grouped(u64::from(buffers)),
+                grouped(u64::from(placement.buffers())),
                 grouped(buffer),
                 mib(needed - layout.provided_bytes() as u64),
                 mib(needed),
@@ -93,7 +105,7 @@ impl Plan {
             main_cpu: control_cpus[0],
             control_cpus,
             worker_cpus,
-            buffers,
+            placement,
             data_room,
             huge_pages,
             memory_mib: needed.div_ceil(1 << 20) as u32,
@@ -111,14 +123,14 @@ impl Plan {
         worker + 1
     }
 
-    /// Shape of the pool of packet buffers.
-    pub fn mempool(&self) -> dpdk::MempoolConfig {
+    /// Shape of a share's pool of packet buffers.
+    pub fn mempool(&self, share: &Share) -> dpdk::MempoolConfig {
         dpdk::MempoolConfig {
-            count: self.buffers,
+            count: share.buffers,
             cache: 256,
             private_bytes: PRIVATE,
             data_room: self.data_room,
-            socket: None,
+            socket: share.node,
         }
     }
 
@@ -133,6 +145,7 @@ impl Plan {
             file_prefix: config.system().name().to_owned(),
             lcores,
             memory_mib: self.memory_mib,
+            node_memory_mib: self.placement.node_mib(),
             huge_pages: self.huge_pages,
             ..EalOptions::default()
         };
@@ -186,52 +199,29 @@ fn buffer_bytes(data_room: u16, huge_pages: bool) -> u64 {
     if huge_pages { bytes } else { bytes.next_multiple_of(PAGE) }
 }
 
-/// Enough that no queue, ring, parking place or cache can starve another.
-fn buffers(ports: usize, workers: usize) -> u32 {
-    let queues = ports * workers * 2 * usize::from(DESCRIPTORS);
+/// Enough for the pool of `mine` of `workers` workers that no queue, ring, parking place or cache
+/// can starve another. Packets that they receive may wait to be sent anywhere.
+fn buffers(ports: usize, mine: usize, workers: usize) -> u32 {
+    let queues = ports * (mine + workers) * usize::from(DESCRIPTORS);
     let rings = if workers > 1 { workers * RING as usize + ports * RING as usize } else { 0 };
     let waiting = workers * (1024 + 256 + 32 * (2 * ports + workers));
     let cached = (workers + 1) * 512;
     (queues + rings + waiting + cached + 1024) as u32
 }
 
-/// CPUs that this process may run on, ascending; never empty.
-fn usable_cpus() -> Vec<u16> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    let mut cpus = Vec::new();
-    for part in list.unwrap_or("0").trim().split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        if let (Ok(first), Ok(last)) = (first.parse::<u16>(), last.parse::<u16>()) {
-            cpus.extend(first..=last);
-        }
+/// The CPU of each worker.
+fn worker_cpus(config: &Config, usable: &[u16]) -> Vec<u16> {
+    let control = config.system().control_cpus();
+    let free: Vec<u16> = usable.iter().copied().filter(|cpu| !control.contains(cpu)).collect();
+    let free = if free.is_empty() { usable.to_vec() } else { free };
+    let round_robin = |count: u16| (0..usize::from(count)).map(|n| free[n % free.len()]).collect();
+    match config.system().workers() {
+        Workers::Cpus(cpus) => cpus.clone(),
+        Workers::Count(count) => round_robin(*count),
+        // A virtual device has one receive queue; a card has one for each CPU.
+        Workers::Auto if config.ports().iter().all(|p| is_virtual(p.device())) => round_robin(1),
+        Workers::Auto => free,
     }
-    if cpus.is_empty() { vec![0] } else { cpus }
-}
-
-/// Whether huge pages are there to be used.
-pub fn wants_huge_pages(config: &Config) -> bool {
-    match config.system().huge_pages() {
-        HugePages::Off => false,
-        HugePages::Required => true,
-        HugePages::Auto => free_huge_page_bytes() > 0,
-    }
-}
-
-/// Bytes of huge pages that are free.
-fn free_huge_page_bytes() -> u64 {
-    let Ok(sizes) = std::fs::read_dir("/sys/kernel/mm/hugepages") else {
-        return 0;
-    };
-    let mut bytes = 0;
-    for size in sizes.flatten() {
-        let name = size.file_name().to_string_lossy().into_owned();
-        let kib = name.trim_start_matches("hugepages-").trim_end_matches("kB").parse::<u64>();
-        let free = std::fs::read_to_string(size.path().join("free_hugepages"));
-        let free = free.ok().and_then(|text| text.trim().parse::<u64>().ok());
-        bytes += kib.unwrap_or(0) * 1024 * free.unwrap_or(0);
-    }
-    bytes
 }
 
 /// What the configuration takes, as lines of `cgnat check`.
@@ -239,7 +229,7 @@ fn free_huge_page_bytes() -> u64 {
 /// # Errors
 /// A sentence if `system.memory` is too little.
 pub fn capacity(config: &Config) -> Result<Vec<String>, String> {
-    let plan = Plan::new(config, false)?;
+    let plan = Plan::with(config, &Machine::read(Path::new("/")), false)?;
     let layout = &plan.layout;
     let workers = u64::from(plan.workers());
     Ok(vec![
@@ -261,7 +251,7 @@ pub fn capacity(config: &Config) -> Result<Vec<String>, String> {
             grouped(layout.shard_bytes as u64),
             grouped(layout.block_bytes as u64),
             grouped(layout.heap_bytes as u64),
-            grouped(u64::from(plan.buffers)),
+            grouped(u64::from(plan.placement.buffers())),
             grouped(buffer_bytes(plan.data_room, plan.huge_pages)),
             mib(u64::from(plan.memory_mib) << 20),
             mib(config.system().memory_bytes()),

@@ -23,6 +23,7 @@ use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 use super::Complete;
 use super::idle::Resting;
 use super::io::{DpdkIo, Relay, Transmit};
+use super::placement::Placement;
 use super::plan::{DESCRIPTORS, Plan, RING, device_name};
 use super::replay::{Pace, Replay, Track};
 use super::report::{Report, Space};
@@ -84,8 +85,11 @@ pub fn start(
     }
     let eal = Eal::init(&plan.eal(config))?;
     let clock = Clock::start(&eal);
-    let pool = Mempool::create(&eal, "packets", &plan.mempool())?;
-    let opened = open_ports(&eal, config, plan, &pool)?;
+    let shares = plan.placement.shares.iter().enumerate();
+    let pools = shares
+        .map(|(n, share)| Mempool::create(&eal, &format!("packets{n}"), &plan.mempool(share)))
+        .collect::<Result<Vec<Mempool>, _>>()?;
+    let opened = open_ports(&eal, config, plan, &pools)?;
     let memory = memory(&eal, plan)?;
     let mut random = match seed {
         Some(seed) => ChaCha20Rng::seed_from_u64(seed),
@@ -111,7 +115,7 @@ pub fn start(
     } else {
         None
     };
-    let views = views(&eal, plan, opened.queues, &pool, replay, &gate)?;
+    let views = views(&eal, plan, opened.queues, &pools, replay, &gate)?;
 
     let (front, back) = requests::ends();
     let house = {
@@ -154,10 +158,15 @@ struct Opened {
     steering: Vec<PortSteering>,
 }
 
-fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pool: &Mempool) -> Result<Opened> {
+fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pools: &[Mempool]) -> Result<Opened> {
     let (ports, macs, queues, steering) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut opened = Opened { ports, macs, queues, steering };
     let steering = Steering::new(plan.workers());
+    let workers = 0..plan.workers();
+    // Of each worker's queues.
+    let nodes: Vec<_> = workers.clone().map(|worker| plan.placement.node_of(worker)).collect();
+    let pools: Vec<_> =
+        workers.map(|worker| pools[plan.placement.share_of(worker)].clone()).collect();
     for port in config.ports() {
         let name = device_name(port.device());
         let context = || format!("port {}", port.name());
@@ -183,10 +192,11 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pool: &Mempool) -> Result
             // DPDK states one for packet sockets that is not theirs: their ring decides.
             mtu: (device.driver_name() != "net_af_packet").then_some(port.mtu()),
             rss: wish.rss(is_card, rx_queues, abilities),
+            nodes: nodes.clone(),
             ..PortConfig::default()
         };
         opened.macs.push(device.mac().with_context(context)?);
-        let started = device.start(&settings, std::slice::from_ref(pool)).with_context(context)?;
+        let started = device.start(&settings, &pools).with_context(context)?;
         let refused = started.key_refused;
         let steers = wish.fulfil(steering, port.name(), rx_queues, &started.port, refused);
         opened.steering.push(steers);
@@ -197,13 +207,17 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pool: &Mempool) -> Result
 }
 
 fn memory(eal: &Eal, plan: &Plan) -> Result<Memory> {
-    let reserve = |name: &str, bytes: usize| -> Result<&'static mut [u8]> {
-        Ok(Zone::reserve(eal, name, bytes, None)?.into_static())
+    let reserve = |name: &str, bytes: usize, node| -> Result<&'static mut [u8]> {
+        Ok(Zone::reserve(eal, name, bytes, node)?.into_static())
     };
+    let Placement { shares, home, .. } = &plan.placement;
     let shards = (0..plan.workers())
-        .map(|worker| reserve(&format!("shard{worker}"), plan.layout.shard_bytes))
+        .map(|worker| {
+            let node = plan.placement.node_of(worker);
+            reserve(&format!("shard{worker}"), plan.layout.shard_bytes, node)
+        })
         .collect::<Result<_>>()?;
-    Ok(Memory { shards, blocks: reserve("blocks", plan.layout.block_bytes)? })
+    Ok(Memory { shards, blocks: reserve("blocks", plan.layout.block_bytes, shares[*home].node)? })
 }
 
 /// The merged captures of all ports.
@@ -231,26 +245,30 @@ fn views(
     eal: &Eal,
     plan: &Plan,
     queues: Vec<(Vec<dpdk::RxQueue>, Vec<dpdk::TxQueue>)>,
-    pool: &Mempool,
+    pools: &[Mempool],
     mut replay: Option<Replay>,
     gate: &Arc<AtomicBool>,
 ) -> Result<Vec<DpdkIo>> {
     let workers = usize::from(plan.workers());
     let mut rings = Vec::new();
     let mut consumers = Vec::new();
+    // A ring is where its consumer is.
+    let node_of = |worker: usize| plan.placement.node_of(worker as u16);
     for worker in 0..workers {
-        let (producer, consumer) = MbufRing::create(eal, &format!("handoff{worker}"), RING, None)?;
+        let name = format!("handoff{worker}");
+        let (producer, consumer) = MbufRing::create(eal, &name, RING, node_of(worker))?;
         rings.push(producer);
         consumers.push(consumer);
     }
     let mut views: Vec<DpdkIo> = consumers
         .into_iter()
-        .map(|ring| DpdkIo {
+        .enumerate()
+        .map(|(worker, ring)| DpdkIo {
             receive: Vec::new(),
             transmit: Vec::new(),
             rings: rings.clone(),
             ring,
-            pool: pool.clone(),
+            pool: pools[plan.placement.share_of(worker as u16)].clone(),
             replay: replay.take(),
             gate: gate.clone(),
         })
@@ -268,7 +286,7 @@ fn views(
         if workers > direct {
             for (queue, place) in taken.iter_mut().enumerate() {
                 let name = format!("relay{port}.{queue}");
-                let (producer, consumer) = MbufRing::create(eal, &name, RING, None)?;
+                let (producer, consumer) = MbufRing::create(eal, &name, RING, node_of(queue))?;
                 relays.push(producer);
                 *place = Some(consumer);
             }

@@ -1,5 +1,7 @@
 //! What a port is started with and what it counts: plain data.
 
+use crate::Socket;
+
 /// How to start a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortConfig {
@@ -15,6 +17,9 @@ pub struct PortConfig {
     pub mtu: Option<u16>,
     /// How the NIC spreads packets over receive queues; `None` leaves it off.
     pub rss: Option<Rss>,
+    /// The node whose memory holds the descriptors of each receive and transmit queue; where there
+    /// are fewer, or it is `None`, the one that the device is attached to.
+    pub nodes: Vec<Socket>,
     /// Whether frames for other stations are received too.
     pub promiscuous: bool,
 }
@@ -28,6 +33,7 @@ impl Default for PortConfig {
             tx_descriptors: 1024,
             mtu: None,
             rss: None,
+            nodes: Vec::new(),
             promiscuous: false,
         }
     }

@@ -5,10 +5,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use cgnat_tests::huge_pages::HugePages;
 use serde::{Deserialize, Serialize};
 
 use crate::figures::Sample;
-use crate::machine::{HugePages, description, testpmd, undisturbed};
+use crate::machine::{description, testpmd, undisturbed};
 
 /// MiB of huge pages for the largest table, with packets.
 const HUGE_MIB: u64 = 3072;
