@@ -48,6 +48,20 @@ pub fn shares(process: u32, time: Duration) -> Result<Vec<Share>> {
     Ok(shares)
 }
 
+/// The number of the thread of a process with this name.
+///
+/// # Errors
+/// There is none, or the process has ended.
+pub fn thread(process: u32, name: &str) -> Result<String> {
+    for entry in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let entry = entry?;
+        if std::fs::read_to_string(entry.path().join("comm"))?.trim() == name {
+            return entry.file_name().into_string().ok().context("a number");
+        }
+    }
+    anyhow::bail!("process {process} has no thread {name}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use cgnat_core::testing::packets::{frame, udp};
 use cgnat_tests::appliance;
+use cgnat_tests::cpu::thread;
 use cgnat_tests::lab::{MACS, require_root};
 use cgnat_tests::process::{Process, output_within, read_log, wait_until};
 use cgnat_tests::stats::Stats;
@@ -75,17 +76,6 @@ fn capture(path: &Path) -> Result<()> {
         writer.write_packet(&PcapPacket::new(Duration::ZERO, length, &bytes))?;
     }
     Ok(())
-}
-
-/// The thread of a process with this name.
-fn thread(process: u32, name: &str) -> Result<String> {
-    for entry in std::fs::read_dir(format!("/proc/{process}/task"))? {
-        let entry = entry?;
-        if std::fs::read_to_string(entry.path().join("comm"))?.trim() == name {
-            return entry.file_name().into_string().ok().context("a number");
-        }
-    }
-    anyhow::bail!("cgnat run has no thread {name}")
 }
 
 /// Every system call that a thread makes in so many seconds.

@@ -20,6 +20,7 @@ mod say;
 mod start;
 mod statistics;
 pub mod steering;
+mod watchdog;
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -166,7 +167,7 @@ fn watch(
         if let Some(control) = &mut control {
             control.mind(|what| (what == "steering").then(|| running.steering_report().json()));
         }
-        for sentence in running.watch_steering() {
+        for sentence in running.watch_standstills().into_iter().chain(running.watch_steering()) {
             complain(&sentence);
         }
         if Instant::now() >= next {

@@ -33,6 +33,7 @@ pub struct PortReport {
     rx_joined: u64,
     tx_packets: u64,
     tx_bytes: u64,
+    tx_refused: u64,
     dropped: u64,
     handed_off: u64,
     missteered: u64,
@@ -147,6 +148,7 @@ impl Report {
             rx_joined: sum(&|c| c.ports[n].rx_joined.value()),
             tx_packets: sum(&|c| c.ports[n].tx_packets.value()),
             tx_bytes: sum(&|c| c.ports[n].tx_bytes.value()),
+            tx_refused: sum(&|c| c.ports[n].tx_refused.value()),
             dropped: sum(&|c| c.ports[n].dropped.value()),
             handed_off: sum(&|c| c.ports[n].handed_off.value()),
             missteered: sum(&|c| c.ports[n].missteered.value()),
@@ -309,8 +311,8 @@ impl Report {
             )?;
             writeln!(
                 out,
-                "  TX-packets: {:<14} {:<26} TX-bytes: {}",
-                port.tx_packets, "", port.tx_bytes
+                "  TX-packets: {:<14} TX-refused: {:<14} TX-bytes: {}",
+                port.tx_packets, port.tx_refused, port.tx_bytes
             )?;
             if port.rx_joined > 0 {
                 writeln!(out, "  Frames received in several buffers: {}", port.rx_joined)?;
@@ -476,6 +478,7 @@ impl Report {
                     "rx_joined": port.rx_joined,
                     "tx_packets": port.tx_packets,
                     "tx_bytes": port.tx_bytes,
+                    "tx_refused": port.tx_refused,
                     "dropped": port.dropped,
                     "handed_off": port.handed_off,
                     "missteered": port.missteered,

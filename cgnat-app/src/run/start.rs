@@ -30,6 +30,7 @@ use super::report::{Report, Space};
 use super::requests::{self, Back, Front};
 use super::say::complain;
 use super::steering::{Counted, PortSteering, SteeringReport, Watch, Wish};
+use super::watchdog::{Outlet, Watchdog};
 use crate::preflight::Preflight;
 
 /// How long the start may take until every block is lent and every shard is ready.
@@ -67,7 +68,9 @@ pub struct Running {
     replayed: Arc<AtomicBool>,
     front: Front,
     steering: RefCell<(Watch, std::time::Instant)>,
-    _ports: Vec<RunningPort>,
+    watchdog: RefCell<Watchdog>,
+    started: std::time::Instant,
+    ports: Vec<RunningPort>,
     // Last: everything above lives in its memory.
     _eal: Eal,
 }
@@ -143,7 +146,9 @@ pub fn start(
         replayed,
         front,
         steering: RefCell::new((Watch::new(opened.steering), std::time::Instant::now())),
-        _ports: opened.ports,
+        watchdog: RefCell::new(Watchdog::new(&plan.worker_cpus, opened.outlets)),
+        started: std::time::Instant::now(),
+        ports: opened.ports,
         _eal: eal,
     };
     running.wait_until_lent(plan.layout.lent_blocks)?;
@@ -151,16 +156,17 @@ pub fn start(
     Ok(running)
 }
 
+#[derive(Default)]
 struct Opened {
     ports: Vec<RunningPort>,
     macs: Vec<[u8; 6]>,
     queues: Vec<(Vec<dpdk::RxQueue>, Vec<dpdk::TxQueue>)>,
     steering: Vec<PortSteering>,
+    outlets: Vec<Outlet>,
 }
 
 fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pools: &[Mempool]) -> Result<Opened> {
-    let (ports, macs, queues, steering) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut opened = Opened { ports, macs, queues, steering };
+    let mut opened = Opened::default();
     let steering = Steering::new(plan.workers());
     let workers = 0..plan.workers();
     // Of each worker's queues.
@@ -200,6 +206,7 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pools: &[Mempool]) -> Res
         let refused = started.key_refused;
         let steers = wish.fulfil(steering, port.name(), rx_queues, &started.port, refused);
         opened.steering.push(steers);
+        opened.outlets.push(Outlet { name: port.name().to_owned(), queues: tx_queues });
         opened.ports.push(started.port);
         opened.queues.push((started.rx, started.tx));
     }
@@ -502,7 +509,13 @@ impl Running {
 
     /// Method, hand-off and load so far.
     pub fn steering_report(&self) -> SteeringReport {
-        self.steering.borrow().0.report(&self.counters)
+        self.steering.borrow().0.report(&self.counters, self.watchdog.borrow().found())
+    }
+
+    /// Looks whether a worker or a transmit queue stands still; what the operator should know.
+    pub fn watch_standstills(&self) -> Vec<String> {
+        let link = |port: usize| self.ports[port].link_up().ok();
+        self.watchdog.borrow_mut().look(self.started.elapsed(), &self.counters, link)
     }
 
     /// Looks every ten seconds whether cards do what they said; what the operator should know.
@@ -535,7 +548,8 @@ impl Running {
             bail!("the housekeeping thread has panicked; its message is above");
         };
         housekeeping.take_back();
-        let steering = self.steering.into_inner().0.report(&self.counters);
+        let standstills = self.watchdog.into_inner().found();
+        let steering = self.steering.into_inner().0.report(&self.counters, standstills);
         let report = Report::of(config, &self.counters).with_steering(steering);
         let now = self.counters.iter().map(|c| c.now()).max().unwrap_or_default().tick();
         let config = config.clone();

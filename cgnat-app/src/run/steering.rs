@@ -14,6 +14,8 @@ use cgnat_core::worker::steering::Steering;
 use dpdk::{PortError, Rss, RssAbilities, RssFields, RunningPort};
 use serde_json::{Map, Value, json};
 
+use super::watchdog::Standstills;
+
 /// How a port steers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
@@ -319,7 +321,11 @@ impl Watch {
     }
 
     /// What `cgnat show steering` and the statistics tell.
-    pub fn report(&self, counters: &[Arc<WorkerCounters>]) -> SteeringReport {
+    pub fn report(
+        &self,
+        counters: &[Arc<WorkerCounters>],
+        standstills: Standstills,
+    ) -> SteeringReport {
         let counted = Counted::all(counters);
         let ports = self.ports.iter().zip(counted).enumerate().map(|(n, (port, counted))| {
             let silent = self.silent[n].iter().enumerate().filter(|(_, is)| **is);
@@ -329,6 +335,7 @@ impl Watch {
         SteeringReport {
             ports: ports.collect(),
             taken: counters.iter().map(|c| c.handed_in.value()).collect(),
+            standstills,
         }
     }
 }
@@ -339,6 +346,7 @@ pub struct SteeringReport {
     ports: Vec<(PortSteering, Counted, Vec<usize>, u64)>,
     /// Packets that each worker took from others.
     taken: Vec<u64>,
+    standstills: Standstills,
 }
 
 impl SteeringReport {
@@ -347,7 +355,11 @@ impl SteeringReport {
         let ports: Map<String, Value> = self
             .ports
             .iter()
-            .map(|(port, counted, silent, silences)| {
+            .zip(&self.standstills.queues)
+            .map(|((port, counted, silent, silences), queues)| {
+                let stopped = queues.iter().enumerate().filter(|(_, queue)| queue.is_now);
+                let stopped: Vec<usize> = stopped.map(|(queue, _)| queue).collect();
+                let stops: u64 = queues.iter().map(|queue| queue.times).sum();
                 let received: u64 = counted.received.iter().sum();
                 let value = json!({
                     "method": port.method.word(),
@@ -362,6 +374,8 @@ impl SteeringReport {
                     "missteered_expected": f64::from(port.expected_permille) / 1000.0,
                     "silent_queues": silent,
                     "silences": silences,
+                    "stopped_queues": stopped,
+                    "stops": stops,
                 });
                 (port.name.clone(), value)
             })
@@ -375,9 +389,15 @@ impl SteeringReport {
             .taken
             .iter()
             .enumerate()
-            .map(|(n, taken)| {
-                let load = share(received(n) + taken, all);
-                json!({ "received": received(n), "taken": taken, "load_share": load })
+            .zip(&self.standstills.workers)
+            .map(|((n, taken), worker)| {
+                json!({
+                    "received": received(n),
+                    "taken": taken,
+                    "load_share": share(received(n) + taken, all),
+                    "stalled": worker.is_now,
+                    "stalls": worker.times,
+                })
             })
             .collect();
         json!({ "ports": ports, "workers": workers })
@@ -411,6 +431,9 @@ pub fn text(answer: &Value) -> String {
         for queue in port["silent_queues"].as_array().into_iter().flatten() {
             let _ = writeln!(out, "  receive queue {queue} is SILENT");
         }
+        for queue in port["stopped_queues"].as_array().into_iter().flatten() {
+            let _ = writeln!(out, "  transmit queue {queue} takes NOTHING");
+        }
     }
     for (n, worker) in answer["workers"].as_array().into_iter().flatten().enumerate() {
         let _ = writeln!(
@@ -420,6 +443,9 @@ pub fn text(answer: &Value) -> String {
             number(worker, "taken"),
             part(worker, "load_share")
         );
+        if worker["stalled"] == true {
+            let _ = writeln!(out, "  it has STOPPED polling");
+        }
     }
     out
 }

@@ -44,6 +44,8 @@ pub struct PortCounters {
     pub tx_packets: Counter,
     /// Bytes of them.
     pub tx_bytes: Counter,
+    /// Frames that the transmit queue did not take; they were dropped under `transmit-full`.
+    pub tx_refused: Counter,
     /// Frames from here that were dropped under a reason.
     pub dropped: Counter,
     /// Packets from here that were handed to the worker whose they are; not those that a

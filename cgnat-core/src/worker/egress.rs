@@ -138,6 +138,9 @@ impl<I: PacketIo> Worker<I> {
         let counters = &self.counters.ports[port];
         counters.tx_packets.add((count - burst.len()) as u64);
         counters.tx_bytes.add(total - bytes(burst));
+        if !burst.is_empty() {
+            counters.tx_refused.add(burst.len() as u64);
+        }
         while let Some(packet) = self.transmit[port].pop() {
             self.drop_packet(packet, DropReason::TransmitFull);
         }

@@ -101,6 +101,7 @@ fn a_full_transmit_queue_drops_and_counts_and_keeps_the_mapping() {
     assert_eq!(desk.lab.take_sent().len(), 3);
     assert_eq!(desk.drops(), [(TransmitFull, 7)].into());
     assert_eq!(desk.lab.counters[0].ports[EXTERNAL].tx_packets.value(), 4);
+    assert_eq!(desk.lab.counters[0].ports[EXTERNAL].tx_refused.value(), 7);
     desk.lab.workers[0].io_mut().transmit_room = usize::MAX;
     assert_eq!(desk.goes_out(&udp((HOST, 1), server(80))), outside);
 }

@@ -1,3 +1,4 @@
+use super::super::watchdog::Standstill;
 use super::*;
 
 fn abilities(table_entries: u16) -> RssAbilities {
@@ -130,6 +131,10 @@ fn a_queue_that_goes_silent_is_said_counted_and_said_again_when_it_works() {
     assert_eq!(watch.look(counted(&[99_000, 900], 0)), [""; 0]);
 }
 
+fn still(is_now: bool, times: u64) -> Standstill {
+    Standstill { is_now, times }
+}
+
 #[test]
 fn the_text_has_what_the_json_has() {
     let report = SteeringReport {
@@ -140,17 +145,27 @@ fn the_text_has_what_the_json_has() {
             1,
         )],
         taken: vec![0, 10, 10, 10],
+        standstills: Standstills {
+            workers: vec![still(false, 0), still(false, 2), still(true, 1), still(false, 0)],
+            queues: vec![vec![still(false, 0), still(true, 3)]],
+        },
     };
     let json = report.json();
     assert_eq!(json["ports"]["up"]["handed_off_share"], 0.75);
     assert_eq!(json["ports"]["up"]["missteered_expected"], 0.75);
     assert_eq!(json["workers"][1]["load_share"], 0.2857);
+    assert_eq!(
+        (&json["ports"]["up"]["stops"], &json["workers"][1]["stalls"]),
+        (&3.into(), &2.into())
+    );
     let text = text(&json);
     for part in [
         "port up: software, 2 queues, 40 packets received",
         "because it is old",
         "handed off 75.00 %; missteered 50.00 %, expected 75.00 %",
         "receive queue 1 is SILENT",
+        "transmit queue 1 takes NOTHING",
+        "worker 2: 0 received, 10 taken from others, 14.29 % of the load\n  it has STOPPED polling",
         "worker 1: 10 received, 10 taken from others, 28.57 % of the load",
     ] {
         assert!(text.contains(part), "{part} in {text}");
