@@ -6,6 +6,7 @@
 //! opened as they are named. A directory for output is tried by making and removing a file.
 
 mod capture;
+mod cards;
 mod system;
 
 use std::collections::BTreeMap;
@@ -23,9 +24,6 @@ pub use capture::CaptureSummary;
 
 /// `IFF_UP` of an interface's flags.
 const IFF_UP: u32 = 1;
-/// Drivers under which DPDK can use a PCI device.
-const DPDK_DRIVERS: [&str; 5] =
-    ["vfio-pci", "igb_uio", "uio_pci_generic", "mlx5_core", "mlx4_core"];
 const ARGUMENTS_WITH_INTERFACE: [&str; 4] = ["iface", "rx_iface", "rx_iface_in", "tx_iface"];
 
 /// What is missing.
@@ -106,7 +104,7 @@ pub fn preflight(config: &Config, root: &Path) -> Preflight {
     let mut files = Files::default();
     for (i, port) in config.ports().iter().enumerate() {
         match port.device() {
-            Device::Pci(address) => pci(&mut here, port, address, root),
+            Device::Pci(address) => cards::pci(&mut here, port, address, root),
             Device::Virtual { driver, arguments, .. } => {
                 for (key, value) in arguments {
                     let is_interface = ARGUMENTS_WITH_INTERFACE.contains(&key.as_str());
@@ -127,31 +125,13 @@ pub fn preflight(config: &Config, root: &Path) -> Preflight {
     system::capabilities(&mut here, config, root);
     let machine = Machine::read(root);
     system::cpus(&mut here, config, &machine);
-    system::huge_pages(&mut here, config, &machine);
+    system::huge_pages(&mut here, config, &machine, root);
     system::nodes(&mut here, config, &machine);
     here
 }
 
 fn subject(port: &Port) -> String {
     format!("port {}", port.name())
-}
-
-fn pci(here: &mut Preflight, port: &Port, address: &str, root: &Path) {
-    let device = root.join("sys/bus/pci/devices").join(address);
-    if !device.exists() {
-        let message = format!("there is no PCI device {address}; dpdk-devbind.py -s lists them");
-        return here.error(&subject(port), message);
-    }
-    let driver = fs::read_link(device.join("driver")).ok();
-    let driver = driver.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
-    let bound = match driver {
-        Some(driver) if DPDK_DRIVERS.contains(&driver) => return,
-        Some(driver) => format!("bound to the kernel driver {driver}"),
-        None => "bound to no driver".to_owned(),
-    };
-    let message =
-        format!("{address} is {bound}; bind it with: driverctl set-override {address} vfio-pci");
-    here.error(&subject(port), message);
 }
 
 fn interface(

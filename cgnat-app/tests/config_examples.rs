@@ -92,11 +92,17 @@ fn check_prints_a_summary_and_ends_with_the_code_of_what_it_found() {
     assert!(out.ends_with("1,000,000 mappings\n"), "{out}");
     assert!(err.ends_with("2 errors\n"), "{err}");
 
-    // A network card bound to vfio-pci.
+    // A network card bound to vfio-pci, behind an IOMMU.
+    let nodes = root.path().join("dev/vfio");
+    fs::create_dir_all(&nodes).expect("a directory");
+    for node in ["vfio", "7"] {
+        fs::write(nodes.join(node), "").expect("writable");
+    }
     for device in ["0000:3b:00.0", "0000:3b:00.1"] {
         let device = root.path().join("sys/bus/pci/devices").join(device);
         fs::create_dir_all(&device).expect("a directory");
         std::os::unix::fs::symlink("/drivers/vfio-pci", device.join("driver")).expect("a link");
+        std::os::unix::fs::symlink("/groups/7", device.join("iommu_group")).expect("a link");
     }
     let (code, _, err) = check(&file);
     assert_eq!((code, err.contains("error")), (0, false), "{err}");

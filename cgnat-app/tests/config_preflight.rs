@@ -225,33 +225,6 @@ fn raw_packets_need_a_permission_and_its_own_exit_code() {
     assert_eq!((look.errors(), look.exit_code()), (2, Some(1)));
 }
 
-#[test]
-fn a_pci_device_must_be_there_and_bound_for_dpdk() {
-    let root = machine();
-    let look = || said(&root, "0000:3b:00.0", PCAP1, "");
-    assert_eq!(
-        look(),
-        ["error: port internal0: there is no PCI device 0000:3b:00.0; dpdk-devbind.py -s lists \
-             them"]
-    );
-    let device = root.path().join("sys/bus/pci/devices/0000:3b:00.0");
-    fs::create_dir_all(&device).expect("a directory");
-    let advice = "bind it with: driverctl set-override 0000:3b:00.0 vfio-pci";
-    let bound = |to: &str| format!("error: port internal0: 0000:3b:00.0 is {to}; {advice}");
-    assert_eq!(look(), [bound("bound to no driver")]);
-    let link = |driver: &str| {
-        let _ = fs::remove_file(device.join("driver"));
-        let target = Path::new("../../../bus/pci/drivers").join(driver);
-        std::os::unix::fs::symlink(target, device.join("driver")).expect("a link");
-    };
-    link("ice");
-    assert_eq!(look(), [bound("bound to the kernel driver ice")]);
-    for driver in ["vfio-pci", "mlx5_core"] {
-        link(driver);
-        assert_eq!(look(), [""; 0]);
-    }
-}
-
 /// Two nodes with a CPU each; the card is on the second.
 #[test]
 fn cards_and_workers_on_different_nodes_and_nodes_without_memory_are_warned_of() {
@@ -265,6 +238,11 @@ fn cards_and_workers_on_different_nodes_and_nodes_without_memory_are_warned_of()
     put(&root, &format!("{card}/numa_node"), "1\n");
     let target = Path::new("../../../bus/pci/drivers/vfio-pci");
     std::os::unix::fs::symlink(target, root.path().join(card).join("driver")).expect("a link");
+    std::os::unix::fs::symlink("/groups/7", root.path().join(card).join("iommu_group"))
+        .expect("a link");
+    for node in ["vfio", "7"] {
+        put(&root, &format!("dev/vfio/{node}"), "");
+    }
     let look = |system: &str| {
         said(&root, "0000:3b:00.0", PCAP1, &format!("system: {{ memory: 1GiB, {system} }}\n"))
     };
@@ -304,6 +282,14 @@ fn huge_pages_are_required_or_only_missed() {
     assert_eq!(look("memory: 2GiB, huge-pages: off"), [""; 0]);
     put(&root, "sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages", "1\n");
     assert_eq!(look("memory: 2GiB, huge-pages: required"), [""; 0]);
+    put(&root, "proc/self/mounts", "proc /proc proc rw 0 0\n");
+    let expected = "error: system.huge-pages: no hugetlbfs is mounted, so DPDK cannot use huge pages; mkdir -p \
+                    /dev/hugepages && mount -t hugetlbfs none /dev/hugepages";
+    assert_eq!(look("memory: 2GiB, huge-pages: required"), [expected]);
+    assert_eq!(look("memory: 2GiB"), [expected]);
+    assert_eq!(look("memory: 2GiB, huge-pages: off"), [""; 0]);
+    put(&root, "proc/self/mounts", "none /dev/hugepages hugetlbfs rw 0 0\n");
+    assert_eq!(look("memory: 2GiB"), [""; 0]);
 }
 
 #[test]

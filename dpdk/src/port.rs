@@ -1,5 +1,6 @@
 //! Ethernet ports: found by name, configured and started in one step, stopped on drop.
 
+mod answers;
 mod config;
 mod error;
 mod rss;
@@ -12,6 +13,9 @@ use std::sync::Arc;
 
 use dpdk_sys::rte_eth_rx_mq_mode;
 
+use self::answers::Given;
+
+pub use self::answers::Answers;
 pub use self::config::{PortConfig, PortStats, Rss, RssFields};
 pub use self::error::PortError;
 pub use self::rss::{RssAbilities, soft_rss};
@@ -27,6 +31,7 @@ pub struct Port {
     driver: String,
     max_rx_queues: u16,
     max_tx_queues: u16,
+    given: Given,
     /// From the first configuring call on: DPDK may hold pointers into `pools`.
     touched: bool,
     pools: Vec<Mempool>,
@@ -88,6 +93,7 @@ impl Port {
             driver,
             max_rx_queues: info.max_rx_queues,
             max_tx_queues: info.max_tx_queues,
+            given: Given::default(),
             touched: false,
             pools: Vec::new(),
             instance,
@@ -116,7 +122,8 @@ impl Port {
         let control = instance.control();
         let outcome = self.configure(config, &info);
         drop(control);
-        let key_refused = outcome?;
+        let (key_refused, given) = outcome?;
+        self.given = given;
 
         let port = Arc::new(self);
         let rx = (0..rx_queues).map(|queue| RxQueue::new(Arc::clone(&port), queue));
@@ -166,12 +173,12 @@ impl Port {
     }
 
     /// Takes the port from closed to running; `config` was checked. Returns why a key was left
-    /// out, if it was.
+    /// out, if it was, and what the port was given.
     fn configure(
         &self,
         config: &PortConfig,
         info: &dpdk_sys::rte_eth_dev_info,
-    ) -> Result<Option<String>, PortError> {
+    ) -> Result<(Option<String>, Given), PortError> {
         let mark = log::mark();
         let done = |step, code: i32| {
             if code == 0 {
@@ -187,7 +194,7 @@ impl Port {
 
         // The driver may read the key until configuring is over, through a mutable pointer.
         let mut key = config.rss.as_ref().and_then(|rss| rss.key.clone()).unwrap_or_default();
-        let conf = self.device_conf(config, info, &mut key);
+        let mut conf = self.device_conf(config, info, &mut key);
         let (rx_queues, tx_queues) = (config.rx_queues, config.tx_queues);
         let apply = |conf: &dpdk_sys::rte_eth_conf| {
             // SAFETY: a valid port that is ours and stopped; `conf` and the key it points to
@@ -201,7 +208,8 @@ impl Port {
             (Err(error), Some(Rss { fields: _, key: Some(_) })) => {
                 let rss = Some(Rss { fields: RssFields::Addresses, key: None });
                 let plain = PortConfig { rss, ..config.clone() };
-                apply(&self.device_conf(&plain, info, &mut []))?;
+                conf = self.device_conf(&plain, info, &mut []);
+                apply(&conf)?;
                 key_refused = Some(error.to_string());
             }
             (outcome, _) => outcome?,
@@ -249,7 +257,13 @@ impl Port {
                 dpdk_sys::rte_eth_promiscuous_enable(self.id)
             })?;
         }
-        Ok(key_refused)
+        let given = Given {
+            rx_descriptors: rx_slots,
+            tx_descriptors: tx_slots,
+            rx_offloads: conf.rxmode.offloads,
+            tx_offloads: conf.txmode.offloads,
+        };
+        Ok((key_refused, given))
     }
 
     fn device_conf(

@@ -39,6 +39,12 @@ fn a_key_and_a_table_are_given_back_as_they_were_set() {
         started.port.set_rss_key(RssFields::Anything, &key).unwrap();
         assert_eq!(started.port.rss_key().unwrap(), key);
         assert!(started.port.set_rss_key(RssFields::SourceAddress, &key).is_err());
+        // The driver's own answers.
+        let answers = started.port.answers().unwrap();
+        assert_eq!((answers.driver.as_str(), answers.rss), ("net_null", abilities));
+        assert_eq!((answers.rx_queues.0, answers.tx_queues.0), (2, 2));
+        assert!(answers.rx_queues.1 >= 2 && answers.mtu.0 < answers.mtu.1, "{answers:?}");
+        assert_eq!(answers.descriptors, (config.rx_descriptors, config.tx_descriptors));
         let table: Vec<u16> = (0..abilities.table_entries).map(|n| n / 3 % 2).collect();
         started.port.set_rss_table(&table).unwrap();
         assert_eq!(started.port.rss_table().unwrap(), table);
@@ -48,6 +54,8 @@ fn a_key_and_a_table_are_given_back_as_they_were_set() {
         // A driver without.
         let ring = Port::by_name(&eal, "net_ring0").unwrap();
         assert!(!ring.rss_abilities().unwrap().hashes_addresses);
+        let answers = ring.answers().unwrap();
+        assert_eq!(answers.tx_offloads, (vec![], vec!["MULTI_SEGS".to_owned()]), "not started");
         assert!(ring.rss_key().is_err());
     });
 }

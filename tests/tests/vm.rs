@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use cgnat_tests::appliance::{EXTERNAL_PORT, INTERNAL_PORT, Outcome};
+use cgnat_tests::appliance::{Devices, EXTERNAL_PORT, INTERNAL_PORT, Outcome};
 use cgnat_tests::lab::{BOX_INTERNAL, Lab, MACS, ROUTER, SERVERS};
 use cgnat_tests::live::everything_goes_through;
 use cgnat_tests::traffic::{self, Server};
 use cgnat_tests::vm::{
-    Card, Deployment, EXTERNAL_CARD, Guest, INTERNAL_CARD, Machine, bind, mount_huge_pages,
-    reserve_huge_pages,
+    Card, Deployment, EXTERNAL_CARD, Guest, INTERNAL_CARD, Machine, SIBLING, ask_about, bind,
+    cards, mount_huge_pages, reserve_huge_pages,
 };
 use serde_json::Value;
 
@@ -23,8 +23,10 @@ struct Expected {
     method: &'static str,
     /// What `because` has to hold.
     reason: &'static str,
-    /// Queues of each port.
+    /// Receive queues of each port.
     queues: u64,
+    /// Its driver in DPDK.
+    driver: &'static str,
     /// Least and most packets that may come to another worker than their address hashes to, of 1.
     missteered: (f64, f64),
 }
@@ -51,6 +53,11 @@ fn steering_is(answer: &Value, expected: &Expected) -> Result<()> {
         let reason = of["reason"].as_str().context("no reason")?;
         ensure!(reason.contains(expected.reason), "{port}: {of}");
         ensure!(of["queues"].as_u64() == Some(expected.queues), "{port}: {of}");
+        ensure!(of["driver"]["name"] == expected.driver, "{port}: {of}");
+        ensure!(of["driver"]["rx_queues"].as_u64() == Some(expected.queues), "{port}: {of}");
+        for given in ["tx_queues", "rx_descriptors", "tx_descriptors", "mtu_most"] {
+            ensure!(of["driver"][given].as_u64() > Some(0), "{port}: no {given} in {of}");
+        }
         ensure!(number(of, "/received")? > 1000.0, "{port}: {of}");
         let missteered = number(of, "/missteered_share")?;
         let (least, most) = expected.missteered;
@@ -133,22 +140,121 @@ fn everything_goes_through_cards(card: Card, expected: &Expected) -> Result<()> 
 
 #[test]
 fn root_vm_everything_goes_through_e1000e() -> Result<()> {
-    let expected =
-        Expected { method: "software", reason: "its driver", queues: 2, missteered: (0.2, 0.8) };
+    let expected = Expected {
+        method: "software",
+        reason: "its driver",
+        queues: 1,
+        driver: "net_e1000_em",
+        missteered: (0.3, 0.95),
+    };
     everything_goes_through_cards(Card::E1000e, &expected)
 }
 
 #[test]
 fn root_vm_everything_goes_through_vmxnet3() -> Result<()> {
-    let expected =
-        Expected { method: "software", reason: "its driver", queues: 2, missteered: (0.2, 0.8) };
+    let expected = Expected {
+        method: "software",
+        reason: "its driver",
+        queues: 2,
+        driver: "net_vmxnet3",
+        missteered: (0.3, 0.95),
+    };
     everything_goes_through_cards(Card::Vmxnet3, &expected)
 }
 
 /// Key and table are taken, and both directions arrive at their owner.
 #[test]
 fn root_vm_everything_goes_through_virtio_net_that_steers() -> Result<()> {
-    let expected =
-        Expected { method: "windowed-key", reason: "", queues: 2, missteered: (0.0, 0.001) };
+    let expected = Expected {
+        method: "windowed-key",
+        reason: "",
+        queues: 2,
+        driver: "net_virtio",
+        missteered: (0.0, 0.001),
+    };
     everything_goes_through_cards(Card::Virtio, &expected)
+}
+
+/// What is missing is said by `cgnat check`, and `cgnat run` refuses alike: exactly these lines.
+fn is_missing(guest: &mut Guest, devices: &Devices, expected: &[&str]) -> Result<()> {
+    for subcommand in ["check", "run"] {
+        let answer = ask_about(guest, subcommand, devices)?;
+        ensure!(answer.code == 1, "{subcommand}: {answer:?}");
+        let found: Vec<&str> =
+            answer.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+        let matches = found.len() == expected.len()
+            && found.iter().zip(expected).all(|(found, expected)| found.starts_with(expected));
+        ensure!(matches, "{subcommand}: expected {expected:#?}\n{}", answer.stderr);
+    }
+    Ok(())
+}
+
+/// The lines of both ports about their cards.
+fn of_both(what: &str) -> [String; 2] {
+    let of = |port, card| format!("error: port {port}: {card} {what}");
+    [of(INTERNAL_PORT, INTERNAL_CARD), of(EXTERNAL_PORT, EXTERNAL_CARD)]
+}
+
+/// From a machine as it is delivered to one that `cgnat check` finds good, by what it says.
+#[test]
+fn root_vm_what_a_machine_lacks_is_said_until_nothing_is() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let machine = Machine { card: Card::Vmxnet3, iommu: true, sibling: true };
+    let mut guest = Guest::boot(&lab, machine)?;
+    guest.load(&["vmxnet3"])?;
+    let no_pages = "error: system.huge-pages: 0 MiB of huge pages are free, 512 MiB are needed";
+    let no_mount = "error: system.huge-pages: no hugetlbfs is mounted";
+
+    let [internal, external] = of_both(
+        "is bound to the kernel driver vmxnet3, expected vfio-pci; load the driver with: modprobe vfio-pci",
+    );
+    is_missing(&mut guest, &cards(), &[&internal, &external, no_mount, no_pages])?;
+    let elsewhere = Devices {
+        internal: "0000:00:1e.0".to_owned(),
+        external: "0000:00:1f.2".to_owned(),
+        silent: false,
+    };
+    let absent = "error: port internal0: there is no PCI device 0000:00:1e.0";
+    let no_card = "error: port external0: 0000:00:1f.2 is no network card (PCI class 0x010601";
+    is_missing(&mut guest, &elsewhere, &[absent, no_card, no_mount, no_pages])?;
+
+    reserve_huge_pages(&mut guest)?;
+    guest.load(&["vfio-pci"])?;
+    let [internal, external] = of_both(
+        "is bound to the kernel driver vmxnet3, expected vfio-pci; bind it with: driverctl",
+    );
+    is_missing(&mut guest, &cards(), &[&internal, &external, no_mount])?;
+    mount_huge_pages(&mut guest)?;
+    bind(&mut guest, &BOTH, Some("vfio-pci"))?;
+    let shared = format!(
+        "error: port internal0: {INTERNAL_CARD} shares IOMMU group {} with {SIBLING}, which is \
+         bound to vmxnet3",
+        guest
+            .run(&format!("basename $(readlink /sys/bus/pci/devices/{SIBLING}/iommu_group)"))?
+            .trim()
+    );
+    is_missing(&mut guest, &cards(), &[&shared])?;
+    bind(&mut guest, &[SIBLING], Some("vfio-pci"))?;
+    let answer = ask_about(&mut guest, "check", &cards())?;
+    ensure!(answer.code == 0 && answer.stdout.starts_with("configuration ok"), "{answer:?}");
+    // The very machine that was found good.
+    let deployment = Deployment::start(&lab, &mut guest)?;
+    judge(&lab, &deployment.stop()?)
+}
+
+#[test]
+fn root_vm_without_an_iommu_it_is_said() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let machine = Machine { card: Card::E1000e, iommu: false, sibling: false };
+    let mut guest = Guest::boot(&lab, machine)?;
+    guest.load(&["e1000e", "vfio-pci"])?;
+    mount_huge_pages(&mut guest)?;
+    reserve_huge_pages(&mut guest)?;
+    let [internal, external] =
+        of_both("is bound to the kernel driver e1000e and behind no IOMMU, which vfio-pci needs");
+    is_missing(&mut guest, &cards(), &[&internal, &external])?;
+    ensure!(bind(&mut guest, &BOTH, Some("vfio-pci")).is_err(), "vfio-pci took a card");
+    // It stops at the first.
+    let [internal, _] = of_both("is bound to no driver and behind no IOMMU");
+    is_missing(&mut guest, &cards(), &[&internal, &external])
 }

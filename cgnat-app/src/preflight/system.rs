@@ -99,13 +99,21 @@ fn busy_neighbours(here: &mut Preflight, cpus: &[u16]) {
     }
 }
 
-pub(super) fn huge_pages(here: &mut Preflight, config: &Config, machine: &Machine) {
+pub(super) fn huge_pages(here: &mut Preflight, config: &Config, machine: &Machine, root: &Path) {
     let wanted = config.system().huge_pages();
     let needed = config.system().memory_bytes();
     if wanted == HugePages::Off {
         return;
     }
     let free = machine.free_huge_bytes;
+    // Without the list nothing can be said.
+    let mounts = std::fs::read_to_string(root.join("proc/self/mounts")).unwrap_or_default();
+    let is_mounted = mounts.lines().any(|line| line.split(' ').nth(2) == Some("hugetlbfs"));
+    if !mounts.is_empty() && !is_mounted && (free > 0 || wanted == HugePages::Required) {
+        let message = "no hugetlbfs is mounted, so DPDK cannot use huge pages; mkdir -p \
+                       /dev/hugepages && mount -t hugetlbfs none /dev/hugepages";
+        here.error("system.huge-pages", message.to_owned());
+    }
     if free >= needed {
         return;
     }

@@ -6,6 +6,7 @@
 //! stop before anything they use.
 
 mod control;
+mod driver;
 mod idle;
 pub mod instance;
 pub mod io;

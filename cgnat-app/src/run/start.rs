@@ -190,6 +190,8 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pools: &[Mempool]) -> Res
         let is_card = matches!(port.device(), Device::Pci(_));
         let abilities = device.rss_abilities().with_context(context)?;
         let wish = Wish::of(steering, port.side(), rx_queues, abilities);
+        // A card that cannot hash uses its first queue only; of others who spreads is not known.
+        let rx_queues = if is_card && !abilities.hashes_addresses { 1 } else { rx_queues };
         let settings = PortConfig {
             rx_queues,
             tx_queues,
@@ -205,6 +207,7 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pools: &[Mempool]) -> Res
         let started = device.start(&settings, &pools).with_context(context)?;
         let refused = started.key_refused;
         let steers = wish.fulfil(steering, port.name(), rx_queues, &started.port, refused);
+        let steers = steers.with_context(context)?;
         opened.steering.push(steers);
         opened.outlets.push(Outlet { name: port.name().to_owned(), queues: tx_queues });
         opened.ports.push(started.port);

@@ -8,12 +8,13 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use cgnat_core::config::{Config, Side};
+use cgnat_core::config::{Config, Device, Side};
 use cgnat_core::control::counters::WorkerCounters;
 use cgnat_core::worker::steering::Steering;
 use dpdk::{PortError, Rss, RssAbilities, RssFields, RunningPort};
 use serde_json::{Map, Value, json};
 
+use super::driver;
 use super::watchdog::Standstills;
 
 /// How a port steers.
@@ -53,6 +54,8 @@ pub struct PortSteering {
     pub entries: u16,
     /// Parts in a thousand of its packets that are expected at another worker than theirs.
     pub expected_permille: u32,
+    /// What its driver says, as [`driver::json`] has it.
+    pub driver: Value,
 }
 
 /// What a port is to be asked for.
@@ -108,6 +111,9 @@ impl Wish {
     }
 
     /// Asks the started port, and looks whether it has obeyed.
+    ///
+    /// # Errors
+    /// Its driver does not say what it is.
     pub fn fulfil(
         self,
         steering: Steering,
@@ -115,7 +121,7 @@ impl Wish {
         queues: u16,
         port: &RunningPort,
         key_refused: Option<String>,
-    ) -> PortSteering {
+    ) -> Result<PortSteering, PortError> {
         let (method, reason, entries) = match self {
             Wish::None(method, reason) => (method, reason, 0),
             Wish::Card { key, table } => match key_refused.map_or_else(
@@ -127,7 +133,8 @@ impl Wish {
             },
         };
         let expected_permille = expected_permille(steering, method, queues);
-        PortSteering { name: name.to_owned(), method, reason, queues, entries, expected_permille }
+        let (name, driver) = (name.to_owned(), driver::json(&port.answers()?));
+        Ok(PortSteering { name, method, reason, queues, entries, expected_permille, driver })
     }
 }
 
@@ -334,7 +341,7 @@ impl Watch {
         });
         SteeringReport {
             ports: ports.collect(),
-            taken: counters.iter().map(|c| c.handed_in.value()).collect(),
+            handed: counters.iter().map(|c| (c.handed_off.value(), c.handed_in.value())).collect(),
             standstills,
         }
     }
@@ -344,8 +351,8 @@ impl Watch {
 pub struct SteeringReport {
     /// With the queues that are silent now, and how often one went silent.
     ports: Vec<(PortSteering, Counted, Vec<usize>, u64)>,
-    /// Packets that each worker took from others.
-    taken: Vec<u64>,
+    /// Packets that each worker handed to others, and took from them.
+    handed: Vec<(u64, u64)>,
     standstills: Standstills,
 }
 
@@ -372,6 +379,7 @@ impl SteeringReport {
                     "missteered": counted.missteered,
                     "missteered_share": share(counted.missteered, received),
                     "missteered_expected": f64::from(port.expected_permille) / 1000.0,
+                    "driver": port.driver,
                     "silent_queues": silent,
                     "silences": silences,
                     "stopped_queues": stopped,
@@ -384,17 +392,23 @@ impl SteeringReport {
         let received = |worker: usize| -> u64 {
             self.ports.iter().map(|(_, counted, ..)| counted.received[worker]).sum()
         };
-        let all: u64 = (0..self.taken.len()).map(|n| received(n) + self.taken[n]).sum();
+        let handles = |worker: usize| {
+            let (off, taken) = self.handed[worker];
+            // Read one after the other while they grow.
+            (received(worker) + taken).saturating_sub(off)
+        };
+        let all: u64 = (0..self.handed.len()).map(handles).sum();
         let workers: Vec<Value> = self
-            .taken
+            .handed
             .iter()
             .enumerate()
             .zip(&self.standstills.workers)
-            .map(|((n, taken), worker)| {
+            .map(|((n, (off, taken)), worker)| {
                 json!({
                     "received": received(n),
+                    "handed_off": off,
                     "taken": taken,
-                    "load_share": share(received(n) + taken, all),
+                    "load_share": share(handles(n), all),
                     "stalled": worker.is_now,
                     "stalls": worker.times,
                 })
@@ -428,6 +442,9 @@ pub fn text(answer: &Value) -> String {
             part(port, "missteered_share"),
             part(port, "missteered_expected")
         );
+        if port["driver"].is_object() {
+            let _ = writeln!(out, "  {}", driver::sentence(&port["driver"]));
+        }
         for queue in port["silent_queues"].as_array().into_iter().flatten() {
             let _ = writeln!(out, "  receive queue {queue} is SILENT");
         }
@@ -438,8 +455,9 @@ pub fn text(answer: &Value) -> String {
     for (n, worker) in answer["workers"].as_array().into_iter().flatten().enumerate() {
         let _ = writeln!(
             out,
-            "worker {n}: {} received, {} taken from others, {} of the load",
+            "worker {n}: {} received, {} handed off, {} taken from others, {} of the load",
             number(worker, "received"),
+            number(worker, "handed_off"),
             number(worker, "taken"),
             part(worker, "load_share")
         );
@@ -459,14 +477,18 @@ fn percent(permille: u64) -> String {
     format!("{}.{} %", permille / 10, permille % 10)
 }
 
-/// Whether each port does the best: one line each where it does not, for the start.
+/// What each port does, and for cards what their drivers say, for the start.
 pub fn sentences(config: &Config, ports: &[PortSteering]) -> Vec<String> {
     let side = |n: usize| match config.ports()[n].side() {
         Side::Internal => "internal",
         Side::External => "external",
     };
+    let cards = ports.iter().zip(config.ports());
+    let cards = cards.filter(|(_, of)| matches!(of.device(), Device::Pci(_)));
+    let cards =
+        cards.map(|(port, _)| format!("port {}: {}", port.name, driver::sentence(&port.driver)));
     let told = ports.iter().enumerate().filter(|(_, port)| port.method != Method::OneWorker);
-    told.map(|(n, port)| match port.method {
+    let methods = told.map(|(n, port)| match port.method {
         Method::WindowedKey => format!(
             "port {} ({}): the card steers to the owner, {} queues, {} entries",
             port.name,
@@ -481,8 +503,8 @@ pub fn sentences(config: &Config, ports: &[PortSteering]) -> Vec<String> {
             percent(u64::from(port.expected_permille)),
             port.reason
         ),
-    })
-    .collect()
+    });
+    cards.chain(methods).collect()
 }
 
 #[cfg(test)]

@@ -103,6 +103,7 @@ impl<'a> Deployment<'a> {
         let stats = guest.exchange().join("stats.json");
         let _ = fs::remove_file(&stats);
         let program = program()?;
+        let begun = Instant::now();
         let job = guest.start(&format!(
             "mkdir -p /run/cgnat; echo $$ > pid; export RUNTIME_DIRECTORY=/run/cgnat\n\
              exec {} run cgnat.yaml --stats-file stats.json",
@@ -110,6 +111,7 @@ impl<'a> Deployment<'a> {
         ))?;
         let mut deployment = Deployment { guest, job };
         deployment.wait_ready()?;
+        let ready = begun.elapsed();
         for (namespace, own, of_box) in
             [(&lab.subscribers, ROUTER, BOX_INTERNAL), (&lab.server, WORLD, BOX_EXTERNAL)]
         {
@@ -118,6 +120,7 @@ impl<'a> Deployment<'a> {
             })
             .with_context(|| deployment.errors())?;
         }
+        println!("cgnat run: ready after {ready:.1?}, reached after {:.1?}", begun.elapsed());
         Ok(deployment)
     }
 

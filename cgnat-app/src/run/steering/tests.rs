@@ -79,6 +79,7 @@ fn port(method: Method, queues: u16, workers: u16) -> PortSteering {
         queues,
         entries: 128,
         expected_permille: expected_permille(Steering::new(workers), method, queues),
+        driver: json!({ "name": "net_old" }),
     }
 }
 
@@ -144,7 +145,7 @@ fn the_text_has_what_the_json_has() {
             vec![1],
             1,
         )],
-        taken: vec![0, 10, 10, 10],
+        handed: vec![(25, 0), (5, 10), (0, 10), (0, 10)],
         standstills: Standstills {
             workers: vec![still(false, 0), still(false, 2), still(true, 1), still(false, 0)],
             queues: vec![vec![still(false, 0), still(true, 3)]],
@@ -153,7 +154,7 @@ fn the_text_has_what_the_json_has() {
     let json = report.json();
     assert_eq!(json["ports"]["up"]["handed_off_share"], 0.75);
     assert_eq!(json["ports"]["up"]["missteered_expected"], 0.75);
-    assert_eq!(json["workers"][1]["load_share"], 0.2857);
+    assert_eq!(json["workers"][1]["load_share"], 0.375);
     assert_eq!(
         (&json["ports"]["up"]["stops"], &json["workers"][1]["stalls"]),
         (&3.into(), &2.into())
@@ -165,8 +166,9 @@ fn the_text_has_what_the_json_has() {
         "handed off 75.00 %; missteered 50.00 %, expected 75.00 %",
         "receive queue 1 is SILENT",
         "transmit queue 1 takes NOTHING",
-        "worker 2: 0 received, 10 taken from others, 14.29 % of the load\n  it has STOPPED polling",
-        "worker 1: 10 received, 10 taken from others, 28.57 % of the load",
+        "worker 2: 0 received, 0 handed off, 10 taken from others, 25.00 % of the load\n  it has STOPPED polling",
+        "driver net_old, no NUMA node; ",
+        "worker 1: 10 received, 5 handed off, 10 taken from others, 37.50 % of the load",
     ] {
         assert!(text.contains(part), "{part} in {text}");
     }
