@@ -26,7 +26,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_rss_(hash_conf_get|hash_update|reta_query|reta_update)",
     "rte_eth_dev_(info_get|is_valid_port|socket_id|start|stop)",
     "rte_eth_dev_(rx|tx)_offload_name",
-    "rte_eth_(find_next|link_get_nowait|macaddr_get|promiscuous_enable|stats_get)",
+    "rte_eth_(allmulticast_enable|find_next|link_get_nowait|macaddr_get|promiscuous_enable|stats_get)",
     "rte_eth_(rx|tx)_(burst|queue_setup)",
     "rte_get_tsc_(cycles|hz)",
     "rte_get_main_lcore",

@@ -46,6 +46,8 @@ mod icmp_queries;
 mod identification;
 #[path = "scenarios/jumbo.rs"]
 mod jumbo;
+#[path = "scenarios/kernel.rs"]
+mod kernel;
 #[path = "scenarios/leaks.rs"]
 mod leaks;
 #[path = "scenarios/limits.rs"]

@@ -28,6 +28,7 @@ impl Errno {
 pub(crate) const ENOENT: i32 = 2;
 pub(crate) const ENOMEM: i32 = 12;
 pub(crate) const EACCES: i32 = 13;
+pub(crate) const ENOTSUP: i32 = 95;
 pub(crate) const EBUSY: i32 = 16;
 pub(crate) const EEXIST: i32 = 17;
 

@@ -20,7 +20,7 @@ pub use self::config::{PortConfig, PortStats, Rss, RssFields};
 pub use self::error::PortError;
 pub use self::rss::{RssAbilities, soft_rss};
 use crate::eal::{Eal, Instance};
-use crate::errno::Errno;
+use crate::errno::{ENOTSUP, Errno};
 use crate::{Mbuf, Mempool, RxQueue, Socket, TxQueue, log};
 
 /// A port that was found and is ours; not started yet, or kept running by queue handles.
@@ -256,6 +256,14 @@ impl Port {
             done("rte_eth_promiscuous_enable", unsafe {
                 dpdk_sys::rte_eth_promiscuous_enable(self.id)
             })?;
+        }
+        if config.all_multicast {
+            // SAFETY: a valid port.
+            let code = unsafe { dpdk_sys::rte_eth_allmulticast_enable(self.id) };
+            // A driver without that switch has no filter that it would open.
+            if Errno::from_return(code).number() != ENOTSUP {
+                done("rte_eth_allmulticast_enable", code)?;
+            }
         }
         let given = Given {
             rx_descriptors: rx_slots,

@@ -25,7 +25,7 @@ use crate::process::{Process, read_log, wait_until};
 use crate::stats::{PortCensus, Stats};
 use crate::traffic;
 
-pub use settings::{Devices, Settings};
+pub use settings::{Devices, KERNEL_INTERFACES, Settings};
 
 /// Name of the appliance's port towards the subscribers.
 pub const INTERNAL_PORT: &str = "internal0";

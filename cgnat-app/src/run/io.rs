@@ -138,6 +138,8 @@ pub struct DpdkIo {
     pub transmit: Vec<Transmit>,
     /// Rings of the workers, by worker; the own one is not used.
     pub rings: Vec<RingProducer>,
+    /// What is for the kernel, by port that has an interface there.
+    pub to_kernel: Vec<Option<RingProducer>>,
     /// Own ring.
     pub ring: RingConsumer,
     /// Packet buffers.
@@ -212,6 +214,14 @@ impl PacketIo for DpdkIo {
         let mut mbufs: ArrayVec<Mbuf, BURST> = ArrayVec::new();
         self.ring.pop_burst(&mut mbufs);
         burst.extend(mbufs.drain(..).map(DpdkPacket));
+    }
+
+    fn to_kernel(&mut self, port: usize, packet: DpdkPacket) -> Result<(), DpdkPacket> {
+        let Some(ring) = &self.to_kernel[port] else { return Err(packet) };
+        let mut one = ArrayVec::<Mbuf, 1>::new();
+        one.push(packet.0);
+        ring.push_burst(&mut one);
+        one.pop().map_or(Ok(()), |left| Err(DpdkPacket(left)))
     }
 
     fn allocate(&mut self) -> Option<DpdkPacket> {

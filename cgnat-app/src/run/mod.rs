@@ -1,7 +1,7 @@
 //! `cgnat run`: from a configuration to a running box and its report.
 //!
 //! Threads: the main thread starts everything, watches signals and prints; one housekeeping
-//! thread; one lcore per worker. The order of starting makes the box fail closed: packets
+//! thread; one for the interfaces in the kernel, if there are any; one lcore per worker. The order of starting makes the box fail closed: packets
 //! are received only when every worker has its port blocks, and on the way down the workers
 //! stop before anything they use.
 
@@ -10,6 +10,7 @@ mod driver;
 mod idle;
 pub mod instance;
 pub mod io;
+mod kernel;
 pub mod placement;
 pub mod plan;
 mod refused;

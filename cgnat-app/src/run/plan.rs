@@ -7,6 +7,7 @@ use cgnat_core::config::{Config, Device, HugePages, Port, Workers};
 use cgnat_core::layout::Layout;
 use dpdk::{EalOptions, Lcore, Mbuf};
 
+use super::kernel;
 use super::placement::{Placement, Share};
 use crate::check::grouped;
 use crate::machine::Machine;
@@ -16,6 +17,8 @@ pub const DESCRIPTORS: u16 = 1024;
 
 /// Packets that each hand-off and relay ring holds.
 pub const RING: u32 = 4096;
+/// Packets for the kernel that each port's ring holds.
+pub const KERNEL_RING: u32 = 1024;
 
 /// Bytes beside a packet, for the hand-over note and the time of its capture. With this many the
 /// headroom, and so the frame, begins at a cache line.
@@ -78,7 +81,8 @@ impl Plan {
         let waiting = layout.fragments.pending as usize * worker_cpus.len();
         let cost = |workers: usize| {
             let ports = config.ports().len();
-            let count = buffers(ports, workers, worker_cpus.len()) + waiting as u32;
+            let to_kernel = kernel::wanted(config).count() as u32 * (KERNEL_RING + RING);
+            let count = buffers(ports, workers, worker_cpus.len()) + to_kernel + waiting as u32;
             let tables = layout.shard_bytes as u64 * workers as u64;
             (count, tables + u64::from(count) * buffer + OVERHEAD)
         };

@@ -15,6 +15,7 @@ use cgnat_core::time::Tick;
 use cgnat_core::verdict::DropReason;
 use serde_json::{Map, Value, json};
 
+use super::kernel::KernelReport;
 use super::refused::Refused;
 use super::reload::Tally;
 use super::steering::SteeringReport;
@@ -45,6 +46,8 @@ pub struct Report {
     drops: Vec<(DropReason, u64)>,
     arp_received: u64,
     echo_answered: u64,
+    punted: u64,
+    kernel: Vec<KernelReport>,
     originated: u64,
     errors_sent: u64,
     errors_withheld: u64,
@@ -159,6 +162,8 @@ impl Report {
             drops: drops.collect(),
             arp_received: sum(&|c| c.arp_received.value()),
             echo_answered: sum(&|c| c.echo_answered.value()),
+            punted: sum(&|c| c.punted.value()),
+            kernel: Vec::new(),
             originated: sum(&|c| c.originated.value()),
             errors_sent: sum(&|c| c.errors_sent.value()),
             errors_withheld: sum(&|c| c.errors_withheld.value()),
@@ -255,6 +260,12 @@ impl Report {
         self
     }
 
+    /// Adds what went to and from interfaces in the kernel.
+    pub fn with_kernel(mut self, kernel: Vec<KernelReport>) -> Self {
+        self.kernel = kernel;
+        self
+    }
+
     /// Adds how reloads went.
     pub fn with_reloads(mut self, reloads: Tally) -> Self {
         self.reloads = reloads;
@@ -276,7 +287,8 @@ impl Report {
         let received: u64 = self.ports.iter().map(|port| port.rx_packets).sum();
         let sent: u64 = self.ports.iter().map(|port| port.tx_packets).sum();
         let waiting = self.parked + self.fragments_waiting;
-        let ended = sent + self.dropped() + self.arp_received + self.echo_answered + waiting;
+        let consumed = self.arp_received + self.echo_answered + self.punted;
+        let ended = sent + self.dropped() + consumed + waiting;
         (received + self.originated, ended)
     }
 
@@ -398,9 +410,13 @@ impl Report {
         }
         writeln!(
             out,
-            "\nFor the box itself: {} ARP received, {} pings answered, {} frames made; {} hairpinned",
-            self.arp_received, self.echo_answered, self.originated, self.hairpinned
+            "\nFor the box itself: {} ARP received, {} pings answered, {} given to the kernel, {} frames \
+             made; {} hairpinned",
+            self.arp_received, self.echo_answered, self.punted, self.originated, self.hairpinned
         )?;
+        for interface in &self.kernel {
+            writeln!(out, "{}", interface.sentence())?;
+        }
         if self.errors_sent + self.errors_withheld > 0 {
             writeln!(
                 out,
@@ -515,7 +531,10 @@ impl Report {
         let mut document = json!({
             "ports": ports,
             "drops": drops,
-            "consumed": { "arp": self.arp_received, "echo": self.echo_answered },
+            "consumed": {
+                "arp": self.arp_received, "echo": self.echo_answered, "kernel": self.punted,
+            },
+            "kernel": self.kernel.iter().map(KernelReport::json).collect::<Vec<_>>(),
             "originated": self.originated,
             "icmp_errors": {
                 "sent": self.errors_sent,

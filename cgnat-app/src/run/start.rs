@@ -23,8 +23,9 @@ use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 use super::Complete;
 use super::idle::Resting;
 use super::io::{DpdkIo, Relay, Transmit};
+use super::kernel::{self, Interface, KernelCounters, KernelReport};
 use super::placement::Placement;
-use super::plan::{DESCRIPTORS, Plan, RING, device_name};
+use super::plan::{DESCRIPTORS, KERNEL_RING, Plan, RING, device_name};
 use super::replay::{Pace, Replay, Track};
 use super::report::{Report, Space};
 use super::requests::{self, Back, Front};
@@ -63,6 +64,10 @@ pub struct Running {
     phase: Arc<AtomicU8>,
     workers: Vec<LcoreHandle<Shard>>,
     housekeeping: JoinHandle<Housekeeping>,
+    /// Of the interfaces in the kernel, if there are any.
+    kernel: Option<JoinHandle<()>>,
+    /// What went to and from them, by port.
+    kernel_counters: Vec<(usize, Arc<KernelCounters>)>,
     counters: Vec<Arc<WorkerCounters>>,
     /// Set when all captures are used up.
     replayed: Arc<AtomicBool>,
@@ -118,7 +123,11 @@ pub fn start(
     } else {
         None
     };
-    let views = views(&eal, plan, opened.queues, &pools, replay, &gate)?;
+    let punts: Vec<bool> = config.ports().iter().map(|p| p.kernel_interface().is_some()).collect();
+    let (views, ways) = views(&eal, plan, opened.queues, &pools, replay, &gate, &punts)?;
+    let interfaces = interfaces(config, &opened.macs, ways)?;
+    let kernel_counters =
+        interfaces.iter().map(|(port, interface)| (*port, interface.counters())).collect();
 
     let (front, back) = requests::ends();
     let house = {
@@ -130,6 +139,16 @@ pub fn start(
             .context("cannot start the housekeeping thread")?
     };
     let idle = config.system().idle();
+    let kernel = (!interfaces.is_empty()).then(|| {
+        let (stop, pool, cpus) =
+            (stop.clone(), pools[plan.placement.share_of(0)].clone(), plan.control_cpus.clone());
+        let interfaces = interfaces.into_iter().map(|(_, interface)| interface).collect();
+        std::thread::Builder::new()
+            .name("kernel".to_owned())
+            .spawn(move || kernel::serve(interfaces, &pool, &cpus, &stop))
+            .context("cannot start the thread of kernel interfaces")
+    });
+    let kernel = kernel.transpose()?;
     let mut workers = Vec::new();
     for (worker, (seat, io)) in seats.into_iter().zip(views).enumerate() {
         let stop = stop.clone();
@@ -142,6 +161,8 @@ pub fn start(
         phase,
         workers,
         housekeeping: house,
+        kernel,
+        kernel_counters,
         counters,
         replayed,
         front,
@@ -201,6 +222,8 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pools: &[Mempool]) -> Res
             mtu: (device.driver_name() != "net_af_packet").then_some(port.mtu()),
             rss: wish.rss(is_card, rx_queues, abilities),
             nodes: nodes.clone(),
+            // Routing protocols talk to groups.
+            all_multicast: port.kernel_interface().is_some(),
             ..PortConfig::default()
         };
         opened.macs.push(device.mac().with_context(context)?);
@@ -250,7 +273,27 @@ fn replay(
     Ok(Replay::new(tracks, first_ns, pace, replayed))
 }
 
-/// Gives each worker its queues and rings.
+/// The interfaces in the kernel, by port.
+fn interfaces(
+    config: &Config,
+    macs: &[[u8; 6]],
+    mut ways: Vec<Option<KernelWay>>,
+) -> Result<Vec<(usize, Interface)>> {
+    let own = config.ports().iter().flat_map(|port| port.addresses());
+    let own: Arc<[u32]> = own.map(|net| u32::from(net.addr())).collect();
+    let mut made = Vec::new();
+    for (index, port, name) in kernel::wanted(config) {
+        let Some(way) = ways[index].take() else { continue };
+        made.push((index, Interface::make(port, name, macs[index], own.clone(), way)?));
+    }
+    Ok(made)
+}
+
+/// What workers have for the kernel, and the way back to the worker that sends.
+type KernelWay = (dpdk::RingConsumer, dpdk::RingProducer);
+
+/// Gives each worker its queues and rings; and those between workers and the kernel, for ports
+/// that have an interface there.
 fn views(
     eal: &Eal,
     plan: &Plan,
@@ -258,7 +301,8 @@ fn views(
     pools: &[Mempool],
     mut replay: Option<Replay>,
     gate: &Arc<AtomicBool>,
-) -> Result<Vec<DpdkIo>> {
+    punts: &[bool],
+) -> Result<(Vec<DpdkIo>, Vec<Option<KernelWay>>)> {
     let workers = usize::from(plan.workers());
     let mut rings = Vec::new();
     let mut consumers = Vec::new();
@@ -277,12 +321,14 @@ fn views(
             receive: Vec::new(),
             transmit: Vec::new(),
             rings: rings.clone(),
+            to_kernel: Vec::new(),
             ring,
             pool: pools[plan.placement.share_of(worker as u16)].clone(),
             replay: replay.take(),
             gate: gate.clone(),
         })
         .collect();
+    let mut ways = Vec::new();
     for (port, (rx, tx)) in queues.into_iter().enumerate() {
         let mut rx = rx.into_iter();
         for view in &mut views {
@@ -293,7 +339,7 @@ fn views(
         let mut tx: Vec<_> = tx.into_iter().map(Some).collect();
         // Workers beyond the queues relay to worker (n modulo queues).
         let mut taken: Vec<Option<dpdk::RingConsumer>> = (0..direct).map(|_| None).collect();
-        if workers > direct {
+        if workers > direct || punts[port] {
             for (queue, place) in taken.iter_mut().enumerate() {
                 let name = format!("relay{port}.{queue}");
                 let (producer, consumer) = MbufRing::create(eal, &name, RING, node_of(queue))?;
@@ -301,7 +347,15 @@ fn views(
                 *place = Some(consumer);
             }
         }
+        let (mut producer, mut way) = (None, None);
+        if punts[port] {
+            let (to, from) = MbufRing::create(eal, &format!("kernel{port}"), KERNEL_RING, None)?;
+            producer = Some(to);
+            way = Some((from, relays[0].clone()));
+        }
+        ways.push(way);
         for (worker, view) in views.iter_mut().enumerate() {
+            view.to_kernel.push(producer.clone());
             let own = tx.get_mut(worker).and_then(Option::take);
             view.transmit.push(match own {
                 Some(queue) => Transmit::Queue(queue, taken[worker].take().map(Relay::new)),
@@ -309,7 +363,7 @@ fn views(
             });
         }
     }
-    Ok(views)
+    Ok((views, ways))
 }
 
 /// The poll loop of a worker; returns its shard when told to stop.
@@ -502,7 +556,9 @@ impl Running {
 
     /// What has happened so far.
     pub fn report(&self, config: &Config) -> Report {
-        Report::of(config, &self.counters).with_steering(self.steering_report())
+        Report::of(config, &self.counters)
+            .with_steering(self.steering_report())
+            .with_kernel(KernelReport::of(config, &self.kernel_counters))
     }
 
     /// How each port steers.
@@ -546,6 +602,11 @@ impl Running {
         for (worker, handle) in self.workers.into_iter().enumerate() {
             shards.push(handle.join().with_context(|| format!("worker {worker}"))?);
         }
+        if let Some(kernel) = self.kernel
+            && kernel.join().is_err()
+        {
+            bail!("the thread of kernel interfaces has panicked; its message is above");
+        }
         self.phase.store(phase::STOP, Ordering::Release);
         let Ok(mut housekeeping) = self.housekeeping.join() else {
             bail!("the housekeeping thread has panicked; its message is above");
@@ -553,7 +614,8 @@ impl Running {
         housekeeping.take_back();
         let standstills = self.watchdog.into_inner().found();
         let steering = self.steering.into_inner().0.report(&self.counters, standstills);
-        let report = Report::of(config, &self.counters).with_steering(steering);
+        let kernel = KernelReport::of(config, &self.kernel_counters);
+        let report = Report::of(config, &self.counters).with_steering(steering).with_kernel(kernel);
         let now = self.counters.iter().map(|c| c.now()).max().unwrap_or_default().tick();
         let config = config.clone();
         let complete: Complete = Box::new(move |report: Report| {

@@ -25,6 +25,7 @@ pub const KEYS: &[&str] = &[
     "ports.<name>.addresses",
     "ports.<name>.next-hop",
     "ports.<name>.mtu",
+    "ports.<name>.kernel-interface",
     "ports.<name>.neighbours",
     "ports.<name>.neighbours[].address",
     "ports.<name>.neighbours[].mac",

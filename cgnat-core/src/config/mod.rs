@@ -28,6 +28,7 @@ mod problem;
 mod ranges;
 mod raw;
 mod read;
+mod route;
 mod scalar;
 mod statics;
 #[cfg(test)]
@@ -47,6 +48,7 @@ pub use other_protocols::OtherProtocols;
 pub use overloading::Overloading;
 pub use pool_rules::{AddressSelection, PoolRules};
 pub use problem::{Problem, Problems, Severity};
+pub use route::Route;
 pub use statics::{BypassRule, StaticMapping};
 
 /// A whole validated configuration.
@@ -172,6 +174,7 @@ pub struct Port {
     pub(crate) next_hop: Option<Ipv4Addr>,
     pub(crate) mtu: u16,
     pub(crate) neighbours: Vec<(Ipv4Addr, [u8; 6])>,
+    pub(crate) kernel_interface: Option<String>,
 }
 
 /// `ports.<name>.device`.
@@ -188,14 +191,6 @@ pub enum Device {
         /// `key=value` arguments in their order.
         arguments: Vec<(String, String)>,
     },
-}
-
-/// A static route; more specific wins.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    pub(crate) to: Ipv4Net,
-    pub(crate) via: Ipv4Addr,
-    pub(crate) port: usize,
 }
 
 /// A set of external addresses and how their ports are lent.
@@ -495,22 +490,10 @@ impl Port {
     pub fn neighbours(&self) -> &[(Ipv4Addr, [u8; 6])] {
         &self.neighbours
     }
-}
 
-impl Route {
-    /// Destination prefix.
-    pub fn to(&self) -> Ipv4Net {
-        self.to
-    }
-
-    /// Next hop; on-link on `port`.
-    pub fn via(&self) -> Ipv4Addr {
-        self.via
-    }
-
-    /// Index into [`Config::ports`].
-    pub fn port(&self) -> usize {
-        self.port
+    /// The kernel's interface for what is for the box itself.
+    pub fn kernel_interface(&self) -> Option<&str> {
+        self.kernel_interface.as_deref()
     }
 }
 

@@ -263,6 +263,19 @@ pub(super) fn name(text: &str) -> Result<String, String> {
 }
 
 /// The name of the instance; the runtime directory is called after it.
+pub(super) fn interface_name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    // The kernel has room for 15; a dot or a dash in front reads like something else.
+    if (1..=15).contains(&text.len()) && text.chars().all(fits) && !text.starts_with(['.', '-']) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{} is not the name of an interface; expected 1 to 15 of a-z A-Z 0-9 . _ - with a letter or \
+         digit first",
+        shown(text)
+    ))
+}
+
 pub(super) fn instance_name(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-".contains(c);
     // A first dot would hide the files or climb out of the directory.

@@ -23,6 +23,7 @@ ports:
     side: internal
     device: "0000:3B:00.0"
     vlan: 100
+    kernel-interface: cgn-int
     addresses: [10.255.0.2/29]
     next-hop: 10.255.0.1
     mtu: 1900

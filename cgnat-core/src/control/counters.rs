@@ -58,7 +58,7 @@ pub struct PortCounters {
 /// All counters of one worker. On cache lines of their own.
 ///
 /// Every frame received by a worker ends as exactly one of: a frame transmitted, a drop
-/// under one reason, a frame answered or consumed (`arp_received`, `echo_answered`), or it
+/// under one reason, a frame answered or consumed (`arp_received`, `echo_answered`, `punted`), or it
 /// still waits (`parked`, `fragments_waiting`). Frames that the box makes itself are in `originated`.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -71,8 +71,10 @@ pub struct WorkerCounters {
     pub arp_received: Counter,
     /// Pings to own addresses, answered.
     pub echo_answered: Counter,
-    /// Frames made by the box: ARP requests and replies, echo replies, ICMP errors, and all but
-    /// the first of the fragments that a packet was cut into.
+    /// Frames for the box itself that were given to the kernel.
+    pub punted: Counter,
+    /// Frames made by the box: ARP requests and replies, echo replies, ICMP errors, copies of ARP
+    /// replies for the kernel, and all but the first of the fragments that a packet was cut into.
     pub originated: Counter,
     /// ICMP errors of the box itself that were sent; they are in `originated` too.
     pub errors_sent: Counter,
@@ -178,6 +180,7 @@ impl WorkerCounters {
             drops: std::array::from_fn(|_| Counter::default()),
             arp_received: Counter::default(),
             echo_answered: Counter::default(),
+            punted: Counter::default(),
             originated: Counter::default(),
             errors_sent: Counter::default(),
             errors_withheld: Counter::default(),

@@ -16,7 +16,7 @@ pub const ARP: u16 = 0x0806;
 /// EtherType of IPv6.
 pub const IPV6: u16 = 0x86dd;
 /// EtherType of an 802.1Q tag.
-const DOT1Q: u16 = 0x8100;
+pub const DOT1Q: u16 = 0x8100;
 
 /// What a frame on a port carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

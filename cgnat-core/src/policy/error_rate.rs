@@ -4,15 +4,16 @@
 /// Receivers that are told apart; two that share a place share its rate.
 const PLACES: usize = 256;
 
-/// One second of one place.
+/// What was spent of a second's allowance.
 #[derive(Clone, Copy, Default)]
-struct Spent {
+pub struct Spent {
     second: u32,
     count: u32,
 }
 
 impl Spent {
-    fn take(&mut self, second: u32, most: u32) -> bool {
+    /// Whether one more of at most `most` may be in this second; if so it is counted.
+    pub fn take(&mut self, second: u32, most: u32) -> bool {
         if self.second != second {
             *self = Spent { second, count: 0 };
         }

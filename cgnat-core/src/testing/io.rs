@@ -126,6 +126,10 @@ impl PacketBuf for MemoryPacket {
 pub struct MemoryIo {
     received: Vec<VecDeque<MemoryPacket>>,
     sent: Vec<VecDeque<MemoryPacket>>,
+    /// What the kernel was given, by port.
+    pub to_kernel: Vec<Vec<MemoryPacket>>,
+    /// Frames that the kernel takes of each port before it is full.
+    pub kernel_room: usize,
     rings: Vec<Sender<MemoryPacket>>,
     ring: Receiver<MemoryPacket>,
     /// Frames that each port's transmit queue takes before it is full.
@@ -143,6 +147,8 @@ impl MemoryIo {
             .map(|(_, ring)| MemoryIo {
                 received: vec![VecDeque::new(); ports],
                 sent: vec![VecDeque::new(); ports],
+                to_kernel: vec![Vec::new(); ports],
+                kernel_room: usize::MAX,
                 rings: rings.clone(),
                 ring,
                 transmit_room: usize::MAX,
@@ -205,6 +211,15 @@ impl PacketIo for MemoryIo {
             };
             burst.push(packet);
         }
+    }
+
+    fn to_kernel(&mut self, port: usize, packet: MemoryPacket) -> Result<(), MemoryPacket> {
+        let taken = &mut self.to_kernel[port];
+        if taken.len() >= self.kernel_room {
+            return Err(packet);
+        }
+        taken.push(packet);
+        Ok(())
     }
 
     fn allocate(&mut self) -> Option<MemoryPacket> {

@@ -24,6 +24,9 @@ impl<I: PacketIo> Worker<I> {
         }
         let is_for_us = ours(arp.target);
         self.note_neighbour(port, &arp, is_for_us);
+        if info.punts && is_for_us && arp.operation == Operation::Reply {
+            self.punt_copy(port, &packet);
+        }
         if arp.operation != Operation::Request || !is_for_us {
             return;
         }

@@ -23,6 +23,8 @@ pub struct PortInfo {
     pub vlan: Option<u16>,
     /// Largest IPv4 packet, bytes.
     pub mtu: u16,
+    /// What is for the box itself goes to the kernel.
+    pub punts: bool,
     /// Own addresses: (address, network mask).
     addresses: Vec<(u32, u32)>,
 }
@@ -112,6 +114,7 @@ impl Forwarding {
                 mac: *mac,
                 vlan: port.vlan(),
                 mtu: port.mtu(),
+                punts: port.kernel_interface().is_some(),
                 addresses,
             });
         }

@@ -6,6 +6,7 @@ use super::fragments::identification_of;
 use super::handoff::{Kind, Note};
 use super::io::{PacketBuf, PacketIo};
 use super::parking::AwaitsBlock;
+use super::punt::Class;
 use crate::config::Side;
 use crate::endpoint::ExternalEndpoint;
 use crate::packet::icmp_error::fragmentation_needed;
@@ -46,6 +47,9 @@ impl<I: PacketIo> Worker<I> {
     }
 
     fn ipv4(&mut self, port: usize, mut packet: I::Packet, offset: usize) {
+        if self.is_for_groups(port, &packet.bytes()[offset..]) {
+            return self.punt(port, packet, Class::Groups);
+        }
         let header = match ipv4::header(&packet.bytes()[offset..]) {
             Ok(header) => header,
             Err(reason) => return self.refuse(port, packet, reason),
@@ -71,7 +75,7 @@ impl<I: PacketIo> Worker<I> {
             && !(side == Side::External && self.is_for_whole_address(&header))
         {
             if self.forwarding.is_own(header.destination) {
-                return self.refuse(port, packet, DropReason::ToUs);
+                return self.for_us(port, packet);
             }
             if side == Side::Internal && self.forwarding.is_inside(header.destination) {
                 return self.refuse(port, packet, DropReason::DestinationInside);
@@ -313,11 +317,11 @@ impl<I: PacketIo> Worker<I> {
             Err(reason @ (DropReason::TransportTruncated | DropReason::PortZero)) => {
                 return self.refuse(port, packet, reason);
             }
-            _ => return self.refuse(port, packet, DropReason::ToUs),
+            _ => return self.for_us(port, packet),
         }
         let info = &self.forwarding.ports()[port];
         if !info.is_own(header.destination) {
-            return self.refuse(port, packet, DropReason::ToUs);
+            return self.for_us(port, packet);
         }
         let mac = info.mac;
         let bytes = packet.bytes_mut();

@@ -77,6 +77,14 @@ pub trait PacketIo {
     /// Takes what other workers handed to this one into an empty `burst`.
     fn take_handed(&mut self, burst: &mut Burst<Self::Packet>);
 
+    /// Gives a frame that arrived at a port to the kernel.
+    ///
+    /// # Errors
+    /// The frame, if there is no room, or no kernel, as in most tests.
+    fn to_kernel(&mut self, _port: usize, packet: Self::Packet) -> Result<(), Self::Packet> {
+        Err(packet)
+    }
+
     /// An empty packet; `None` when there is no buffer.
     fn allocate(&mut self) -> Option<Self::Packet>;
 

@@ -5,7 +5,7 @@
 //! results. Files: `ingress` (what arrived?), `exchange` (other workers and housekeeping),
 //! `egress` (next hop, link header, transmission), `mtu` (what is too big for a port),
 //! `fragments` (datagrams in pieces), `associations` (packets without ports), `parking` (packets that wait), `arp`, `errors` (ICMP
-//! errors of the box itself), `held_syns` (those that are answered late), `exceptions` (static
+//! errors of the box itself), `punt` (what is the kernel's), `held_syns` (those that are answered late), `exceptions` (static
 //! mappings and bypass).
 //!
 //! Always true:
@@ -31,6 +31,7 @@ mod ingress;
 pub mod io;
 mod mtu;
 mod parking;
+mod punt;
 pub mod steering;
 
 use std::sync::Arc;
@@ -54,6 +55,7 @@ use held_syns::HeldSyns;
 use hits::Lately;
 use io::{Burst, PacketBuf, PacketIo};
 use parking::Parking;
+use punt::Punts;
 use steering::Steering;
 
 /// Commands of housekeeping that one poll carries out at most.
@@ -122,6 +124,7 @@ pub struct Worker<I: PacketIo> {
     fragments: Fragments<I::Packet>,
     telling: Telling,
     held_syns: HeldSyns,
+    punts: Punts,
     /// There are static mappings or bypass rules; without them nobody asks.
     has_exceptions: bool,
     /// GRE of PPTP goes by its calls.
@@ -149,6 +152,7 @@ impl<I: PacketIo> Worker<I> {
             own_errors,
         } = parts;
         let held_syns = HeldSyns::new(own_errors.answers_unsolicited_syns(), shard.key);
+        let punts = Punts::new(forwarding.ports().len());
         let bursts = |count: usize| (0..count).map(|_| Burst::new()).collect();
         let has_exceptions = !shard.space.statics().is_empty() || !forwarding.bypass().is_empty();
         let takes_hits = !has_exceptions && shard.has_plain_hits();
@@ -175,6 +179,7 @@ impl<I: PacketIo> Worker<I> {
             fragments: Fragments::new(fragments, steering.workers()),
             telling: Telling::new(own_errors),
             held_syns,
+            punts,
             has_exceptions,
             takes_hits,
             lately: [Lately::default(); 2],

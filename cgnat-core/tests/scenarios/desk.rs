@@ -213,7 +213,7 @@ impl Desk {
         let made = self.lab.sum(|c| c.originated.value());
         let consumed =
             self.lab.sum(|c| c.arp_received.value() + c.echo_answered.value() + c.parked.value());
-        let consumed = consumed + self.lab.sum(|c| c.fragments_waiting.value());
+        let consumed = consumed + self.lab.sum(|c| c.fragments_waiting.value() + c.punted.value());
         assert_eq!(received + made, sent + self.lab.all_drops() + consumed);
     }
 }

@@ -22,6 +22,9 @@ pub struct PortConfig {
     pub nodes: Vec<Socket>,
     /// Whether frames for other stations are received too.
     pub promiscuous: bool,
+    /// Whether frames to all groups are received too. A driver that has no such switch receives
+    /// what it receives.
+    pub all_multicast: bool,
 }
 
 impl Default for PortConfig {
@@ -35,6 +38,7 @@ impl Default for PortConfig {
             rss: None,
             nodes: Vec::new(),
             promiscuous: false,
+            all_multicast: false,
         }
     }
 }

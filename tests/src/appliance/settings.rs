@@ -8,6 +8,9 @@ use crate::lab::{
     BOX_EXTERNAL, BOX_INTERNAL, EXTERNAL, INTERNAL, MACS, ROUTER, SUBSCRIBER_PREFIX, TAPS, WORLD,
 };
 
+/// The kernel's interfaces of the internal and of the external port.
+pub const KERNEL_INTERFACES: [&str; 2] = ["k-int", "k-ext"];
+
 /// What a run of the appliance is configured with.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -59,6 +62,8 @@ pub struct Settings {
     pub static_mappings: Vec<String>,
     /// Further lines of the section `nat44`.
     pub nat44: Vec<String>,
+    /// Whether the ports have the interfaces [`KERNEL_INTERFACES`] in the kernel.
+    pub kernel_interfaces: bool,
     /// Largest IPv4 packet of the internal port; the default if `None`.
     pub internal_mtu: Option<u16>,
     /// Largest IPv4 packet of the external port; the default if `None`.
@@ -99,6 +104,7 @@ impl Default for Settings {
             limits: None,
             static_mappings: Vec::new(),
             nat44: Vec::new(),
+            kernel_interfaces: false,
             internal_mtu: None,
             external_mtu: None,
             ring: String::new(),
@@ -189,6 +195,7 @@ impl Settings {
             limits,
             static_mappings,
             nat44,
+            kernel_interfaces,
             internal_mtu,
             external_mtu,
             ring: _,
@@ -206,6 +213,11 @@ impl Settings {
         let idle = idle.as_ref().map(|idle| format!("  idle: {idle}\n")).unwrap_or_default();
         let mtu = |mtu: &Option<u16>| mtu.map(|mtu| format!("    mtu: {mtu}\n"));
         let [inner, outer] = [internal_mtu, external_mtu].map(|of| mtu(of).unwrap_or_default());
+        let kernel = |name: &str| match kernel_interfaces {
+            true => format!("    kernel-interface: {name}\n"),
+            false => String::new(),
+        };
+        let [kernel_in, kernel_out] = KERNEL_INTERFACES.map(kernel);
         let neighbour = |address, mac: &str| match silent {
             true => format!("    neighbours: [{{ address: {address}, mac: \"{mac}\" }}]\n"),
             false => String::new(),
@@ -220,9 +232,9 @@ impl Settings {
              \x20 memory: 512MiB\n  huge-pages: {huge_pages}\n{socket}{idle}\
              ports:\n\
              \x20 {INTERNAL_PORT}:\n    side: internal\n    device: \"{internal}\"\n\
-             \x20   addresses: [{BOX_INTERNAL}/30]\n    next-hop: {ROUTER}\n{router}{inner}\
+             \x20   addresses: [{BOX_INTERNAL}/30]\n    next-hop: {ROUTER}\n{router}{inner}{kernel_in}\
              \x20 {EXTERNAL_PORT}:\n    side: external\n    device: \"{external}\"\n\
-             \x20   addresses: [{BOX_EXTERNAL}/30]\n    next-hop: {WORLD}\n{world}{outer}\
+             \x20   addresses: [{BOX_EXTERNAL}/30]\n    next-hop: {WORLD}\n{world}{outer}{kernel_out}\
              pools:\n  laboratory:\n    addresses: [{pool}]\n{drain}{lent}    allocation:\n\
              \x20     block-size: {block_size}\n      max-blocks: {max_blocks}\n\
              \x20     hold: {hold}\n\

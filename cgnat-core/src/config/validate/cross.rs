@@ -32,6 +32,7 @@ pub(super) fn ports(report: &mut Report<'_>, section: Option<&Cursor<'_>>, all: 
     for (i, port) in all.iter().enumerate() {
         for earlier in &all[..i] {
             same_device(report, earlier, port);
+            same_interface(report, earlier, port);
             for address in &port.addresses {
                 let overlaps = |a: &&Located<Ipv4Net>| {
                     a.value.contains(&address.value.trunc())
@@ -48,6 +49,16 @@ pub(super) fn ports(report: &mut Report<'_>, section: Option<&Cursor<'_>>, all: 
                 }
             }
         }
+    }
+}
+
+fn same_interface(report: &mut Report<'_>, earlier: &ports::Draft, port: &ports::Draft) {
+    let (Some(a), Some(b)) = (&earlier.kernel_interface, &port.kernel_interface) else { return };
+    if a.value == b.value {
+        let earlier = shown(&earlier.name.value);
+        let name = shown(&b.value);
+        let message = format!("{name} is the interface of port {earlier}; expected another name");
+        report.error(&b.at, message);
     }
 }
 

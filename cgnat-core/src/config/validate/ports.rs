@@ -28,6 +28,7 @@ pub(super) struct Draft {
     vlan: Option<u16>,
     mtu: u16,
     neighbours: Vec<Located<(Ipv4Addr, [u8; 6])>>,
+    pub(super) kernel_interface: Option<Located<String>>,
 }
 
 impl Draft {
@@ -42,6 +43,7 @@ impl Draft {
             next_hop: self.next_hop.map(|n| n.value),
             mtu: self.mtu,
             neighbours: self.neighbours.into_iter().map(|n| n.value).collect(),
+            kernel_interface: self.kernel_interface.map(|name| name.value),
         })
     }
 
@@ -101,6 +103,16 @@ fn port(report: &mut Report<'_>, name: Located<String>, cursor: &Cursor<'_>) -> 
         report.error(at, message);
     }
 
+    let kernel_interface = fields
+        .get("kernel-interface")
+        .and_then(|c| c.located(report, "the name of an interface", scalar::interface_name));
+    if let (Some(Located { at, .. }), Some(Located { value: Device::Virtual { driver, .. }, .. })) =
+        (&kernel_interface, &device)
+        && driver == "net_pcap"
+    {
+        report.error(at, "a port that replays a capture talks to nobody; expected no interface");
+    }
+
     let mut draft = Draft {
         name,
         side,
@@ -112,6 +124,7 @@ fn port(report: &mut Report<'_>, name: Located<String>, cursor: &Cursor<'_>) -> 
         vlan,
         mtu,
         neighbours: Vec::new(),
+        kernel_interface,
     };
     let listed = fields.required(report, "addresses");
     addresses(report, listed, &mut draft);

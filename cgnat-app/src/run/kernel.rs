@@ -1,0 +1,349 @@
+//! Interfaces in the kernel for what is for the box itself (decision 30).
+//!
+//! Workers put frames into a ring per port, and never wait; one thread writes them to the port's
+//! TAP interface and brings what the kernel sends to the worker that owns the port's first
+//! transmit queue. All that is bounded: a full ring drops and counts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use arrayvec::ArrayVec;
+use cgnat_core::config::{Config, Port};
+use cgnat_core::control::counters::Counter;
+use cgnat_core::packet::ethernet;
+use cgnat_core::worker::io::BURST;
+use dpdk::{Mbuf, Mempool, RingConsumer, RingProducer};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::{Value, json};
+use tun_rs::{DeviceBuilder, Layer, SyncDevice};
+
+use super::say::complain;
+
+/// How long a frame for the kernel waits at most before it is looked at.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Longest frame of an interface: the largest MTU, a header and a tag.
+const LONGEST: usize = 10_240;
+
+/// Header of a frame without tag.
+const HEADER: usize = 14;
+
+/// Bytes of a tag.
+const TAG: usize = 4;
+
+/// What went between a port and its interface; the kernel's thread is the only writer.
+#[derive(Debug, Default)]
+pub struct KernelCounters {
+    /// Frames written to the interface.
+    pub written: Counter,
+    /// Frames that the interface did not take.
+    pub unwritten: Counter,
+    /// Frames of the kernel that were passed on to be sent.
+    pub sent: Counter,
+    /// Frames of the kernel that are neither ARP nor IPv4 of an own address.
+    pub refused: Counter,
+    /// Frames of the kernel for which there was no buffer, or no room in the ring.
+    pub unsent: Counter,
+}
+
+/// What went between a port and its interface so far.
+#[derive(Debug, Clone)]
+pub struct KernelReport {
+    port: String,
+    interface: String,
+    written: u64,
+    unwritten: u64,
+    sent: u64,
+    refused: u64,
+    unsent: u64,
+}
+
+impl KernelReport {
+    /// As of now.
+    pub fn of(config: &Config, counters: &[(usize, Arc<KernelCounters>)]) -> Vec<Self> {
+        let report = |(port, counters): &(usize, Arc<KernelCounters>)| {
+            let port = &config.ports()[*port];
+            Self {
+                port: port.name().to_owned(),
+                interface: port.kernel_interface().unwrap_or_default().to_owned(),
+                written: counters.written.value(),
+                unwritten: counters.unwritten.value(),
+                sent: counters.sent.value(),
+                refused: counters.refused.value(),
+                unsent: counters.unsent.value(),
+            }
+        };
+        counters.iter().map(report).collect()
+    }
+
+    /// A line for people.
+    pub fn sentence(&self) -> String {
+        let Self { port, interface, written, unwritten, sent, refused, unsent } = self;
+        format!(
+            "Kernel interface {interface} of port {port}: {written} frames to the kernel, \
+             {unwritten} not taken; {sent} from it, {refused} that may not leave, {unsent} without \
+             room"
+        )
+    }
+
+    /// For the statistics file.
+    pub fn json(&self) -> Value {
+        let Self { port, interface, written, unwritten, sent, refused, unsent } = self;
+        json!({
+            "port": port, "interface": interface, "written": written, "unwritten": unwritten,
+            "sent": sent, "refused": refused, "unsent": unsent,
+        })
+    }
+}
+
+/// One interface and its way to and from the port.
+pub struct Interface {
+    name: String,
+    port: String,
+    device: SyncDevice,
+    vlan: Option<u16>,
+    own: Arc<[u32]>,
+    /// What the port's workers have for the kernel.
+    to_kernel: RingConsumer,
+    /// The worker that sends for the kernel.
+    to_wire: RingProducer,
+    counters: Arc<KernelCounters>,
+    /// The interface does not answer any more: nothing is read from it.
+    is_gone: bool,
+}
+
+impl Interface {
+    /// Makes the interface of `port`, whose MAC is `mac`; `own` are all own addresses of the box.
+    ///
+    /// # Errors
+    /// The kernel refuses: a name that is taken, or a permission that is missing.
+    pub fn make(
+        port: &Port,
+        name: &str,
+        mac: [u8; 6],
+        own: Arc<[u32]>,
+        (to_kernel, to_wire): (RingConsumer, RingProducer),
+    ) -> Result<Self> {
+        let make = || -> std::io::Result<SyncDevice> {
+            let builder = DeviceBuilder::new().name(name).layer(Layer::L2).mac_addr(mac);
+            let device = builder.mtu(port.mtu()).offload(false).build_sync()?;
+            for net in port.addresses() {
+                device.add_address_v4(net.addr(), net.prefix_len())?;
+            }
+            device.set_nonblocking(true)?;
+            Ok(device)
+        };
+        let device = make().with_context(|| {
+            format!(
+                "port {}: cannot make the interface {name} in the kernel; expected a name that is \
+                 free (ip link show {name}), /dev/net/tun, and CAP_NET_ADMIN",
+                port.name()
+            )
+        })?;
+        Ok(Self {
+            name: name.to_owned(),
+            port: port.name().to_owned(),
+            device,
+            vlan: port.vlan(),
+            own,
+            to_kernel,
+            to_wire,
+            counters: Arc::default(),
+            is_gone: false,
+        })
+    }
+
+    /// What it counts.
+    pub fn counters(&self) -> Arc<KernelCounters> {
+        self.counters.clone()
+    }
+
+    /// Writes a burst of frames to the interface; whether there were any.
+    fn write(&mut self) -> bool {
+        let mut frames = ArrayVec::<Mbuf, BURST>::new();
+        self.to_kernel.pop_burst(&mut frames);
+        let had_any = !frames.is_empty();
+        for mut frame in frames {
+            untag(&mut frame);
+            match self.device.send(frame.data()) {
+                Ok(_) => self.counters.written.add(1),
+                Err(_) => self.counters.unwritten.add(1),
+            }
+        }
+        had_any
+    }
+
+    /// Reads a burst of frames from the interface; whether there were any.
+    fn read(&mut self, pool: &Mempool, frame: &mut [u8; LONGEST]) -> bool {
+        let mut burst = ArrayVec::<Mbuf, BURST>::new();
+        let mut count = 0;
+        while count < BURST && !self.is_gone {
+            match self.device.recv(frame) {
+                Ok(len) => {
+                    count += 1;
+                    self.take(&frame[..len], pool, &mut burst);
+                }
+                Err(error) => {
+                    self.mind(&error);
+                    break;
+                }
+            }
+        }
+        let pushed = self.to_wire.push_burst(&mut burst);
+        self.counters.sent.add(pushed as u64);
+        self.counters.unsent.add(burst.len() as u64);
+        count > 0
+    }
+
+    /// Puts a frame of the kernel into a buffer, if it may leave.
+    fn take(&self, frame: &[u8], pool: &Mempool, burst: &mut ArrayVec<Mbuf, BURST>) {
+        if !may_leave(frame, &self.own) {
+            return self.counters.refused.add(1);
+        }
+        let tagged = frame.len() + self.vlan.map_or(0, |_| TAG);
+        let filled = pool.alloc().and_then(|mut buffer| {
+            let bytes = buffer.append(u16::try_from(tagged).ok()?)?;
+            copy_tagged(frame, self.vlan, bytes);
+            Some(buffer)
+        });
+        match filled {
+            Some(buffer) => burst.push(buffer),
+            None => self.counters.unsent.add(1),
+        }
+    }
+
+    /// An error of reading: nothing there, for the moment or for good.
+    fn mind(&mut self, error: &std::io::Error) {
+        use std::io::ErrorKind::{Interrupted, WouldBlock};
+        if matches!(error.kind(), WouldBlock | Interrupted) || error.raw_os_error() == Some(DOWN) {
+            return;
+        }
+        self.is_gone = true;
+        complain(&format!(
+            "error: port {}: the interface {} does not answer any more ({error}); somebody may have \
+             deleted it. Packets go on; for those for the box itself restart it",
+            self.port, self.name
+        ));
+    }
+}
+
+/// EIO: the interface is there and is down.
+const DOWN: i32 = 5;
+
+/// Whether the kernel may send a frame out of a port: ARP or IPv4 of an own address.
+fn may_leave(frame: &[u8], own: &[u32]) -> bool {
+    let Some(header) = frame.first_chunk::<HEADER>() else { return false };
+    let sender = match u16::from_be_bytes([header[12], header[13]]) {
+        ethernet::ARP => 14..18,
+        ethernet::IPV4 => 12..16,
+        _ => return false,
+    };
+    let sender = frame[HEADER..].get(sender);
+    sender.is_some_and(|sender| own.iter().any(|address| address.to_be_bytes() == sender))
+}
+
+/// Copies a frame without tag, and puts one in for a port that has one.
+fn copy_tagged(frame: &[u8], vlan: Option<u16>, to: &mut [u8]) {
+    let Some(id) = vlan else { return to.copy_from_slice(frame) };
+    to[..12].copy_from_slice(&frame[..12]);
+    to[12..14].copy_from_slice(&ethernet::DOT1Q.to_be_bytes());
+    to[14..16].copy_from_slice(&id.to_be_bytes());
+    to[16..].copy_from_slice(&frame[12..]);
+}
+
+/// Takes the tag off a frame that has one; the port's was checked when it came in.
+fn untag(frame: &mut Mbuf) {
+    let bytes = frame.data_mut();
+    if bytes.len() >= HEADER + TAG && bytes[12..14] == ethernet::DOT1Q.to_be_bytes() {
+        bytes.copy_within(..12, TAG);
+        let cut = frame.adj(TAG as u16);
+        debug_assert!(cut, "the frame is longer");
+    }
+}
+
+/// The loop of the thread, until it is told to stop.
+pub fn serve(mut interfaces: Vec<Interface>, pool: &Mempool, cpus: &[u16], stop: &AtomicBool) {
+    if let Err(error) = dpdk::set_current_thread_affinity(cpus) {
+        complain(&format!("warning: the thread of kernel interfaces stays where it is: {error}"));
+    }
+    let mut frame = [0; LONGEST];
+    while !stop.load(Ordering::Relaxed) {
+        let mut worked = false;
+        for interface in &mut interfaces {
+            worked |= interface.write();
+            worked |= interface.read(pool, &mut frame);
+        }
+        if !worked {
+            wait(&interfaces);
+        }
+    }
+}
+
+/// Waits until the kernel sends something, and not longer than frames for it may wait.
+fn wait(interfaces: &[Interface]) {
+    let there = interfaces.iter().filter(|interface| !interface.is_gone);
+    let mut waited: Vec<_> =
+        there.map(|interface| PollFd::new(&interface.device, PollFlags::IN)).collect();
+    let timeout = Timespec { tv_sec: 0, tv_nsec: LOOK.as_nanos() as i64 };
+    // Interrupted or not: it is time to look.
+    let answer = poll(&mut waited, Some(&timeout));
+    let is_broken = |fd: &PollFd<'_>| fd.revents().intersects(PollFlags::ERR | PollFlags::HUP);
+    if answer.is_err() || waited.iter().any(is_broken) {
+        // It says so at once each time; the next look is as far away as else.
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// The names of the interfaces by port, for those ports that have one.
+pub fn wanted(config: &Config) -> impl Iterator<Item = (usize, &Port, &str)> {
+    let named = |(index, port)| Some((index, port, Port::kernel_interface(port)?));
+    config.ports().iter().enumerate().filter_map(named)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: [u32; 2] = [0x0aff_0002, 0xc000_0202];
+
+    fn frame(ether_type: u16, source: u32) -> Vec<u8> {
+        let mut bytes = vec![2; 12];
+        bytes.extend(ether_type.to_be_bytes());
+        bytes.extend([0x45; 12]);
+        bytes.extend(source.to_be_bytes());
+        bytes.extend([7; 20]);
+        bytes
+    }
+
+    #[test]
+    fn the_kernel_sends_arp_and_ipv4_of_own_addresses_and_nothing_else() {
+        assert!(may_leave(&frame(ethernet::IPV4, OWN[1]), &OWN));
+        for other in [0x6440_0001, 0, u32::MAX] {
+            assert!(!may_leave(&frame(ethernet::IPV4, other), &OWN));
+            assert!(!may_leave(&frame(ethernet::ARP, OWN[0]), &OWN));
+        }
+        let mut arp = frame(ethernet::ARP, 0);
+        arp[28..32].copy_from_slice(&OWN[0].to_be_bytes());
+        assert!(may_leave(&arp, &OWN));
+        assert!(!may_leave(&frame(ethernet::IPV6, OWN[0]), &OWN));
+        assert!(!may_leave(&frame(ethernet::DOT1Q, OWN[0]), &OWN));
+        for len in 0..30 {
+            assert!(!may_leave(&frame(ethernet::IPV4, OWN[0])[..len], &OWN), "{len}");
+        }
+    }
+
+    #[test]
+    fn a_tag_is_put_in_behind_the_macs() {
+        let plain = frame(ethernet::IPV4, OWN[0]);
+        let mut tagged = vec![0; plain.len() + TAG];
+        copy_tagged(&plain, Some(200), &mut tagged);
+        assert_eq!(tagged[..12], plain[..12]);
+        assert_eq!(tagged[12..16], [0x81, 0x00, 0, 200]);
+        assert_eq!(tagged[16..], plain[12..]);
+        let mut same = vec![0; plain.len()];
+        copy_tagged(&plain, None, &mut same);
+        assert_eq!(same, plain);
+    }
+}
