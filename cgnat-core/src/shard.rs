@@ -25,6 +25,7 @@ use crate::config::{Algs, Config, Overloading};
 use crate::endpoint::{ExternalEndpoint, InternalEndpoint, Protocol, Realm, RemoteEndpoint};
 use crate::layout::ShardMemory;
 use crate::policy::dice::Dice;
+use crate::policy::flow_guard::FlowGuard;
 use crate::policy::groups::Groups;
 use crate::policy::other_protocols::OtherProtocols;
 use crate::policy::port_choice::BlockFit;
@@ -187,6 +188,8 @@ pub struct Shard {
     pub(crate) overloading: Option<Overloading>,
     pub(crate) key: HashKey,
     pub(crate) random: Dice,
+    /// Which first packets are let in.
+    pub(crate) flow_guard: FlowGuard,
     pub(crate) identifications: Identifications,
     pub(crate) mappings: Slab<Mapping>,
     pub(crate) mapping_index: Index,
@@ -279,6 +282,7 @@ impl Shard {
             mss_clamp: config.mss_clamp(),
             overloading: Overloading::of_all(config),
             random: Dice::new(seed),
+            flow_guard: FlowGuard::new(config.system().new_flows_under_load()),
             identifications: Identifications::new(id, shards, |place| key.hash(place) as u32),
             due: ShardDue {
                 mappings: DueArray::new(memory.mapping_due),

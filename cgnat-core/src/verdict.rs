@@ -103,6 +103,7 @@ drop_reasons! {
     LimitSessionRate, "limit-session-rate", "The subscriber opens sessions faster than `limits.new-sessions-per-second` of its group allows; one host scans or is infected, or the burst is too small.";
     LimitBlocks, "limit-blocks", "The subscriber uses all ports of as many blocks as `limits.blocks` of its group allows.";
     ReservedPorts, "reserved-ports", "The subscriber's last free ports are kept for the lifelines in `limits.reserved` of its group; this flow is none.";
+    Overload, "overload", "The first packet of a flow, while the worker had more packets than it could take and new flows had had their share of its time (`system.new-flows-under-load`); flows that exist go on. A flood of new flows, or too few workers.";
     MappingTableFull, "mapping-table-full", "The shard's mapping table is full; raise `max-mappings`.";
     SessionTableFull, "session-table-full", "The shard's session table is full; raise `max-sessions`.";
     AddressDraining, "address-draining", "The ports of the subscriber's blocks are used up, and its external address is drained, so it gets no further block; it gets another address when its last mapping has ended.";

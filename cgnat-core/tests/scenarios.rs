@@ -24,6 +24,8 @@ mod dhcp;
 mod errors_of_the_box;
 #[path = "scenarios/filtering.rs"]
 mod filtering;
+#[path = "scenarios/flow_floods.rs"]
+mod flow_floods;
 #[path = "scenarios/fragment_floods.rs"]
 mod fragment_floods;
 #[path = "scenarios/fragments.rs"]

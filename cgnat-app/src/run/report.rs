@@ -71,6 +71,7 @@ pub struct Report {
     handed_off: Vec<(u64, u64)>,
     hits: u64,
     begun: u64,
+    pressed: u64,
     hairpinned: u64,
     /// Outbound and inbound.
     statics: [u64; 2],
@@ -190,6 +191,7 @@ impl Report {
                 .collect(),
             hits: sum(&|c| c.hits.value()),
             begun: sum(&|c| c.begun.value()),
+            pressed: sum(&|c| c.pressed.value()),
             hairpinned: sum(&|c| c.hairpinned.value()),
             statics: [sum(&|c| c.static_outbound.value()), sum(&|c| c.static_inbound.value())],
             bypassed: [sum(&|c| c.bypassed_outbound.value()), sum(&|c| c.bypassed_inbound.value())],
@@ -402,6 +404,14 @@ impl Report {
                 writeln!(out, "  worker {worker}: {off} packets handed off, {taken} taken")?;
             }
         }
+        if self.pressed > 0 {
+            writeln!(
+                out,
+                "Workers had more packets than they could take: for {}.{} s, all together",
+                self.pressed / 10,
+                self.pressed % 10
+            )?;
+        }
         if self.reloads.applied + self.reloads.failed > 0 {
             writeln!(out, "Reloads: {}, failed: {}", self.reloads.applied, self.reloads.failed)?;
         }
@@ -544,6 +554,7 @@ impl Report {
             },
             "hits": self.hits,
             "begun": self.begun,
+            "pressed": self.pressed,
             "hairpinned": self.hairpinned,
             "static": { "outbound": self.statics[0], "inbound": self.statics[1] },
             "bypassed": { "outbound": self.bypassed[0], "inbound": self.bypassed[1] },

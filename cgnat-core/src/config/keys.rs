@@ -14,6 +14,7 @@ pub const KEYS: &[&str] = &[
     "system.memory",
     "system.max-mappings",
     "system.max-sessions",
+    "system.new-flows-under-load",
     "system.huge-pages",
     "system.idle",
     "system.control-socket",

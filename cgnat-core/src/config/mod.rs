@@ -99,6 +99,7 @@ pub struct System {
     pub(crate) memory_bytes: u64,
     pub(crate) max_mappings: u32,
     pub(crate) max_sessions: Option<u32>,
+    pub(crate) new_flows_under_load: Option<u32>,
     pub(crate) huge_pages: HugePages,
     pub(crate) idle: Idle,
     pub(crate) control_socket: Option<String>,
@@ -432,6 +433,12 @@ impl System {
     /// Sessions beside the first of each mapping that all shards together hold, if it is said.
     pub fn max_sessions(&self) -> Option<u32> {
         self.max_sessions
+    }
+
+    /// Flows per second that a worker begins while it has more packets than it can take; `None`
+    /// is no bound.
+    pub fn new_flows_under_load(&self) -> Option<u32> {
+        self.new_flows_under_load
     }
 
     /// Whether huge pages are wanted.

@@ -15,6 +15,7 @@ system:
   memory: 4GiB
   max-mappings: 4_000_000
   max-sessions: 300_000
+  new-flows-under-load: off
   huge-pages: off
   idle: busy
   control-socket: /run/cgnat/control.sock
@@ -155,6 +156,8 @@ fn the_smallest_file_gets_the_defaults_that_are_documented() {
     assert_eq!((system.name(), system.workers()), ("cgnat", &Workers::Auto));
     assert_eq!((system.memory_bytes(), system.max_mappings()), (1 << 30, 1_000_000));
     assert_eq!((system.huge_pages(), system.idle()), (HugePages::Auto, Idle::Adaptive));
+    assert_eq!(system.new_flows_under_load(), Some(500_000));
+    assert_eq!(system.huge_pages(), HugePages::Auto);
     let pool = &config.pools()[0];
     assert_eq!((pool.first_port(), pool.last_port()), (1024, 65535));
     assert_eq!((pool.block_size(), pool.max_blocks(), pool.hold_s()), (512, 4, 120));
@@ -183,6 +186,7 @@ fn every_value_of_a_full_file_arrives() {
     let config = config(FULL);
     assert_eq!(config.system().workers(), &Workers::Cpus(vec![2, 3, 4, 2]));
     assert_eq!(config.system().control_cpus(), [0]);
+    assert_eq!(config.system().new_flows_under_load(), None);
     assert_eq!(config.system().huge_pages(), HugePages::Off);
     assert_eq!(config.system().idle(), Idle::Busy);
     assert_eq!(config.system().control_socket(), Some("/run/cgnat/control.sock"));

@@ -94,6 +94,8 @@ pub struct WorkerCounters {
     pub hits: Counter,
     /// Mappings that were made the short way.
     pub begun: Counter,
+    /// Ticks in which the worker had more packets than it could take.
+    pub pressed: Counter,
     /// Packets hairpinned.
     pub hairpinned: Counter,
     /// Packets whose source a static mapping translated.
@@ -191,6 +193,7 @@ impl WorkerCounters {
             handed_in: Counter::default(),
             hits: Counter::default(),
             begun: Counter::default(),
+            pressed: Counter::default(),
             hairpinned: Counter::default(),
             static_outbound: Counter::default(),
             static_inbound: Counter::default(),

@@ -70,6 +70,10 @@ impl Shard {
         let Some(group) = self.group_of(key.near) else {
             return Err(Verdict::Drop(DropReason::SourceNotSubscriber));
         };
+        let (first, second) = key.words();
+        if !self.lets_in(self.key.hash_pair(first, second), key.near) {
+            return Err(Verdict::Drop(DropReason::Overload));
+        }
         let realm = self.portless_realm(key.near, key.protocol, key.remote);
         if self.associations.is_full() {
             return Err(Verdict::Drop(DropReason::AssociationTableFull));

@@ -18,6 +18,7 @@ use crate::shard::Shard;
 use crate::table::mapping::Behaviour;
 use crate::table::session::Peer;
 use crate::time::Tick;
+use crate::verdict::DropReason;
 
 use super::hit::key_of;
 
@@ -89,6 +90,33 @@ impl Shard {
             self.clamp_mss(slot, packet, &header, transport);
         }
         true
+    }
+
+    /// Why a packet of a pressed worker goes no further: no mapping exists that it belongs to, and none
+    /// will be made for it.
+    #[cold]
+    pub fn shed(&mut self, hash: u64, plain: &Plain) -> Option<DropReason> {
+        let key = key_of(plain);
+        // The flow may have begun with an earlier packet of the burst.
+        if self.mapping_index.find(hash, |slot| self.mappings[slot].is_for(key)).is_some() {
+            return None;
+        }
+        // Neither of these takes a part of what subscribers may begin.
+        if self.group_of(plain.source).is_none() {
+            return Some(DropReason::SourceNotSubscriber);
+        }
+        if plain.is_tcp && !plain.is_syn {
+            return Some(DropReason::TcpNotSyn);
+        }
+        (!self.lets_in(hash, plain.source)).then_some(DropReason::Overload)
+    }
+
+    /// Whether the first packet of a flow from a subscriber, by the flow's hash, is let in.
+    #[inline]
+    pub(super) fn lets_in(&mut self, hash: u64, subscriber: u32) -> bool {
+        let key = self.key;
+        !self.flow_guard.is_pressed()
+            || self.flow_guard.lets_in(hash, key.hash(u64::from(subscriber)))
     }
 
     /// What the mapping will be made of, if nothing speaks against it and nobody need be asked.

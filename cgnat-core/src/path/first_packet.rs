@@ -43,6 +43,9 @@ impl Shard {
             }
             _ => {}
         }
+        if !self.lets_in(hash, key.internal.address.0) {
+            return Err(Verdict::Drop(DropReason::Overload));
+        }
         // Without a record for the permission no port is taken, which would have to rest.
         if self.sessions.is_full() && self.permits(key, group, remote.port) {
             return Err(Verdict::Drop(DropReason::SessionTableFull));

@@ -8,6 +8,7 @@ pub mod destinations;
 pub mod dice;
 pub mod error_rate;
 pub mod filtering;
+pub mod flow_guard;
 pub mod groups;
 pub mod other_protocols;
 pub mod port_choice;

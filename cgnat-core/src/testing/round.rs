@@ -37,7 +37,7 @@ const SYN: u8 = 2;
 const ACK: u8 = 16;
 
 const YAML: &str = "version: 1
-system: { max-mappings: 20_000 }
+system: { max-mappings: 20_000, new-flows-under-load: off }
 ports:
   internal0:
     side: internal

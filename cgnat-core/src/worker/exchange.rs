@@ -57,6 +57,7 @@ impl<I: PacketIo> Worker<I> {
         let mut burst: Burst<I::Packet> = Burst::new();
         self.io.take_handed(&mut burst);
         let count = burst.len();
+        self.was_full |= burst.is_full();
         self.counters.handed_in.add(count as u64);
         for packet in burst.drain(..) {
             self.handed(packet);

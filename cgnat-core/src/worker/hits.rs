@@ -74,7 +74,8 @@ impl<I: PacketIo> Worker<I> {
         let mut ahead = Aheads::new();
         match side {
             Side::Internal => {
-                if self.look_outbound(port, burst, &mut ahead) {
+                if self.look_outbound(port, burst, &mut ahead) && !self.shard.flow_guard.is_spent()
+                {
                     self.look_at_first_packets(&ahead);
                 }
             }
@@ -172,6 +173,11 @@ impl<I: PacketIo> Worker<I> {
         let Ahead { plain, place: hash, .. } = ahead;
         self.note_capture_time(&packet);
         let now = self.now.tick();
+        if self.shard.flow_guard.is_pressed()
+            && let Some(reason) = self.shard.shed(*hash, plain)
+        {
+            return self.refuse(port, packet, reason);
+        }
         // Before a SYN is let out, those that came from outside and are held must be asked.
         let may_begin = !(plain.is_syn && self.holds_syns());
         if !(may_begin && self.shard.begin(*hash, plain, &mut packet.bytes_mut()[OFFSET..], now)) {

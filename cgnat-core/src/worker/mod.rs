@@ -133,6 +133,8 @@ pub struct Worker<I: PacketIo> {
     takes_hits: bool,
     /// By side.
     lately: [Lately; 2],
+    /// The last poll found a full burst somewhere.
+    was_full: bool,
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -183,6 +185,7 @@ impl<I: PacketIo> Worker<I> {
             has_exceptions,
             takes_hits,
             lately: [Lately::default(); 2],
+            was_full: false,
         }
     }
 
@@ -193,6 +196,7 @@ impl<I: PacketIo> Worker<I> {
         if self.time == TimeSource::Clock {
             self.now = self.now.max(clock);
         }
+        self.note_load();
         let mut work = self.take_commands();
         work += self.mind_fragments();
         work += self.take_handed();
@@ -201,6 +205,7 @@ impl<I: PacketIo> Worker<I> {
             self.io.receive(port, &mut burst);
             if !burst.is_empty() {
                 work += burst.len();
+                self.was_full |= burst.is_full();
                 self.take_burst(port, &mut burst);
             }
         }
@@ -256,6 +261,15 @@ impl<I: PacketIo> Worker<I> {
         self.abandon_fragments();
         self.publish(true);
         self.shard
+    }
+
+    /// Tells the guard of new flows whether receive queues stay full. Captures wait for their reader.
+    fn note_load(&mut self) {
+        let was_full = std::mem::take(&mut self.was_full);
+        let is_live = self.time == TimeSource::Clock;
+        if self.shard.flow_guard.note_poll(was_full && is_live, self.now.tick()) {
+            self.counters.pressed.add(1);
+        }
     }
 
     fn publish(&mut self, worked: bool) {

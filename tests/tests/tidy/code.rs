@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &[(&str, &str)])] = &[
             ("crate::endpoint", "vocabulary: plain values"),
             ("crate::packet::tcp", "names of four bits and the numbers of a segment, not bytes"),
             ("crate::policy", "decisions may build on each other"),
+            ("crate::time", "ticks are plain values; what time it is comes as an argument"),
         ],
     ),
     (

@@ -15,6 +15,7 @@ pub(super) fn read(report: &mut Report<'_>, cursor: Option<&Cursor<'_>>) -> Syst
         memory_bytes: 1 << 30,
         max_mappings: 1_000_000,
         max_sessions: None,
+        new_flows_under_load: Some(500_000),
         huge_pages: HugePages::Auto,
         idle: Idle::Adaptive,
         control_socket: None,
@@ -46,6 +47,9 @@ pub(super) fn read(report: &mut Report<'_>, cursor: Option<&Cursor<'_>>) -> Syst
     }
     let sessions = fields.get("max-sessions").and_then(|c| c.whole(report, 64, 268_435_456));
     system.max_sessions = sessions.map(|n| n as u32);
+    if let Some(rate) = fields.get("new-flows-under-load").and_then(|c| new_flows(report, c)) {
+        system.new_flows_under_load = rate;
+    }
     if let Some(huge_pages) = fields.get("huge-pages").and_then(|c| huge_pages(report, c)) {
         system.huge_pages = huge_pages;
     }
@@ -118,6 +122,15 @@ fn socket_path(text: &str) -> Result<String, String> {
         return Err(format!("this path has {length} bytes; expected at most {LONGEST_SOCKET}"));
     }
     Ok(text.to_owned())
+}
+
+/// A rate, or `off`, which is no bound.
+fn new_flows(report: &mut Report<'_>, cursor: &Cursor<'_>) -> Option<Option<u32>> {
+    match cursor.text(report, "a number, or off")? {
+        // Some YAML writers turn `off` into `false`.
+        ("off", _) | ("false", false) => Some(None),
+        _ => cursor.whole(report, 1000, 100_000_000).map(|rate| Some(rate as u32)),
+    }
 }
 
 fn huge_pages(report: &mut Report<'_>, cursor: &Cursor<'_>) -> Option<HugePages> {
