@@ -123,7 +123,7 @@ pub enum PortUse {
     Excluded,
 }
 
-/// The right to use one block, with its memory. On a cache line of its own, because each inbound
+/// The right to use one block, with its memory. On a cache line of its own, because each first
 /// packet reads one.
 #[repr(align(64))]
 pub struct BlockLease {
