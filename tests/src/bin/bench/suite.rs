@@ -159,7 +159,8 @@ fn build_other(commit: &str) -> Result<PathBuf> {
         ensure!(status.success(), "git {} failed", arguments.join(" "));
         Ok(())
     };
-    if !folder.exists() {
+    // Without a work tree of its own in there, git would take this one.
+    if !folder.join(".git").exists() {
         git(&["worktree", "add", "--detach", "target/bench/other", commit])?;
     }
     git(&["-C", "target/bench/other", "checkout", "--detach", commit])?;
