@@ -130,7 +130,7 @@ drop_reasons! {
     NoHeadroom, "no-headroom", "The packet buffer has no room for a longer link header; it is a bug of the port's setup.";
     TransmitFull, "transmit-full", "The transmit queue stayed full.";
     PuntLimited, "punt-limited", "For the box itself, and more of its kind came to the port in this second than go to the kernel.";
-    PuntFull, "punt-full", "For the box itself; the ring to the kernel's interface is full or there was no buffer for a copy.";
+    PuntFull, "punt-full", "For the box itself; the ring to the kernel's interface is full.";
     // Between workers.
     HandoffFull, "handoff-full", "The hand-off ring of the owning worker is full; that worker is overloaded.";
     HandoffStale, "handoff-stale", "The port block changed its owner while the packet was handed over.";

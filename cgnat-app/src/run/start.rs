@@ -123,8 +123,7 @@ pub fn start(
     } else {
         None
     };
-    let punts: Vec<bool> = config.ports().iter().map(|p| p.kernel_interface().is_some()).collect();
-    let (views, ways) = views(&eal, plan, opened.queues, &pools, replay, &gate, &punts)?;
+    let (views, ways) = views(&eal, config, plan, opened.queues, &pools, replay, &gate)?;
     let interfaces = interfaces(config, &opened.macs, ways)?;
     let kernel_counters =
         interfaces.iter().map(|(port, interface)| (*port, interface.counters())).collect();
@@ -296,12 +295,12 @@ type KernelWay = (dpdk::RingConsumer, dpdk::RingProducer);
 /// that have an interface there.
 fn views(
     eal: &Eal,
+    config: &Config,
     plan: &Plan,
     queues: Vec<(Vec<dpdk::RxQueue>, Vec<dpdk::TxQueue>)>,
     pools: &[Mempool],
     mut replay: Option<Replay>,
     gate: &Arc<AtomicBool>,
-    punts: &[bool],
 ) -> Result<(Vec<DpdkIo>, Vec<Option<KernelWay>>)> {
     let workers = usize::from(plan.workers());
     let mut rings = Vec::new();
@@ -335,20 +334,20 @@ fn views(
             view.receive.push(rx.next());
         }
         let direct = tx.len();
+        let punts = config.ports()[port].kernel_interface().is_some();
         let mut relays = Vec::new();
         let mut tx: Vec<_> = tx.into_iter().map(Some).collect();
-        // Workers beyond the queues relay to worker (n modulo queues).
+        // Workers beyond the queues relay to worker (n modulo queues), the kernel to the first.
+        let relaying = if workers > direct { direct } else { usize::from(punts) };
         let mut taken: Vec<Option<dpdk::RingConsumer>> = (0..direct).map(|_| None).collect();
-        if workers > direct || punts[port] {
-            for (queue, place) in taken.iter_mut().enumerate() {
-                let name = format!("relay{port}.{queue}");
-                let (producer, consumer) = MbufRing::create(eal, &name, RING, node_of(queue))?;
-                relays.push(producer);
-                *place = Some(consumer);
-            }
+        for (queue, place) in taken.iter_mut().enumerate().take(relaying) {
+            let name = format!("relay{port}.{queue}");
+            let (producer, consumer) = MbufRing::create(eal, &name, RING, node_of(queue))?;
+            relays.push(producer);
+            *place = Some(consumer);
         }
         let (mut producer, mut way) = (None, None);
-        if punts[port] {
+        if punts {
             let (to, from) = MbufRing::create(eal, &format!("kernel{port}"), KERNEL_RING, None)?;
             producer = Some(to);
             way = Some((from, relays[0].clone()));

@@ -262,7 +262,7 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     Err(format!("{} is not a name; expected 1 to 32 of A-Z a-z 0-9 . _ -", shown(text)))
 }
 
-/// The name of the instance; the runtime directory is called after it.
+/// The name of an interface in the kernel.
 pub(super) fn interface_name(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     // The kernel has room for 15; a dot or a dash in front reads like something else.
@@ -276,6 +276,7 @@ pub(super) fn interface_name(text: &str) -> Result<String, String> {
     ))
 }
 
+/// The name of the instance; the runtime directory is called after it.
 pub(super) fn instance_name(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-".contains(c);
     // A first dot would hide the files or climb out of the directory.

@@ -156,8 +156,7 @@ fn the_smallest_file_gets_the_defaults_that_are_documented() {
     assert_eq!((system.name(), system.workers()), ("cgnat", &Workers::Auto));
     assert_eq!((system.memory_bytes(), system.max_mappings()), (1 << 30, 1_000_000));
     assert_eq!((system.huge_pages(), system.idle()), (HugePages::Auto, Idle::Adaptive));
-    assert_eq!(system.new_flows_under_load(), Some(500_000));
-    assert_eq!(system.huge_pages(), HugePages::Auto);
+    assert_eq!((system.new_flows_under_load(), system.max_sessions()), (Some(500_000), None));
     let pool = &config.pools()[0];
     assert_eq!((pool.first_port(), pool.last_port()), (1024, 65535));
     assert_eq!((pool.block_size(), pool.max_blocks(), pool.hold_s()), (512, 4, 120));
@@ -187,6 +186,7 @@ fn every_value_of_a_full_file_arrives() {
     assert_eq!(config.system().workers(), &Workers::Cpus(vec![2, 3, 4, 2]));
     assert_eq!(config.system().control_cpus(), [0]);
     assert_eq!(config.system().new_flows_under_load(), None);
+    assert_eq!(config.system().max_sessions(), Some(300_000));
     assert_eq!(config.system().huge_pages(), HugePages::Off);
     assert_eq!(config.system().idle(), Idle::Busy);
     assert_eq!(config.system().control_socket(), Some("/run/cgnat/control.sock"));
@@ -194,6 +194,7 @@ fn every_value_of_a_full_file_arrives() {
     assert_eq!(port.device(), &Device::Pci("0000:3b:00.0".into()));
     assert_eq!(port.neighbours(), [(Ipv4Addr::new(10, 255, 0, 1), [2, 0, 0, 0, 0, 1])]);
     assert_eq!((port.vlan(), port.mtu()), (Some(100), 1900));
+    assert_eq!(port.kernel_interface(), Some("cgn-int"));
     assert_eq!((config.routes()[0].port(), config.routes()[0].to().prefix_len()), (0, 11));
     let last: Vec<u8> = config.pools()[0].addresses().iter().map(|a| a.octets()[3]).collect();
     assert_eq!(last, [0, 2, 5, 6, 7, 8, 9, 20]);

@@ -140,7 +140,7 @@ pub struct WorkerCounters {
     pub choices_missed: Counter,
     /// Ports whose rest was cut short by `max-held`.
     pub holds_cut: Counter,
-    /// Requests of housekeeping that named a record of another generation or shard.
+    /// Requests of housekeeping that named no record in use, or one of another shard.
     pub stale_requests: Counter,
     /// Identifications that may repeat one of the last 120 s.
     pub identification_repeats: Counter,

@@ -1,27 +1,10 @@
 //! How many ICMP errors the box sends: bounded per receiver and in all (RFC 1812 section
 //! 4.3.2.8), so that nobody can use it to flood somebody.
 
+use super::per_second::Spent;
+
 /// Receivers that are told apart; two that share a place share its rate.
 const PLACES: usize = 256;
-
-/// What was spent of a second's allowance.
-#[derive(Clone, Copy, Default)]
-pub struct Spent {
-    second: u32,
-    count: u32,
-}
-
-impl Spent {
-    /// Whether one more of at most `most` may be in this second; if so it is counted.
-    pub fn take(&mut self, second: u32, most: u32) -> bool {
-        if self.second != second {
-            *self = Spent { second, count: 0 };
-        }
-        let allowed = self.count < most;
-        self.count += u32::from(allowed);
-        allowed
-    }
-}
 
 /// The rate of one worker towards one side: a storm from outside does not take what
 /// subscribers are told.

@@ -11,6 +11,7 @@ pub mod filtering;
 pub mod flow_guard;
 pub mod groups;
 pub mod other_protocols;
+pub mod per_second;
 pub mod port_choice;
 pub mod service;
 pub mod tcp_state;

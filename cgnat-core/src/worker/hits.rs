@@ -236,15 +236,7 @@ impl<I: PacketIo> Worker<I> {
             I::will_read(self.shard.bucket_of(hash));
             Some(Ahead { plain, place: hash, slot: None })
         }));
-        let mut missing = false;
-        for ahead in ahead.iter_mut().flatten() {
-            ahead.slot = self.shard.first_candidate(ahead.place);
-            match ahead.slot {
-                Some(slot) => I::will_write(self.shard.record(slot)),
-                None => missing = true,
-            }
-        }
-        missing && self.look_further(ahead)
+        self.look_up(ahead, |place| self.shard.first_candidate(place)) && self.look_further(ahead)
     }
 
     /// Looks for the rest in their second buckets; says whether any is left without a mapping.
@@ -253,9 +245,15 @@ impl<I: PacketIo> Worker<I> {
         for ahead in ahead.iter().flatten().filter(|ahead| ahead.slot.is_none()) {
             self.shard.second_bucket_of(ahead.place).inspect(|bucket| I::will_read(*bucket));
         }
+        self.look_up(ahead, |place| self.shard.candidate(place))
+    }
+
+    /// Finds mappings for those that have none yet; says whether any is left without.
+    #[inline(always)]
+    fn look_up(&self, ahead: &mut Aheads, find: impl Fn(u64) -> Option<u32>) -> bool {
         let mut missing = false;
         for ahead in ahead.iter_mut().flatten().filter(|ahead| ahead.slot.is_none()) {
-            ahead.slot = self.shard.candidate(ahead.place);
+            ahead.slot = find(ahead.place);
             match ahead.slot {
                 Some(slot) => I::will_write(self.shard.record(slot)),
                 None => missing = true,

@@ -4,7 +4,7 @@
 use super::Worker;
 use super::io::{PacketBuf, PacketIo};
 use crate::packet::u32_at;
-use crate::policy::error_rate::Spent;
+use crate::policy::per_second::Spent;
 use crate::verdict::DropReason;
 
 /// What the kernel gets.
