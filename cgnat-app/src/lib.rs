@@ -6,6 +6,7 @@ pub mod check;
 pub mod connect_test;
 pub mod lookup;
 pub mod machine;
+mod netlink;
 pub mod preflight;
 pub mod run;
 pub mod show;

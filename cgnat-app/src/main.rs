@@ -23,6 +23,9 @@ enum Command {
     },
     /// Test a NAT, this one or any other, with very many TCP connections to one address and port.
     ConnectTest(connect_test::Options),
+    /// Have a running box withdraw its external addresses from routing and go on with packets, so
+    /// that it can be stopped when nobody uses it any more.
+    Drain(show::Asked),
     /// Tell from a configuration alone which external ports a subscriber of a deterministic
     /// pool has, or whose an external endpoint is.
     Lookup(lookup::Options),
@@ -31,14 +34,18 @@ enum Command {
     Run(run::Options),
     /// Ask a running box by its control socket.
     Show(show::Options),
+    /// Have a box that drains announce its external addresses again.
+    Undrain(show::Asked),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Check { file } => check::run(&file, &run::plan::capacity),
         Command::ConnectTest(options) => connect_test::run(&options),
+        Command::Drain(asked) => show::drain(&asked, true),
         Command::Lookup(options) => lookup::run(&options),
         Command::Run(options) => run::run(&options),
         Command::Show(options) => show::run(&options),
+        Command::Undrain(asked) => show::drain(&asked, false),
     }
 }

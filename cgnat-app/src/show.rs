@@ -1,4 +1,4 @@
-//! `cgnat show`: asks a running box by its control socket.
+//! `cgnat show`, `cgnat drain` and `cgnat undrain`: ask a running box by its control socket.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::check;
-use crate::run::steering;
+use crate::run::{readiness, steering};
 
 /// How long the box may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,16 +27,29 @@ pub struct Options {
 
 #[derive(Subcommand)]
 enum What {
+    /// Whether the box carries traffic, which condition is missing, and what neighbours are told.
+    Readiness(Answer),
     /// How packets come to the worker whose they are: each port's method, the share that is
     /// handed off, and each worker's load.
-    Steering {
-        /// The answer as JSON.
-        #[arg(long)]
-        json: bool,
-        /// The `system.control-socket` of the box.
-        #[arg(long, value_name = "PATH", default_value = "/run/cgnat/control.sock")]
-        socket: PathBuf,
-    },
+    Steering(Answer),
+}
+
+/// How and of whom something is asked.
+#[derive(Args)]
+struct Answer {
+    /// The answer as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    from: Asked,
+}
+
+/// Who is asked; the options of `cgnat drain` and `cgnat undrain`.
+#[derive(Args)]
+pub struct Asked {
+    /// The `system.control-socket` of the box.
+    #[arg(long, value_name = "PATH", default_value = "/run/cgnat/control.sock")]
+    socket: PathBuf,
 }
 
 /// Why there is nothing to show.
@@ -57,10 +70,27 @@ enum ShowError {
 
 /// Asks and prints.
 pub fn run(options: &Options) -> ExitCode {
-    let What::Steering { json, socket } = &options.what;
-    match ask(socket, "steering") {
-        Ok(answer) if *json => println!("{answer:#}"),
-        Ok(answer) => print!("{}", steering::text(&answer)),
+    let (name, answer, text): (_, _, fn(&Value) -> String) = match &options.what {
+        What::Readiness(answer) => ("readiness", answer, readiness::text),
+        What::Steering(answer) => ("steering", answer, steering::text),
+    };
+    let Answer { json, from } = answer;
+    print(&from.socket, &json!({ "show": name }), |answer| match json {
+        true => format!("{answer:#}\n"),
+        false => text(answer),
+    })
+}
+
+/// Has a box withdraw its external addresses, or announce them again.
+pub fn drain(asked: &Asked, is_wanted: bool) -> ExitCode {
+    print(&asked.socket, &json!({ "drain": is_wanted }), |answer| {
+        format!("{}\n", answer["says"].as_str().unwrap_or("?"))
+    })
+}
+
+fn print(socket: &Path, request: &Value, text: impl FnOnce(&Value) -> String) -> ExitCode {
+    match ask(socket, request) {
+        Ok(answer) => print!("{}", text(&answer)),
         Err(error) => {
             eprintln!("error: {error}");
             return ExitCode::from(check::EXIT_ENVIRONMENT);
@@ -69,13 +99,13 @@ pub fn run(options: &Options) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn ask(path: &Path, what: &str) -> Result<Value, ShowError> {
+fn ask(path: &Path, request: &Value) -> Result<Value, ShowError> {
     let stream = UnixStream::connect(path)
         .map_err(|error| ShowError::Connect { path: path.to_owned(), error })?;
     let talk = || {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        writeln!(&stream, "{}", json!({ "show": what }))?;
+        writeln!(&stream, "{request}")?;
         let mut line = String::new();
         BufReader::new((&stream).take(ANSWER)).read_line(&mut line)?;
         Ok(line)

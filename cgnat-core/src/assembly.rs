@@ -57,6 +57,8 @@ pub struct Assembly {
     pub owners: OwnerMap,
     /// Ports and routes.
     pub forwarding: Arc<Forwarding>,
+    /// Neighbours that are known.
+    pub neighbours: Arc<NeighbourTable>,
 }
 
 /// Assembles a box.
@@ -131,7 +133,8 @@ pub fn assemble(
         fragments_ms: layout.fragments.timeout_ms,
         time,
         forwarding: forwarding.clone(),
-        neighbours,
+        neighbours: neighbours.clone(),
     });
-    Ok(Assembly { seats, housekeeping, counters: all_counters, space, owners, forwarding })
+    let counters = all_counters;
+    Ok(Assembly { seats, housekeeping, counters, space, owners, forwarding, neighbours })
 }

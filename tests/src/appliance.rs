@@ -8,7 +8,7 @@ mod settings;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::cleanup;
-use crate::lab::{BOX_EXTERNAL, BOX_INTERNAL, Lab, ROUTER, WORLD};
+use crate::lab::{BOX_EXTERNAL, BOX_INTERNAL, Lab, Namespace, ROUTER, WORLD};
 use crate::process::{Process, read_log, wait_until};
 use crate::stats::{PortCensus, Stats};
 use crate::traffic;
@@ -147,26 +147,51 @@ impl Appliance {
     /// The program is missing, refused its configuration or said no `ready` within a minute; with
     /// what it wrote to standard error.
     pub fn start(lab: &Lab, settings: &Settings) -> Result<Appliance> {
+        let devices = match settings.taps {
+            true => Devices::taps(),
+            false => Devices::packet_sockets(settings),
+        };
+        let yaml = |name: &str| settings.yaml(name, &devices);
+        let appliance = Self::launch(&lab.middle, yaml, settings.seed)?;
+        if settings.taps {
+            lab.bridge_taps()?;
+            // It has asked for its neighbours before anybody could hear it.
+            for (namespace, own, of_box) in
+                [(&lab.subscribers, ROUTER, BOX_INTERNAL), (&lab.server, WORLD, BOX_EXTERNAL)]
+            {
+                wait_until("the appliance on its taps", START_LIMIT, || {
+                    Ok(traffic::ping(namespace, own, of_box, 1, 56)? == 1)
+                })?;
+            }
+        }
+        Ok(appliance)
+    }
+
+    /// Starts `cgnat run` in a namespace, with the configuration that `yaml` makes for its name, and
+    /// waits until packets flow.
+    ///
+    /// # Errors
+    /// As of [`Appliance::start`].
+    pub fn launch(
+        namespace: &Namespace,
+        yaml: impl FnOnce(&str) -> String,
+        seed: Option<u64>,
+    ) -> Result<Appliance> {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let program = program()?;
         let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let name = format!("lab-{}-{serial}", std::process::id());
         let configuration = directory.path().join("cgnat.yaml");
-        let devices = match settings.taps {
-            true => Devices::taps(),
-            false => Devices::packet_sockets(settings),
-        };
-        std::fs::write(&configuration, settings.yaml(&name, &devices))
-            .context("cannot write the configuration")?;
+        std::fs::write(&configuration, yaml(&name)).context("cannot write the configuration")?;
 
         let errors =
             File::create(directory.path().join("stderr")).context("cannot make a log file")?;
-        let mut command = lab.middle.command(program);
+        let mut command = namespace.command(program);
         command.env("RUNTIME_DIRECTORY", directory.path());
         command.arg("run").arg(&configuration);
         command.arg("--stats-file").arg(directory.path().join("stats.json"));
-        if let Some(seed) = settings.seed {
+        if let Some(seed) = seed {
             command.arg("--seed").arg(seed.to_string());
         }
         command.stdout(Stdio::piped()).stderr(errors);
@@ -190,17 +215,6 @@ impl Appliance {
         });
         let mut appliance = Appliance { process, directory, name, printed, output };
         appliance.wait_ready(&is_ready)?;
-        if settings.taps {
-            lab.bridge_taps()?;
-            // It has asked for its neighbours before anybody could hear it.
-            for (namespace, own, of_box) in
-                [(&lab.subscribers, ROUTER, BOX_INTERNAL), (&lab.server, WORLD, BOX_EXTERNAL)]
-            {
-                wait_until("the appliance on its taps", START_LIMIT, || {
-                    Ok(traffic::ping(namespace, own, of_box, 1, 56)? == 1)
-                })?;
-            }
-        }
         Ok(appliance)
     }
 
@@ -299,6 +313,32 @@ impl Appliance {
     /// It did not end in time, ended with another code than 0, or left no statistics.
     pub fn stop(mut self) -> Result<Outcome> {
         let status = self.process.terminate(STOP_LIMIT)?;
+        self.left_behind(status)
+    }
+
+    /// Sends SIGTERM and does not wait.
+    pub fn ask_to_stop(&self) {
+        cleanup::signal_group(self.id(), Signal::TERM);
+    }
+
+    /// Whether it has ended.
+    ///
+    /// # Errors
+    /// The operating system does not know it.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.process.try_wait()?.is_some())
+    }
+
+    /// Waits until it ends by itself and reads its statistics.
+    ///
+    /// # Errors
+    /// As of [`Appliance::stop`].
+    pub fn await_stop(mut self) -> Result<Outcome> {
+        let status = self.process.wait_within(STOP_LIMIT)?;
+        self.left_behind(status)
+    }
+
+    fn left_behind(self, status: ExitStatus) -> Result<Outcome> {
         let errors = self.errors();
         ensure!(status.success(), "cgnat run ended with {status}:\n{errors}");
         let Appliance { process, directory, printed, output, name: _ } = self;

@@ -96,7 +96,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    fn create(name: String) -> Result<Namespace> {
+    pub(crate) fn create(name: String) -> Result<Namespace> {
         cleanup::create_namespace(&name)?;
         Ok(Namespace { name })
     }
@@ -126,14 +126,20 @@ impl Namespace {
     }
 
     /// Sets kernel variables (`name=value`); those that this kernel lacks are left out.
-    fn sysctl(&self, settings: &[&str]) -> Result<()> {
+    pub(crate) fn sysctl(&self, settings: &[&str]) -> Result<()> {
         let mut command = self.command("sysctl");
         command.args(["-q", "-e", "-w"]).args(settings);
         run(command, STEP_LIMIT).map(drop)
     }
 
+    /// Has an end of a veth compute its own checksums: no offloads.
+    pub(crate) fn compute_checksums(&self, interface: &str) -> Result<()> {
+        let off = ["tx", "rx", "sg", "tso", "gso", "gro"].map(|name| [name, "off"]).concat();
+        self.run("ethtool", &[&["-K", interface], off.as_slice()].concat()).map(drop)
+    }
+
     /// Runs `ip -batch` inside.
-    fn ip_batch(&self, lines: &str) -> Result<()> {
+    pub(crate) fn ip_batch(&self, lines: &str) -> Result<()> {
         let mut file = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
         file.write_all(lines.as_bytes()).context("cannot write the batch for ip")?;
         let mut command = Command::new("ip");
@@ -170,14 +176,7 @@ impl Lab {
     /// # Errors
     /// Not root, or a step failed; what was made until then is removed.
     pub fn new(count: u32) -> Result<Lab> {
-        static SERIAL: AtomicU32 = AtomicU32::new(0);
-        require_root()?;
-        let lock = lock_machine()?;
-        for name in sweep_dead()? {
-            eprintln!("removed {name}, left by a run that was killed");
-        }
-        let prefix =
-            format!("{}{}-", cleanup::own_prefix(), SERIAL.fetch_add(1, Ordering::Relaxed));
+        let (prefix, lock) = begin()?;
         let lab = Lab {
             subscribers: Namespace::create(format!("{prefix}subscribers"))?,
             middle: Namespace::create(format!("{prefix}box"))?,
@@ -237,8 +236,7 @@ impl Lab {
             (&self.middle, EXTERNAL),
             (&self.server, "world"),
         ] {
-            let off = ["tx", "rx", "sg", "tso", "gso", "gro"].map(|name| [name, "off"]).concat();
-            namespace.run("ethtool", &[&["-K", interface], off.as_slice()].concat())?;
+            namespace.compute_checksums(interface)?;
         }
         Ok(())
     }
@@ -405,7 +403,7 @@ impl Lab {
 }
 
 /// Gives nft some rules in a namespace.
-fn apply_rules(namespace: &Namespace, rules: &str) -> Result<()> {
+pub(crate) fn apply_rules(namespace: &Namespace, rules: &str) -> Result<()> {
     let mut file = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
     file.write_all(rules.as_bytes()).context("cannot write the rules for nft")?;
     let mut command = namespace.command("nft");
@@ -439,13 +437,25 @@ pub fn sweep_dead() -> Result<Vec<String>> {
     Ok(removed)
 }
 
-/// The process id in `cgnat-<pid>-<serial>-<subscribers|box|server>`; `None` for other names.
+/// The process id in `cgnat-<pid>-<serial>-<subscribers|box|box2|server>`; `None` for other names.
 fn process_id(name: &str) -> Option<u32> {
     let mut parts = name.strip_prefix(cleanup::PREFIX)?.split('-');
     let pid = parts.next()?.parse().ok()?;
     let _serial: u32 = parts.next()?.parse().ok()?;
-    let known = matches!(parts.next()?, "subscribers" | "box" | "server");
+    let known = matches!(parts.next()?, "subscribers" | "box" | "box2" | "server");
     (known && parts.next().is_none()).then_some(pid)
+}
+
+/// What every laboratory begins with: the lock, no remains of dead ones, and a prefix for names.
+pub(crate) fn begin() -> Result<(String, UnixListener)> {
+    static SERIAL: AtomicU32 = AtomicU32::new(0);
+    require_root()?;
+    let lock = lock_machine()?;
+    for name in sweep_dead()? {
+        eprintln!("removed {name}, left by a run that was killed");
+    }
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    Ok((format!("{}{serial}-", cleanup::own_prefix()), lock))
 }
 
 /// Takes the machine-wide lock, waiting a bounded time for another laboratory to end.

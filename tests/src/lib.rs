@@ -20,6 +20,7 @@
 //! | [`figures`] | samples of a measurement, and stolen time |
 //! | [`leases`] | 20,000 DHCP relays that renew their leases |
 //! | [`flood`], [`steady`], [`told`], [`ordeal`] | attacks, flows that have to survive them, what comes back |
+//! | [`routed`] | two appliances between two routers, with FRR or BIRD beside each |
 //! | [`vm`] | a machine with network cards bound to vfio-pci, and the appliance on them |
 //! | [`conformance`] | clauses of the RFCs, each a conversation through the appliance |
 //! | [`decode`] | translated captures read by tshark and checked against the rules of the NAT |
@@ -48,6 +49,7 @@ pub mod ordeal;
 pub mod pptp;
 pub mod process;
 pub mod reports;
+pub mod routed;
 pub mod stats;
 pub mod steady;
 pub mod told;

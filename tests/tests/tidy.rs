@@ -181,6 +181,8 @@ fn every_example_is_loaded_by_a_test() {
     let examples: Vec<_> = files
         .iter()
         .filter(|file| file.path.starts_with("configs/") && file.path.matches('/').count() == 1)
+        // Those of other programs are run by the tests that name them.
+        .filter(|file| file.path.ends_with(".yaml"))
         .collect();
     assert!(examples.len() >= 4, "only {} examples", examples.len());
     none(examples.iter().filter_map(|file| check(Path::new(&file.path)).err()).collect());

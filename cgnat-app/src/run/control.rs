@@ -1,13 +1,13 @@
 //! The control socket of a running box: `system.control-socket`.
 //!
-//! A client sends a line of JSON and gets one: `{"show": "steering"}` is answered by
-//! `{"ok": {...}}`, anything else by `{"error": "a sentence"}`. The main thread serves it
-//! between its other looks and never waits for a client.
+//! A client sends a line of JSON and gets one: `{"show": "steering"}`, `{"show": "readiness"}` and
+//! `{"drain": true}` are answered by `{"ok": {...}}`, anything else by `{"error": "a sentence"}`.
+//! The main thread serves it between its other looks and never waits for a client.
 //!
 //! Always true:
 //! 1. clients, the bytes of a request, and how long a client may stay silent are bounded;
 //! 2. the socket has mode 0660 from the moment it can be found;
-//! 3. it changes nothing: who may ask learns, and can do nothing.
+//! 3. who may ask can have external addresses withdrawn and announced, and can change nothing else.
 
 use std::fs::Permissions;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -29,6 +29,19 @@ const REQUEST: usize = 4096;
 
 /// How long a client may neither ask nor take its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What can be asked for, for those who ask for something else.
+const EXPECTED: &str = "expected {\"show\": \"steering\"}, {\"show\": \"readiness\"}, \
+                        {\"drain\": true} or {\"drain\": false}";
+
+/// What a client asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask<'a> {
+    /// To be shown something.
+    Show(&'a str),
+    /// That external addresses are withdrawn, or that this is taken back.
+    Drain(bool),
+}
 
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
@@ -121,8 +134,8 @@ impl Control {
     }
 
     /// Takes new clients, requests that have come, and sends what clients take. Does not wait.
-    /// `show` answers for a word; it knows none that it returns `None` for.
-    pub fn mind(&mut self, show: impl Fn(&str) -> Option<Value>) {
+    /// `answer` answers what is asked, or says why not.
+    pub fn mind(&mut self, mut answer: impl FnMut(Ask<'_>) -> Result<Value, String>) {
         for _ in 0..ACCEPTED {
             let Ok((stream, _)) = self.listener.accept() else { break };
             let mut client = match Client::new(stream) {
@@ -137,7 +150,7 @@ impl Control {
             }
             self.clients.push(client);
         }
-        self.clients.retain_mut(|client| client.serve(&show));
+        self.clients.retain_mut(|client| client.serve(&mut answer));
     }
 }
 
@@ -162,7 +175,7 @@ impl Client {
     }
 
     /// Whether the client stays.
-    fn serve(&mut self, show: &impl Fn(&str) -> Option<Value>) -> bool {
+    fn serve(&mut self, answer: &mut impl FnMut(Ask<'_>) -> Result<Value, String>) -> bool {
         // One request in one look; the next is not read before this one is answered.
         if self.answer.is_empty() {
             if !self.read() {
@@ -170,7 +183,7 @@ impl Client {
             }
             if let Some(end) = self.request.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.request.drain(..=end).collect();
-                self.answer(&respond(&line, show));
+                self.answer(&respond(&line, answer));
             } else if self.request.len() >= REQUEST {
                 let error = format!("the request has no end of line within {REQUEST} bytes");
                 self.answer(&json!({ "error": error }));
@@ -222,20 +235,26 @@ fn is_passing(error: &std::io::Error) -> bool {
 }
 
 /// The answer to a line.
-fn respond(line: &[u8], show: &impl Fn(&str) -> Option<Value>) -> Value {
+fn respond(line: &[u8], answer: &mut impl FnMut(Ask<'_>) -> Result<Value, String>) -> Value {
     let request: Value = match serde_json::from_slice(line) {
         Ok(request) => request,
         Err(error) => return json!({ "error": format!("the request is not JSON: {error}") }),
     };
-    let expected = "expected {\"show\": \"steering\"}";
-    let keys = request.as_object().map(|object| object.keys().map(String::as_str));
-    match (keys.map(Iterator::collect::<Vec<_>>).as_deref(), request["show"].as_str()) {
-        (Some(["show"]), Some(what)) => match show(what) {
-            Some(shown) => json!({ "ok": shown }),
-            None => json!({ "error": format!("there is no `{what}` to show; {expected}") }),
-        },
-        _ => json!({ "error": format!("the request is not understood; {expected}") }),
+    let mut pairs = request.as_object().into_iter().flatten();
+    let asked = match (pairs.next(), pairs.next()) {
+        (Some((key, Value::String(what))), None) if key == "show" => Ask::Show(what),
+        (Some((key, Value::Bool(is_wanted))), None) if key == "drain" => Ask::Drain(*is_wanted),
+        _ => return json!({ "error": format!("the request is not understood; {EXPECTED}") }),
+    };
+    match answer(asked) {
+        Ok(shown) => json!({ "ok": shown }),
+        Err(error) => json!({ "error": error }),
     }
+}
+
+/// The answer to who wants to see what there is not.
+pub fn unknown(what: &str) -> String {
+    format!("there is no `{what}` to show; {EXPECTED}")
 }
 
 #[cfg(test)]

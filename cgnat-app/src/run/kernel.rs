@@ -5,8 +5,8 @@
 //! transmit queue. All that is bounded: a full ring drops and counts.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use arrayvec::ArrayVec;
@@ -24,6 +24,13 @@ use super::say::complain;
 /// How long a frame for the kernel waits at most before it is looked at.
 const LOOK: Duration = Duration::from_millis(1);
 
+/// How often it is looked whether an interface is up.
+const STATE_LOOK: Duration = Duration::from_millis(100);
+
+/// Between an interface and its addresses: FRR's zebra hears of both by different threads, and
+/// forgets an address of an interface that it does not know yet.
+pub const ADDRESS_DELAY: Duration = Duration::from_millis(200);
+
 /// Longest frame of an interface: the largest MTU, a header and a tag.
 const LONGEST: usize = 10_240;
 
@@ -33,9 +40,24 @@ const HEADER: usize = 14;
 /// Bytes of a tag.
 const TAG: usize = 4;
 
+/// How an interface is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InterfaceState {
+    /// It is there and up.
+    Up,
+    /// It is there and down.
+    Down,
+    /// It was deleted; for good.
+    Gone,
+}
+
 /// What went between a port and its interface; the kernel's thread is the only writer.
 #[derive(Debug, Default)]
 pub struct KernelCounters {
+    /// Of the interface, in the kernel.
+    index: u32,
+    /// [`InterfaceState`] as a number.
+    state: AtomicU8,
     /// Frames written to the interface.
     pub written: Counter,
     /// Frames that the interface did not take.
@@ -46,6 +68,23 @@ pub struct KernelCounters {
     pub refused: Counter,
     /// Frames of the kernel for which there was no buffer, or no room in the ring.
     pub unsent: Counter,
+}
+
+impl KernelCounters {
+    /// The kernel's number of the interface.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// How the interface is.
+    pub fn state(&self) -> InterfaceState {
+        let states = [InterfaceState::Up, InterfaceState::Down, InterfaceState::Gone];
+        states[usize::from(self.state.load(Ordering::Relaxed))]
+    }
+
+    fn set_state(&self, state: InterfaceState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
 }
 
 /// What went between a port and its interface so far.
@@ -115,7 +154,8 @@ pub struct Interface {
 }
 
 impl Interface {
-    /// Makes the interface of `port`, whose MAC is `mac`; `own` are all own addresses of the box.
+    /// Makes the interface of `port`, whose MAC is `mac`, without its addresses; `own` are all own
+    /// addresses of the box.
     ///
     /// # Errors
     /// The kernel refuses: a name that is taken, or a permission that is missing.
@@ -126,16 +166,14 @@ impl Interface {
         own: Arc<[u32]>,
         (to_kernel, to_wire): (RingConsumer, RingProducer),
     ) -> Result<Self> {
-        let make = || -> std::io::Result<SyncDevice> {
+        let make = || -> std::io::Result<(SyncDevice, u32)> {
             let builder = DeviceBuilder::new().name(name).layer(Layer::L2).mac_addr(mac);
             let device = builder.mtu(port.mtu()).offload(false).build_sync()?;
-            for net in port.addresses() {
-                device.add_address_v4(net.addr(), net.prefix_len())?;
-            }
             device.set_nonblocking(true)?;
-            Ok(device)
+            let index = device.if_index()?;
+            Ok((device, index))
         };
-        let device = make().with_context(|| {
+        let (device, index) = make().with_context(|| {
             format!(
                 "port {}: cannot make the interface {name} in the kernel; expected a name that is \
                  free (ip link show {name}), /dev/net/tun, and CAP_NET_ADMIN",
@@ -150,9 +188,22 @@ impl Interface {
             own,
             to_kernel,
             to_wire,
-            counters: Arc::default(),
+            counters: Arc::new(KernelCounters { index, ..KernelCounters::default() }),
             is_gone: false,
         })
+    }
+
+    /// Gives the interface the addresses of its port.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn give_addresses(&self, port: &Port) -> Result<()> {
+        for net in port.addresses() {
+            self.device.add_address_v4(net.addr(), net.prefix_len()).with_context(|| {
+                format!("port {}: the interface {} does not take {net}", self.port, self.name)
+            })?;
+        }
+        Ok(())
     }
 
     /// What it counts.
@@ -214,6 +265,14 @@ impl Interface {
         }
     }
 
+    /// Looks whether somebody has set it down.
+    fn look(&self) {
+        if !self.is_gone {
+            let is_up = self.device.is_running().unwrap_or(false);
+            self.counters.set_state(if is_up { InterfaceState::Up } else { InterfaceState::Down });
+        }
+    }
+
     /// An error of reading: nothing there, for the moment or for good.
     fn mind(&mut self, error: &std::io::Error) {
         use std::io::ErrorKind::{Interrupted, WouldBlock};
@@ -221,6 +280,7 @@ impl Interface {
             return;
         }
         self.is_gone = true;
+        self.counters.set_state(InterfaceState::Gone);
         complain(&format!(
             "error: port {}: the interface {} does not answer any more ({error}); somebody may have \
              deleted it. Packets go on; for those for the box itself restart it",
@@ -269,11 +329,16 @@ pub fn serve(mut interfaces: Vec<Interface>, pool: &Mempool, cpus: &[u16], stop:
         complain(&format!("warning: the thread of kernel interfaces stays where it is: {error}"));
     }
     let mut frame = [0; LONGEST];
+    let mut looked = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         let mut worked = false;
         for interface in &mut interfaces {
             worked |= interface.write();
             worked |= interface.read(pool, &mut frame);
+        }
+        if looked.elapsed() >= STATE_LOOK {
+            looked = Instant::now();
+            interfaces.iter().for_each(Interface::look);
         }
         if !worked {
             wait(&interfaces);

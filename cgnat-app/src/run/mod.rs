@@ -5,6 +5,7 @@
 //! are received only when every worker has its port blocks, and on the way down the workers
 //! stop before anything they use.
 
+mod announce;
 mod control;
 mod driver;
 mod idle;
@@ -13,6 +14,7 @@ pub mod io;
 mod kernel;
 pub mod placement;
 pub mod plan;
+pub mod readiness;
 mod refused;
 mod reload;
 pub mod replay;
@@ -38,8 +40,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::check;
 use crate::machine::Machine;
+use crate::netlink::Kernel;
 use crate::preflight::{Preflight, preflight};
-use control::Control;
+use announce::Announcing;
+use control::{Ask, Control, unknown};
 use instance::Instance;
 use plan::Plan;
 use reload::Reloads;
@@ -114,6 +118,8 @@ fn run_planned(options: &Options, source: &Source, here: &Preflight, plan: &Plan
     let control = config.system().control_socket();
     let mut control = control.map(|path| Control::open(Path::new(path))).transpose()?;
     let replaying = here.captures.len() == config.ports().len();
+    let kernel = config.announce().map(|_| Kernel::open()).transpose();
+    let kernel = kernel.context("announce: no netlink socket for the kernel's routes")?;
     let running = start::start(config, plan, here, replaying, options.seed)?;
     say(&format!(
         "ready: {} with {} {}, {} port blocks, {}",
@@ -129,7 +135,9 @@ fn run_planned(options: &Options, source: &Source, here: &Preflight, plan: &Plan
     for sentence in steering::sentences(config, &running.steering()) {
         say(&sentence);
     }
-    let dead = watch(&running, &stop, config, &mut reloads, &mut statistics, control.as_mut());
+    let mut announcing = Announcing::begin(&running, config, kernel);
+    let desk = Desk { reloads: &mut reloads, statistics: &mut statistics, control: &mut control };
+    let dead = watch(&running, &stop, config, &mut announcing, desk);
     if replaying && !stop.load(Ordering::Relaxed) {
         running.settle(&stop);
     }
@@ -143,34 +151,67 @@ fn run_planned(options: &Options, source: &Source, here: &Preflight, plan: &Plan
     Ok(())
 }
 
-/// Prints progress until a signal comes or a replay has ended, or until a worker ends that
-/// nobody told to; that one is returned.
+/// What operators ask by.
+struct Desk<'a, 'b> {
+    reloads: &'a mut Reloads,
+    statistics: &'a mut Statistics<'b>,
+    control: &'a mut Option<Control>,
+}
+
+/// Prints progress until a signal comes and neighbours had time to hear of it, or a replay has
+/// ended, or until a worker ends that nobody told to; that one is returned.
 fn watch(
     running: &Running,
     stop: &AtomicBool,
     config: &Config,
-    reloads: &mut Reloads,
-    statistics: &mut Statistics<'_>,
-    mut control: Option<&mut Control>,
+    announcing: &mut Announcing,
+    desk: Desk<'_, '_>,
 ) -> Option<u16> {
+    let Desk { reloads, statistics, control } = desk;
     let interval = if std::io::stdout().is_terminal() { PROGRESS.0 } else { PROGRESS.1 };
     let mut next = Instant::now() + interval.min(Duration::from_secs(1));
-    while !stop.load(Ordering::Relaxed) {
+    let mut leaving: Option<Instant> = None;
+    loop {
+        // Another signal ends the wait of the first.
+        if stop.swap(false, Ordering::Relaxed) {
+            let wait = if leaving.is_some() { Duration::ZERO } else { announcing.stop() };
+            leaving = Some(Instant::now() + wait);
+            if !wait.is_zero() {
+                say(&format!(
+                    "stopping: packets go on for {:.0} s while neighbours turn away; another signal \
+                     ends that",
+                    wait.as_secs_f64()
+                ));
+            }
+        }
+        if leaving.is_some_and(|until| Instant::now() >= until) {
+            stop.store(true, Ordering::Relaxed);
+            break;
+        }
         std::thread::sleep(LOOK);
-        reloads.mind(running.front());
+        if let Some(prefixes) = reloads.mind(running.front()) {
+            announcing.set_prefixes(&prefixes);
+        }
         statistics.mind(running, reloads.tally());
         if running.has_replayed() {
             break;
         }
         let dead = running.dead_worker();
         if dead.is_some() {
+            announcing.stop();
             return dead;
-        }
-        if let Some(control) = &mut control {
-            control.mind(|what| (what == "steering").then(|| running.steering_report().json()));
         }
         for sentence in running.watch_standstills().into_iter().chain(running.watch_steering()) {
             complain(&sentence);
+        }
+        announcing.mind(running, config);
+        if let Some(control) = control {
+            control.mind(|asked| match asked {
+                Ask::Show("readiness") => Ok(announcing.json()),
+                Ask::Show("steering") => Ok(running.steering_report().json()),
+                Ask::Show(what) => Err(unknown(what)),
+                Ask::Drain(is_wanted) => announcing.drain(is_wanted, running, config),
+            });
         }
         if Instant::now() >= next {
             next = Instant::now() + interval;

@@ -4,13 +4,16 @@
 //! answer comes when every worker has the new addresses. What is wrong is printed and counted,
 //! and the box goes on as it was.
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
-use cgnat_core::config::Source;
+use cgnat_core::config::{Config, Source};
 use cgnat_core::housekeeping::{Notice, Reloaded};
+use ipnet::Ipv4Net;
 use signal_hook::consts::SIGHUP;
 
 use super::requests::{Awaited, Front, Heard, ReloadAnswer, Request};
@@ -36,6 +39,8 @@ pub struct Reloads {
     asked: Arc<AtomicBool>,
     /// What is to run, until housekeeping has answered.
     awaited: Option<(Source, Awaited<ReloadAnswer>)>,
+    /// Addresses of pools that are in use and not in the configuration any more.
+    leaving: BTreeSet<Ipv4Addr>,
     tally: Tally,
 }
 
@@ -44,8 +49,8 @@ impl Reloads {
     pub fn watch(file: &Path, running: Source) -> Result<Self> {
         let asked = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(SIGHUP, asked.clone()).context("cannot watch signals")?;
-        let (awaited, tally) = (None, Tally::default());
-        Ok(Self { file: file.to_owned(), running, asked, awaited, tally })
+        let (awaited, leaving, tally) = (None, BTreeSet::new(), Tally::default());
+        Ok(Self { file: file.to_owned(), running, asked, awaited, leaving, tally })
     }
 
     /// How reloads went so far.
@@ -53,11 +58,29 @@ impl Reloads {
         self.tally.clone()
     }
 
-    /// Looks whether there is something to do or to say. Does not wait.
-    pub fn mind(&mut self, front: &Front) {
+    /// Looks whether there is something to do or to say; does not wait. All external addresses, if
+    /// they are others than before.
+    pub fn mind(&mut self, front: &Front) -> Option<Vec<Ipv4Net>> {
+        let applied = self.tally.applied;
+        let mut has_changed = false;
         for notice in front.notices() {
             say(&self.sentence(notice));
+            if let Notice::Forgotten(_, address) = notice {
+                has_changed |= self.leaving.remove(&address);
+            }
         }
+        self.go_on(front);
+        (has_changed || self.tally.applied != applied).then(|| self.prefixes())
+    }
+
+    /// As few prefixes as hold every external address that is in use or may be.
+    fn prefixes(&self) -> Vec<Ipv4Net> {
+        let mut prefixes = self.running.config.external_prefixes();
+        prefixes.extend(self.leaving.iter().map(|address| Ipv4Net::from(*address)));
+        Ipv4Net::aggregate(&prefixes)
+    }
+
+    fn go_on(&mut self, front: &Front) {
         match self.awaited.take() {
             Some((source, awaited)) => self.hear(source, awaited),
             None if self.asked.swap(false, Ordering::AcqRel) => self.begin(front),
@@ -82,6 +105,8 @@ impl Reloads {
         if !restarts.is_empty() {
             return self.failed(&format!("needs a restart: {}", restarts.join("; ")));
         }
+        // Before it is asked: one that nobody uses may be gone before the answer is here.
+        self.leaving.extend(left_out(&self.running.config, &source.config));
         let (awaited, answer) = Awaited::new("reload");
         front.ask(Request::Reload(Box::new(source.config.clone()), answer));
         self.awaited = Some((source, awaited));
@@ -90,11 +115,20 @@ impl Reloads {
     fn hear(&mut self, source: Source, mut awaited: Awaited<ReloadAnswer>) {
         match awaited.hear() {
             Heard::Answer(Ok(done)) => {
+                for address in addresses(&source.config) {
+                    self.leaving.remove(&address);
+                }
                 self.running = source;
                 self.tally.applied += 1;
                 say(&format!("reloaded {}: {}", self.file.display(), summary(done)));
             }
-            Heard::Answer(Err(error)) => self.failed(&error.to_string()),
+            Heard::Answer(Err(error)) => {
+                // Nothing has left.
+                for address in addresses(&self.running.config) {
+                    self.leaving.remove(&address);
+                }
+                self.failed(&error.to_string());
+            }
             Heard::Lost => self.failed("housekeeping has ended"),
             Heard::Nothing => self.awaited = Some((source, awaited)),
         }
@@ -118,6 +152,16 @@ impl Reloads {
             }
         }
     }
+}
+
+fn addresses(config: &Config) -> impl Iterator<Item = Ipv4Addr> {
+    config.pools().iter().flat_map(|pool| pool.addresses()).copied()
+}
+
+/// Addresses of pools that `other` has not.
+fn left_out(config: &Config, other: &Config) -> BTreeSet<Ipv4Addr> {
+    let kept: BTreeSet<Ipv4Addr> = addresses(other).collect();
+    addresses(config).filter(|address| !kept.contains(address)).collect()
 }
 
 /// `2 addresses added, 1 to be drained`.

@@ -10,10 +10,12 @@ use anyhow::{Context as _, Result, bail};
 use cgnat_core::assembly::{Assembly, Memory, Seat, assemble};
 use cgnat_core::config::{Config, Device, Idle};
 use cgnat_core::control::counters::WorkerCounters;
+use cgnat_core::control::neighbours::{Neighbour, NeighbourTable};
 use cgnat_core::housekeeping::Housekeeping;
 use cgnat_core::shard::Shard;
 use cgnat_core::time::Instant;
 use cgnat_core::worker::TimeSource;
+use cgnat_core::worker::forwarding::Forwarding;
 use cgnat_core::worker::io::BURST;
 use cgnat_core::worker::steering::Steering;
 use dpdk::{Clock, Eal, LcoreHandle, MbufRing, Mempool, Port, PortConfig, RunningPort, Zone};
@@ -26,6 +28,7 @@ use super::io::{DpdkIo, Relay, Transmit};
 use super::kernel::{self, Interface, KernelCounters, KernelReport};
 use super::placement::Placement;
 use super::plan::{DESCRIPTORS, KERNEL_RING, Plan, RING, device_name};
+use super::readiness::{Facts, Readiness};
 use super::replay::{Pace, Replay, Track};
 use super::report::{Report, Space};
 use super::requests::{self, Back, Front};
@@ -74,6 +77,8 @@ pub struct Running {
     front: Front,
     steering: RefCell<(Watch, std::time::Instant)>,
     watchdog: RefCell<Watchdog>,
+    forwarding: Arc<Forwarding>,
+    neighbours: Arc<NeighbourTable>,
     started: std::time::Instant,
     ports: Vec<RunningPort>,
     // Last: everything above lives in its memory.
@@ -108,7 +113,7 @@ pub fn start(
         }
     };
     let time = if replaying { TimeSource::Packets } else { TimeSource::Clock };
-    let Assembly { seats, housekeeping, counters, .. } =
+    let Assembly { seats, housekeeping, counters, forwarding, neighbours, .. } =
         assemble(config, &plan.layout, memory, &opened.macs, time, |bytes| {
             random.fill_bytes(bytes);
         })?;
@@ -167,6 +172,8 @@ pub fn start(
         front,
         steering: RefCell::new((Watch::new(opened.steering), std::time::Instant::now())),
         watchdog: RefCell::new(Watchdog::new(&plan.worker_cpus, opened.outlets)),
+        forwarding,
+        neighbours,
         started: std::time::Instant::now(),
         ports: opened.ports,
         _eal: eal,
@@ -284,6 +291,12 @@ fn interfaces(
     for (index, port, name) in kernel::wanted(config) {
         let Some(way) = ways[index].take() else { continue };
         made.push((index, Interface::make(port, name, macs[index], own.clone(), way)?));
+    }
+    if !made.is_empty() {
+        std::thread::sleep(kernel::ADDRESS_DELAY);
+    }
+    for (port, interface) in &made {
+        interface.give_addresses(&config.ports()[*port])?;
     }
     Ok(made)
 }
@@ -574,6 +587,38 @@ impl Running {
     pub fn watch_standstills(&self) -> Vec<String> {
         let link = |port: usize| self.ports[port].link_up().ok();
         self.watchdog.borrow_mut().look(self.started.elapsed(), &self.counters, link)
+    }
+
+    /// The kernel's number of a port's interface there.
+    pub fn kernel_interface(&self, port: usize) -> Option<u32> {
+        let found = self.kernel_counters.iter().find(|(of, _)| *of == port);
+        found.map(|(_, counters)| counters.index())
+    }
+
+    /// Whether the box carries traffic, by the rule of decision 33.
+    pub fn readiness(&self, config: &Config) -> Readiness {
+        let name = |port: usize| config.ports()[port].name().to_owned();
+        let standstills = self.watchdog.borrow().found();
+        let kernel = self.kernel.iter().map(|thread| ("kernel", thread.is_finished()));
+        let interface = |(port, counters): &(usize, Arc<KernelCounters>)| {
+            let interface = config.ports()[*port].kernel_interface().unwrap_or_default();
+            (interface.to_owned(), counters.state())
+        };
+        let links = self.ports.iter().enumerate();
+        let next_hop = |(port, address): &(u8, u32)| {
+            let is_known = matches!(self.neighbours.find(*port, *address), Neighbour::At(_));
+            (name(usize::from(*port)), (*address).into(), is_known)
+        };
+        Readiness::of(&Facts {
+            standstills: standstills.workers.iter().map(|worker| worker.is_now).collect(),
+            threads: [("housekeeping", self.housekeeping.is_finished())]
+                .into_iter()
+                .chain(kernel)
+                .collect(),
+            interfaces: self.kernel_counters.iter().map(interface).collect(),
+            links: links.map(|(port, device)| (name(port), device.link_up().ok())).collect(),
+            next_hops: self.forwarding.next_hops().iter().map(next_hop).collect(),
+        })
     }
 
     /// Looks every ten seconds whether cards do what they said; what the operator should know.

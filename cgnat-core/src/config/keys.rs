@@ -143,6 +143,10 @@ pub const KEYS: &[&str] = &[
     "timeouts.udp.<port>",
     "timeouts.icmp",
     "timeouts.other",
+    "announce",
+    "announce.port",
+    "announce.delay",
+    "announce.withdraw-delay",
     "lab",
     "lab.allow-short-timers",
 ];

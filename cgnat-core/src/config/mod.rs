@@ -16,6 +16,7 @@
 //!
 //! It does not look at devices, files or memory: the program does that when it starts.
 
+mod announce;
 mod difference;
 mod frames;
 mod groups;
@@ -39,6 +40,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+pub use announce::Announce;
 pub use difference::Source;
 pub use frames::MOST_MTU;
 pub use groups::{DestinationRule, SubscriberGroup};
@@ -70,6 +72,7 @@ pub struct Config {
     pub(crate) bypass: Vec<BypassRule>,
     pub(crate) other_protocols: OtherProtocols,
     pub(crate) timeouts: Timeouts,
+    pub(crate) announce: Option<Announce>,
     pub(crate) warnings: Vec<Problem>,
 }
 

@@ -34,6 +34,11 @@ ports:
     device: net_pcap0,rx_pcap=in.pcap,tx_pcap=out.pcap
     addresses: [192.0.2.2/30]
     next-hop: 192.0.2.1
+  external1:
+    side: external
+    device: net_tap0
+    kernel-interface: cgn-ext
+    addresses: [192.0.2.6/30]
 routes:
   - { to: 100.96.0.0/11, via: 10.255.0.5, port: internal0 }
 pools:
@@ -123,6 +128,7 @@ timeouts:
   udp: { default: 2m, 123: 30s, "53": 10s, "5000": 3m }
   icmp: 90s
   other: 3m
+announce: { port: external1, delay: 0s, withdraw-delay: 1m }
 lab:
   allow-short-timers: false
 "#;
@@ -253,6 +259,32 @@ fn every_value_of_a_full_file_arrives() {
     let overflow = own.overflow().expect("an overflow");
     assert_eq!((overflow.ports(), overflow.block_size(), overflow.hold_s()), (4032, 128, 60));
     assert_eq!(config.possible_subscribers(1), 80);
+    let announce = config.announce().expect("a section");
+    assert_eq!((announce.port(), announce.delay_s(), announce.withdraw_delay_s()), (2, 0, 60));
+    // Pools without what they exclude, and what is mapped one to one.
+    let prefixes = config.external_prefixes().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let a = ["203.0.113.0/32", "203.0.113.2/32", "203.0.113.5/32", "203.0.113.6/31"];
+    let (b, more) = ("198.51.100.0/30", ["203.0.113.8/31", "203.0.113.20/32", "203.0.113.30/32"]);
+    assert_eq!(prefixes, [&[b, "198.51.100.64/30"][..], &a, &more].concat());
+}
+
+#[test]
+fn what_is_announced_has_its_defaults_and_a_bound() {
+    let with = |addresses: &str| {
+        let text = SMALLEST.replace("net_null1, ", "net_null1, kernel-interface: k, ");
+        text.replace("[203.0.113.7]", addresses) + "announce: { port: out }\n"
+    };
+    let announce = config(&with("[203.0.113.7]")).announce().expect("a section");
+    assert_eq!((announce.delay_s(), announce.withdraw_delay_s()), (2, 5));
+    assert_eq!(config(SMALLEST).announce(), None);
+    let every_other = |count: u32| {
+        let addresses = (0..count).map(|n| Ipv4Addr::from(0xcb00_0000 + 2 * n).to_string());
+        with(&format!("[{}]", addresses.collect::<Vec<_>>().join(", ")))
+    };
+    assert_eq!(config(&every_other(1024)).external_prefixes().len(), 1024);
+    let said = problems(&every_other(1025));
+    assert!(said.contains("announce: the external addresses"), "{said}");
+    assert!(said.contains("make 1025 prefixes; expected at most 1024"), "{said}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! that were read well, so one mistake is reported once. Drafts become a [`Config`] when no
 //! error was reported.
 
+mod announce;
 mod bypass;
 mod change;
 mod cross;
@@ -74,6 +75,8 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
     let statics = top.get("static").map(|c| statics::read(report, c)).unwrap_or_default();
     let timeouts = timeouts::read(report, top.get("timeouts"), allows_short_timers);
 
+    let announce = top.get("announce").and_then(|c| announce::read(report, c, &ports));
+
     cross::ports(report, top.get("ports"), &ports);
     if has_all_routes {
         cross::ways(report, &ports, &routes, &groups);
@@ -89,7 +92,7 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
         return None;
     }
     cross::unused_pools(report, &pools, &groups, &statics);
-    Some(Config {
+    let config = Config {
         system,
         ports: ports.into_iter().map(ports::Draft::finish).collect::<Option<_>>()?,
         routes: routes.into_iter().map(|route| route.value).collect(),
@@ -105,8 +108,11 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
         bypass: nat44.bypass.into_iter().map(bypass::Draft::finish).collect(),
         other_protocols,
         timeouts,
+        announce,
         warnings: Vec::new(),
-    })
+    };
+    announce::check(report, top.get("announce"), &config);
+    Some(config)
 }
 
 fn version(report: &mut Report<'_>, top: &Fields<'_>) {

@@ -2,8 +2,12 @@ use std::io::{BufRead as _, BufReader};
 
 use super::*;
 
-fn show(what: &str) -> Option<Value> {
-    (what == "steering").then(|| json!({ "ports": {} }))
+fn show(ask: Ask<'_>) -> Result<Value, String> {
+    match ask {
+        Ask::Show("steering") => Ok(json!({ "ports": {} })),
+        Ask::Show(what) => Err(unknown(what)),
+        Ask::Drain(is_wanted) => Ok(json!({ "drains": is_wanted })),
+    }
 }
 
 struct Bench {
@@ -66,7 +70,7 @@ fn questions_are_answered_in_order_also_in_pieces_and_to_several_clients() {
 #[test]
 fn what_is_not_understood_is_said_with_what_was_expected() {
     let mut bench = Bench::new();
-    let expected = "expected {\\\"show\\\": \\\"steering\\\"}";
+    let expected = "expected {\\\"show\\\": \\\"steering\\\"}, ";
     for (request, part) in [
         ("show steering\n", "the request is not JSON"),
         ("\n", "the request is not JSON"),
@@ -74,11 +78,20 @@ fn what_is_not_understood_is_said_with_what_was_expected() {
         ("{\"show\": \"steering\", \"fast\": true}\n", "is not understood"),
         ("{\"show\": 1}\n", expected),
         ("[\"show\"]\n", expected),
+        ("{}\n", expected),
+        ("{\"drain\": \"yes\"}\n", "is not understood"),
         ("\u{0}\u{ff}\n", "the request is not JSON"),
     ] {
         let answer = bench.ask(request);
         assert!(answer.starts_with("{\"error\":\"") && answer.contains(part), "{answer}");
     }
+}
+
+#[test]
+fn a_drain_is_asked_for_and_taken_back() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.ask("{\"drain\": true}\n"), "{\"ok\":{\"drains\":true}}\n");
+    assert_eq!(bench.ask("{\"drain\": false}\n"), "{\"ok\":{\"drains\":false}}\n");
 }
 
 #[test]
