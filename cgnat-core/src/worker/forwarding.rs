@@ -33,9 +33,13 @@ impl PortInfo {
     /// Whether ARP for `address` is answered here: own, or a pool's or a static mapping's and
     /// on-link at an external port.
     pub fn answers_for(&self, address: u32, space: &ExternalSpace) -> bool {
-        let on_link = || self.addresses.iter().any(|(own, mask)| own & mask == address & mask);
         let is_external = self.side == Side::External;
-        self.is_own(address) || is_external && on_link() && space.contains(address)
+        self.is_own(address) || is_external && self.is_on_link(address) && space.contains(address)
+    }
+
+    /// Whether `address` is of a prefix of this port.
+    pub fn is_on_link(&self, address: u32) -> bool {
+        self.addresses.iter().any(|(own, mask)| own & mask == address & mask)
     }
 
     /// Whether `address` is an own address of this port.

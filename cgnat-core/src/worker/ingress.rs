@@ -75,7 +75,7 @@ impl<I: PacketIo> Worker<I> {
             && !(side == Side::External && self.is_for_whole_address(&header))
         {
             if self.forwarding.is_own(header.destination) {
-                return self.for_us(port, packet);
+                return self.for_us(port, packet, offset);
             }
             if side == Side::Internal && self.forwarding.is_inside(header.destination) {
                 return self.refuse(port, packet, DropReason::DestinationInside);
@@ -317,11 +317,11 @@ impl<I: PacketIo> Worker<I> {
             Err(reason @ (DropReason::TransportTruncated | DropReason::PortZero)) => {
                 return self.refuse(port, packet, reason);
             }
-            _ => return self.for_us(port, packet),
+            _ => return self.for_us(port, packet, offset),
         }
         let info = &self.forwarding.ports()[port];
         if !info.is_own(header.destination) {
-            return self.for_us(port, packet);
+            return self.for_us(port, packet, offset);
         }
         let mac = info.mac;
         let bytes = packet.bytes_mut();

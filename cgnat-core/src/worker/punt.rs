@@ -2,8 +2,10 @@
 //! interface there, and not more of one class than the kernel shall be asked to look at.
 
 use super::Worker;
+use super::forwarding::PortInfo;
 use super::io::{PacketBuf, PacketIo};
-use crate::packet::u32_at;
+use crate::packet::ipv4::protocol;
+use crate::packet::{u16_at, u32_at};
 use crate::policy::per_second::Spent;
 use crate::verdict::DropReason;
 
@@ -14,18 +16,31 @@ pub(super) enum Class {
     Neighbours,
     /// IPv4 to link-local groups: routing protocols.
     Groups,
-    /// IPv4 to own addresses.
+    /// BFD of a neighbour, which nobody further away can imitate.
+    Bfd,
+    /// BGP and OSPF from an address of the link.
+    Sessions,
+    /// Else IPv4 to own addresses.
     Own,
 }
 
+/// Ports of BFD over a single hop (RFC 5881 section 4).
+const BFD: [u16; 2] = [3784, 3785];
+/// What BFD over a single hop is received with (RFC 5881 section 5).
+const BFD_TTL: u8 = 255;
+/// Port of BGP (RFC 4271).
+const BGP: u16 = 179;
+/// Protocol of OSPF (RFC 2328 appendix A.1).
+const OSPF: u8 = 89;
+
 impl Class {
-    const COUNT: usize = 3;
+    const COUNT: usize = 5;
 
     /// Frames per worker, port and second.
     const fn most(self) -> u32 {
         match self {
             Class::Neighbours => 200,
-            Class::Groups | Class::Own => 2_000,
+            Class::Groups | Class::Bfd | Class::Sessions | Class::Own => 2_000,
         }
     }
 }
@@ -47,6 +62,23 @@ fn is_local_group(address: u32) -> bool {
     address >> 8 == 0xe0_00_00
 }
 
+/// The class of a packet for an own address: a flood from afar takes nothing of what neighbours say.
+fn class_of(port: &PortInfo, packet: &[u8]) -> Class {
+    let (ttl, protocol, source) = (packet[8], packet[9], u32_at(packet, 12));
+    let is_first = u16_at(packet, 6) & 0x1fff == 0;
+    let header = usize::from(packet[0] & 0xf) * 4;
+    let ports = packet.get(header..header + 4).filter(|_| is_first);
+    let ports = ports.map(|ports| [u16_at(ports, 0), u16_at(ports, 2)]);
+    match (protocol, ports) {
+        (protocol::UDP, Some([_, to])) if ttl == BFD_TTL && BFD.contains(&to) => Class::Bfd,
+        (protocol::TCP, Some(ports)) if ports.contains(&BGP) && port.is_on_link(source) => {
+            Class::Sessions
+        }
+        (OSPF, _) if port.is_on_link(source) => Class::Sessions,
+        _ => Class::Own,
+    }
+}
+
 impl<I: PacketIo> Worker<I> {
     /// Whether the kernel gets a packet because it is for a group.
     pub(super) fn is_for_groups(&self, port: usize, packet: &[u8]) -> bool {
@@ -56,10 +88,14 @@ impl<I: PacketIo> Worker<I> {
             && is_local_group(u32_at(packet, 16))
     }
 
-    /// A packet for an own address that no worker answers.
-    pub(super) fn for_us(&mut self, port: usize, packet: I::Packet) {
-        match self.forwarding.ports()[port].punts {
-            true => self.punt(port, packet, Class::Own),
+    /// A packet for an own address that no worker answers; its header was found good at `offset`.
+    pub(super) fn for_us(&mut self, port: usize, packet: I::Packet, offset: usize) {
+        let info = &self.forwarding.ports()[port];
+        match info.punts {
+            true => {
+                let class = class_of(info, &packet.bytes()[offset..]);
+                self.punt(port, packet, class);
+            }
             false => self.refuse(port, packet, DropReason::ToUs),
         }
     }

@@ -6,7 +6,7 @@ use cgnat_core::verdict::DropReason::*;
 use cgnat_core::worker::io::PacketBuf as _;
 
 use crate::desk::*;
-use crate::wire::{Link, Packet, ip};
+use crate::wire::{Body, Link, Packet, ip};
 
 const OWN: [&str; 2] = ["10.255.0.2", "192.0.2.2"];
 const NEAR: [&str; 2] = ["10.255.0.1", "192.0.2.1"];
@@ -109,9 +109,10 @@ fn the_kernel_gets_a_copy_of_arp_replies_to_us() {
 #[test]
 fn a_flood_of_one_class_leaves_the_others_their_rate_and_a_full_ring_drops() {
     let mut desk = desk(None);
+    let far = |n| tcp((SERVER, 5), (ip(OWN[1]), n), SYN);
     let mut came = [0, 0];
     for n in 1..=3_000 {
-        came[0] += desk.offer(EXTERNAL, &to_us(EXTERNAL, n)).len();
+        came[0] += desk.offer(EXTERNAL, &far(n)).len();
         came[1] += taken(&mut desk, EXTERNAL).len();
     }
     assert_eq!(came, [0, 2_000]);
@@ -120,6 +121,21 @@ fn a_flood_of_one_class_leaves_the_others_their_rate_and_a_full_ring_drops() {
     let hello = link.frame(0x0800, &udp((NEAR[1], 520), (ip("224.0.0.5"), 520)).bytes());
     desk.lab.arrive(0, EXTERNAL, &hello);
     assert_eq!(taken(&mut desk, EXTERNAL), [hello]);
+    // Neither does it take anything of what neighbours on the link say, who can be told apart: BGP both
+    // ways, OSPF between two, BFD, which comes with the TTL that only a neighbour can give it.
+    let own = |from: u16, to: u16| udp((NEAR[1], from), (ip(OWN[1]), to));
+    let ospf = Packet { body: Body::Bare { protocol: 89 }, ..own(1, 1) };
+    let bfd = Packet { ttl: 255, ..own(50_000, 3784) };
+    let answer = tcp((NEAR[1], 179), (ip(OWN[1]), 40_000), SYN);
+    for packet in [&tcp((NEAR[1], 7), (ip(OWN[1]), 179), SYN), &answer, &ospf, &bfd] {
+        assert_eq!(desk.offer(EXTERNAL, packet), []);
+        assert_eq!(taken(&mut desk, EXTERNAL).len(), 1, "{packet:?}");
+    }
+    let routed = Packet { ttl: 254, ..bfd.clone() };
+    for packet in [&far(179), &routed, &Packet { ttl: 255, ..own(3784, 50_000) }] {
+        assert_eq!(desk.offer(EXTERNAL, packet), []);
+        assert_eq!(taken(&mut desk, EXTERNAL).len(), 0, "{packet:?}");
+    }
     desk.lab.advance(1_000);
     desk.lab.workers[0].io_mut().kernel_room = 1;
     for n in 1..=3 {
