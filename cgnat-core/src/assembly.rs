@@ -121,6 +121,7 @@ pub fn assemble(
                 fragments: layout.fragments,
                 time,
                 own_errors: *config.own_errors(),
+                flood_guard: config.system().flood_guard(),
             },
         });
     }

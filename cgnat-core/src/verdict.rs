@@ -120,6 +120,7 @@ drop_reasons! {
     Filtered, "filtered", "An inbound packet to a mapped external endpoint from somebody whom the subscriber has not sent to, where `filtering` depends on that (normal).";
     PortNotLent, "port-not-lent", "An inbound packet to an external address of ours, to a port that is neither lent nor mapped statically (normal).";
     DestinationUnknown, "destination-unknown", "An inbound packet to an address that is neither a pool's, a static mapping's nor our own; more is routed here than the pools.";
+    Flood, "flood", "A packet from outside to an endpoint or address that so many come for that the worker cannot take all of its packets (`system.flood-guard`); what is for others goes on. Who it is for is in `floods`.";
     SourceSpoofed, "source-spoofed", "An inbound packet whose source is a subscriber, shared, external or own address of ours; somebody spoofs, or a route loops.";
     PptpNoCall, "pptp-no-call", "GRE of PPTP, either way, without such a call: it has ended, its control connection is not followed, or somebody tries.";
     // Egress.

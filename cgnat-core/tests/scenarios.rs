@@ -46,6 +46,8 @@ mod icmp_errors;
 mod icmp_queries;
 #[path = "scenarios/identification.rs"]
 mod identification;
+#[path = "scenarios/inbound_floods.rs"]
+mod inbound_floods;
 #[path = "scenarios/jumbo.rs"]
 mod jumbo;
 #[path = "scenarios/kernel.rs"]

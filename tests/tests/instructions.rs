@@ -6,8 +6,8 @@
 //!
 //! 1. callgrind counts instructions, which neither clocks nor caches nor other programs change;
 //! 2. chance and hash keys come from a seed, and nothing else in the core is random or asks a clock;
-//! 3. rust-toolchain.toml, Cargo.lock and the release profile (thin LTO, four units) fix the
-//!    compiler, and it builds for any x86-64, whatever CPU it runs on;
+//! 3. rust-toolchain.toml, Cargo.lock, the release profile (thin LTO, four units) and .cargo/config.toml
+//!    (x86-64-v2, whatever CPU it runs on) fix the compiler and what it builds for;
 //! 4. the C library is kept from choosing its memcpy by the CPU.
 //!
 //! The path of the source may move functions between units: built in another directory, counts

@@ -8,6 +8,7 @@
 mod announce;
 mod control;
 mod driver;
+mod floods;
 mod idle;
 pub mod instance;
 pub mod io;
@@ -201,7 +202,8 @@ fn watch(
             announcing.stop();
             return dead;
         }
-        for sentence in running.watch_standstills().into_iter().chain(running.watch_steering()) {
+        let seen = running.watch_standstills().into_iter().chain(running.watch_steering());
+        for sentence in seen.chain(running.watch_floods()) {
             complain(&sentence);
         }
         announcing.mind(running, config);

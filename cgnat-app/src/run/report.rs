@@ -15,6 +15,7 @@ use cgnat_core::time::Tick;
 use cgnat_core::verdict::DropReason;
 use serde_json::{Map, Value, json};
 
+use super::floods;
 use super::kernel::KernelReport;
 use super::refused::Refused;
 use super::reload::Tally;
@@ -72,6 +73,7 @@ pub struct Report {
     hits: u64,
     begun: u64,
     pressed: u64,
+    floods: serde_json::Value,
     hairpinned: u64,
     /// Outbound and inbound.
     statics: [u64; 2],
@@ -192,6 +194,7 @@ impl Report {
             hits: sum(&|c| c.hits.value()),
             begun: sum(&|c| c.begun.value()),
             pressed: sum(&|c| c.pressed.value()),
+            floods: floods::json(counters),
             hairpinned: sum(&|c| c.hairpinned.value()),
             statics: [sum(&|c| c.static_outbound.value()), sum(&|c| c.static_inbound.value())],
             bypassed: [sum(&|c| c.bypassed_outbound.value()), sum(&|c| c.bypassed_inbound.value())],
@@ -555,6 +558,7 @@ impl Report {
             "hits": self.hits,
             "begun": self.begun,
             "pressed": self.pressed,
+            "floods": self.floods,
             "hairpinned": self.hairpinned,
             "static": { "outbound": self.statics[0], "inbound": self.statics[1] },
             "bypassed": { "outbound": self.bypassed[0], "inbound": self.bypassed[1] },

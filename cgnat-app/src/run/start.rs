@@ -23,6 +23,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 
 use super::Complete;
+use super::floods::Floods;
 use super::idle::Resting;
 use super::io::{DpdkIo, Relay, Transmit};
 use super::kernel::{self, Interface, KernelCounters, KernelReport};
@@ -79,6 +80,7 @@ pub struct Running {
     watchdog: RefCell<Watchdog>,
     forwarding: Arc<Forwarding>,
     neighbours: Arc<NeighbourTable>,
+    floods: RefCell<Floods>,
     started: std::time::Instant,
     ports: Vec<RunningPort>,
     // Last: everything above lives in its memory.
@@ -171,6 +173,7 @@ pub fn start(
         replayed,
         front,
         steering: RefCell::new((Watch::new(opened.steering), std::time::Instant::now())),
+        floods: RefCell::new(Floods::new(plan.worker_cpus.len())),
         watchdog: RefCell::new(Watchdog::new(&plan.worker_cpus, opened.outlets)),
         forwarding,
         neighbours,
@@ -619,6 +622,11 @@ impl Running {
             links: links.map(|(port, device)| (name(port), device.link_up().ok())).collect(),
             next_hops: self.forwarding.next_hops().iter().map(next_hop).collect(),
         })
+    }
+
+    /// Looks whether workers shed floods; what the operator should know.
+    pub fn watch_floods(&self) -> Vec<String> {
+        self.floods.borrow_mut().look(self.started.elapsed(), &self.counters)
     }
 
     /// Looks every ten seconds whether cards do what they said; what the operator should know.

@@ -15,6 +15,7 @@ pub const KEYS: &[&str] = &[
     "system.max-mappings",
     "system.max-sessions",
     "system.new-flows-under-load",
+    "system.flood-guard",
     "system.huge-pages",
     "system.idle",
     "system.control-socket",

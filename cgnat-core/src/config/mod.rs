@@ -103,6 +103,7 @@ pub struct System {
     pub(crate) max_mappings: u32,
     pub(crate) max_sessions: Option<u32>,
     pub(crate) new_flows_under_load: Option<u32>,
+    pub(crate) flood_guard: bool,
     pub(crate) huge_pages: HugePages,
     pub(crate) idle: Idle,
     pub(crate) control_socket: Option<String>,
@@ -442,6 +443,11 @@ impl System {
     /// is no bound.
     pub fn new_flows_under_load(&self) -> Option<u32> {
         self.new_flows_under_load
+    }
+
+    /// Whether a worker that has more packets than it can take sheds floods from outside.
+    pub fn flood_guard(&self) -> bool {
+        self.flood_guard
     }
 
     /// Whether huge pages are wanted.

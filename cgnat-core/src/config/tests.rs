@@ -16,6 +16,7 @@ system:
   max-mappings: 4_000_000
   max-sessions: 300_000
   new-flows-under-load: off
+  flood-guard: false
   huge-pages: off
   idle: busy
   control-socket: /run/cgnat/control.sock
@@ -163,6 +164,7 @@ fn the_smallest_file_gets_the_defaults_that_are_documented() {
     assert_eq!((system.memory_bytes(), system.max_mappings()), (1 << 30, 1_000_000));
     assert_eq!((system.huge_pages(), system.idle()), (HugePages::Auto, Idle::Adaptive));
     assert_eq!((system.new_flows_under_load(), system.max_sessions()), (Some(500_000), None));
+    assert!(system.flood_guard());
     let pool = &config.pools()[0];
     assert_eq!((pool.first_port(), pool.last_port()), (1024, 65535));
     assert_eq!((pool.block_size(), pool.max_blocks(), pool.hold_s()), (512, 4, 120));
@@ -192,6 +194,7 @@ fn every_value_of_a_full_file_arrives() {
     assert_eq!(config.system().workers(), &Workers::Cpus(vec![2, 3, 4, 2]));
     assert_eq!(config.system().control_cpus(), [0]);
     assert_eq!(config.system().new_flows_under_load(), None);
+    assert!(!config.system().flood_guard());
     assert_eq!(config.system().max_sessions(), Some(300_000));
     assert_eq!(config.system().huge_pages(), HugePages::Off);
     assert_eq!(config.system().idle(), Idle::Busy);

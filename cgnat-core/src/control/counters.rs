@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::endpoint::Protocol;
+use crate::policy::flood_guard::Flood;
 use crate::shard::ShardGauges;
 use crate::time::Instant;
 use crate::verdict::DropReason;
@@ -96,6 +97,10 @@ pub struct WorkerCounters {
     pub begun: Counter,
     /// Ticks in which the worker had more packets than it could take.
     pub pressed: Counter,
+    /// What is shed now of what comes from outside, packed; 0 for nothing.
+    flood: Counter,
+    /// Packets of that which came in the last tick.
+    flood_arrived: Counter,
     /// Packets hairpinned.
     pub hairpinned: Counter,
     /// Packets whose source a static mapping translated.
@@ -194,6 +199,8 @@ impl WorkerCounters {
             hits: Counter::default(),
             begun: Counter::default(),
             pressed: Counter::default(),
+            flood: Counter::default(),
+            flood_arrived: Counter::default(),
             hairpinned: Counter::default(),
             static_outbound: Counter::default(),
             static_inbound: Counter::default(),
@@ -237,6 +244,17 @@ impl WorkerCounters {
     /// Drops under `reason`.
     pub fn drops_of(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize].value()
+    }
+
+    /// What is shed now of what comes from outside.
+    pub fn flood(&self) -> Option<Flood> {
+        Flood::unpacked(self.flood.value(), self.flood_arrived.value() as u32)
+    }
+
+    /// Publishes what is shed. Only the owner calls this.
+    pub fn set_flood(&self, flood: Option<Flood>) {
+        self.flood_arrived.set(flood.map_or(0, |flood| u64::from(flood.arrived)));
+        self.flood.set(flood.map_or(0, |flood| flood.packed()));
     }
 
     /// Publishes the shard's gauges. Only the owner calls this.

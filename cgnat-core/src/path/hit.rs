@@ -19,7 +19,7 @@ use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
 use crate::table::index::Bucket;
 use crate::table::mapping::Mapping;
-use crate::table::port_block::{BlockLease, mapping_in};
+use crate::table::port_block::{BlockLease, is_unused, mapping_in};
 use crate::table::subscriber::Subscriber;
 use crate::time::Tick;
 
@@ -137,6 +137,11 @@ impl Shard {
     pub fn port_word(&self, plain: &Plain) -> Option<&AtomicU32> {
         let external = ExternalEndpoint::new(plain.destination, plain.destination_port());
         self.words.at(self.space.spot(external)?, protocol_of(plain))
+    }
+
+    /// Whether the external port of an inbound packet has neither a mapping nor flows; of this shard.
+    pub fn is_unused(&self, plain: &Plain) -> bool {
+        self.port_word(plain).is_some_and(is_unused)
     }
 
     /// The mapping that a word of a port names, and its record.

@@ -1,7 +1,6 @@
 //! Which first packets a worker takes while it has more packets than it can.
 //!
-//! A worker is *pressed* from the poll on that is the 16th in a row with a full burst, until the end
-//! of the next tick. In a pressed tick it begins a fixed number of flows, of which one subscriber gets
+//! In a pressed tick (`pressure`) it begins a fixed number of flows, of which one subscriber gets
 //! no more than it leaves to all others (decision 28). A worker that is not pressed begins all.
 //!
 //! Always true:
@@ -9,26 +8,16 @@
 //! 2. a subscriber alone in its place that has begun fewer than are left gets one more;
 //! 3. the answer depends on the calls alone: it has neither clock nor chance.
 
-use crate::time::{TICKS_PER_SECOND, Tick};
+use crate::time::TICKS_PER_SECOND;
 
 /// Subscribers that are told apart.
 const PLACES: usize = 4096;
-
-/// Polls in a row with a full burst that make a worker pressed: with bursts of 32, half of a
-/// receive queue.
-pub const FULL_POLLS: u32 = 16;
 
 /// What first packets of one worker are let in.
 pub struct FlowGuard {
     /// Flows per tick; `None`: it is off.
     per_tick: Option<u32>,
-    /// Polls in a row with a full burst.
-    full_polls: u32,
-    /// The last pressed tick.
-    until: Tick,
     is_pressed: bool,
-    /// The tick that is counted.
-    tick: Tick,
     /// Flows that may still begin in it.
     left: u32,
     /// Flows that have begun in it, by place.
@@ -43,30 +32,21 @@ impl FlowGuard {
         let per_tick = per_second.map(|rate| (rate / TICKS_PER_SECOND).max(1));
         Self {
             per_tick,
-            full_polls: 0,
-            until: Tick::default(),
             is_pressed: false,
-            tick: Tick::default(),
             left: per_tick.unwrap_or(0),
             begun: Box::new([0; PLACES]),
             let_in: None,
         }
     }
 
-    /// A poll begins; in the one before a burst was full, or none was. Says whether a pressed tick
-    /// begins with it.
-    pub fn note_poll(&mut self, was_full: bool, now: Tick) -> bool {
-        if self.per_tick.is_none() {
-            return false;
+    /// A poll begins while the worker is pressed or is not, maybe the first of a pressed tick.
+    #[inline]
+    pub fn note_poll(&mut self, is_pressed: bool, tick_begins: bool) {
+        self.is_pressed = is_pressed && self.per_tick.is_some();
+        if tick_begins {
+            self.left = self.per_tick.unwrap_or(0);
+            self.begun.fill(0);
         }
-        self.full_polls = if was_full { self.full_polls.saturating_add(1) } else { 0 };
-        if self.full_polls >= FULL_POLLS {
-            self.until = Tick(now.0.wrapping_add(1));
-            self.is_pressed = true;
-        } else if self.is_pressed {
-            self.is_pressed = self.until.reached(now);
-        }
-        self.is_pressed && self.begin_tick(now)
     }
 
     /// Whether first packets are counted now.
@@ -102,29 +82,15 @@ impl FlowGuard {
         self.let_in = Some(hash);
         true
     }
-
-    /// Begins to count `now` anew if it is another tick than the last.
-    fn begin_tick(&mut self, now: Tick) -> bool {
-        let is_new = self.tick != now;
-        if is_new {
-            self.tick = now;
-            self.left = self.per_tick.unwrap_or(0);
-            self.begun.fill(0);
-        }
-        is_new
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const NOW: Tick = Tick(700);
-
     fn pressed(per_second: u32) -> FlowGuard {
         let mut guard = FlowGuard::new(Some(per_second));
-        (0..FULL_POLLS).for_each(|_| _ = guard.note_poll(true, NOW));
-        assert!(guard.is_pressed());
+        guard.note_poll(true, true);
         guard
     }
 
@@ -137,13 +103,11 @@ mod tests {
     #[test]
     fn a_worker_with_time_to_spare_begins_all() {
         let mut guard = FlowGuard::new(Some(1000));
-        for _ in 0..10 {
-            (1..FULL_POLLS).for_each(|_| assert!(!guard.note_poll(true, NOW)));
-            guard.note_poll(false, NOW);
-            assert_eq!(ask(&mut guard, 1, 5000), 5000);
-        }
+        guard.note_poll(false, false);
+        assert_eq!(ask(&mut guard, 1, 5000), 5000);
         let mut off = FlowGuard::new(None);
-        (0..100).for_each(|_| assert!(!off.note_poll(true, NOW)));
+        off.note_poll(true, true);
+        assert!(!off.is_pressed() && !off.is_spent());
         assert_eq!(ask(&mut off, 1, 5000), 5000);
     }
 
@@ -171,20 +135,11 @@ mod tests {
         let all = |guard: &mut FlowGuard| (0..PLACES as u64).map(|p| ask(guard, p, 3)).sum::<u64>();
         assert_eq!(all(&mut guard), 100);
         assert!(guard.is_spent());
-        assert!(guard.note_poll(true, Tick(701)));
-        assert!(!guard.note_poll(true, Tick(701)), "each tick is told once");
+        guard.note_poll(true, false);
+        assert_eq!(all(&mut guard), 0);
+        guard.note_poll(true, true);
         assert_eq!(all(&mut guard), 100);
-    }
-
-    #[test]
-    fn it_holds_until_the_end_of_the_next_tick() {
-        let mut guard = pressed(1000);
-        guard.note_poll(false, Tick(700));
-        assert!(guard.is_pressed());
-        assert!(guard.note_poll(false, Tick(701)));
-        assert!(guard.is_pressed());
-        guard.note_poll(false, Tick(702));
-        assert!(!guard.is_pressed());
+        guard.note_poll(false, false);
         assert_eq!(ask(&mut guard, 1, 5000), 5000);
     }
 

@@ -21,7 +21,7 @@ mod words;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use resting::rest_is_over;
-pub use words::{PoolWords, PortWords, Spot, mapping_in};
+pub use words::{PoolWords, PortWords, Spot, is_unused, mapping_in};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::endpoint::Protocol;

@@ -18,6 +18,7 @@ use crate::housekeeping::Housekeeping;
 use crate::layout::Layout;
 use crate::packet::{put_u32, u16_at, u32_at};
 use crate::time::Instant;
+use crate::verdict::DropReason;
 use crate::worker::io::{BURST, Burst, NOTE_BYTES, PacketBuf, PacketIo};
 use crate::worker::{TimeSource, Worker};
 use std::sync::Arc;
@@ -37,7 +38,7 @@ const SYN: u8 = 2;
 const ACK: u8 = 16;
 
 const YAML: &str = "version: 1
-system: { max-mappings: 20_000, new-flows-under-load: off }
+system: { max-mappings: 20_000, new-flows-under-load: off, flood-guard: false }
 ports:
   internal0:
     side: internal
@@ -72,19 +73,22 @@ pub enum Case {
     FirstUdp,
     /// Likewise, by a SYN.
     FirstTcp,
+    /// To an external port that nobody has.
+    Unasked,
     /// The end of a mapping that was silent.
     Expiry,
 }
 
 impl Case {
     /// All, in the order in which they are told.
-    pub const ALL: [Case; 7] = [
+    pub const ALL: [Case; 8] = [
         Case::OutboundUdp,
         Case::InboundUdp,
         Case::OutboundTcp,
         Case::InboundTcp,
         Case::FirstUdp,
         Case::FirstTcp,
+        Case::Unasked,
         Case::Expiry,
     ];
 
@@ -97,6 +101,7 @@ impl Case {
             Case::InboundTcp => "inbound-hit-tcp",
             Case::FirstUdp => "first-packet-udp",
             Case::FirstTcp => "first-packet-tcp",
+            Case::Unasked => "inbound-unasked",
             Case::Expiry => "expiry",
         }
     }
@@ -306,7 +311,7 @@ impl Round {
     pub fn prepare(&mut self, case: Case) {
         match case {
             Case::FirstUdp => {}
-            Case::OutboundUdp | Case::InboundUdp | Case::Expiry => self.open_udp(),
+            Case::OutboundUdp | Case::InboundUdp | Case::Unasked | Case::Expiry => self.open_udp(),
             Case::FirstTcp => {}
             Case::OutboundTcp | Case::InboundTcp => self.open_tcp(),
         }
@@ -336,6 +341,12 @@ impl Round {
                 let answer = |flow: usize| tcp(server(flow), outside[flow], ACK, 501, 101);
                 (EXTERNAL, flows.map(answer).collect())
             }
+            Case::Unasked => {
+                // Their ports have UDP, and not TCP.
+                let outside = &self.outside[0];
+                let scan = |flow: usize| tcp(server(flow), outside[flow], ACK, 501, 101);
+                (EXTERNAL, flows.map(scan).collect())
+            }
             Case::Expiry => {
                 // Longer than any UDP mapping may be silent.
                 self.now = self.now.plus_millis(1_000_000);
@@ -355,9 +366,14 @@ impl Round {
     /// How many things of `case` came about in the last polls, and were all right.
     ///
     /// # Panics
-    /// If a packet was dropped.
+    /// If another packet was dropped than was to be.
     pub fn check(&mut self, case: Case) -> usize {
         let dropped: u64 = self.counters.drops.iter().map(|count| count.value()).sum();
+        if case == Case::Unasked {
+            let unasked = self.counters.drops_of(DropReason::NoMapping);
+            assert_eq!((unasked, dropped), (FLOWS as u64, FLOWS as u64));
+            return FLOWS;
+        }
         assert_eq!(dropped, 0, "{}: packets were dropped", case.name());
         let sent = self.take_sent().into_iter().map(|frames| frames.len()).sum();
         assert_eq!(sent, if case == Case::Expiry { 0 } else { FLOWS }, "{}", case.name());

@@ -64,13 +64,16 @@ impl<I: PacketIo> Worker<I> {
             bytes += packet.frame_len() as u64;
         }
         counters.rx_bytes.add(bytes);
+        let side = self.forwarding.ports()[port].side;
+        if side == Side::External && self.flood_guard.is_active() {
+            self.shed_flood(port, burst);
+        }
         if !self.takes_hits {
             for packet in burst.drain(..) {
                 self.ingress(port, packet);
             }
             return;
         }
-        let side = self.forwarding.ports()[port].side;
         let mut ahead = Aheads::new();
         match side {
             Side::Internal => {
@@ -89,6 +92,10 @@ impl<I: PacketIo> Worker<I> {
                 }
                 (Some(ahead), Side::Internal) => {
                     self.first_packet(port, packet, ahead);
+                    continue;
+                }
+                (Some(Ahead { plain, slot: None, .. }), Side::External) => {
+                    self.unasked(port, packet, plain);
                     continue;
                 }
                 _ => Some(packet),

@@ -6,7 +6,7 @@
 //! `egress` (next hop, link header, transmission), `mtu` (what is too big for a port),
 //! `fragments` (datagrams in pieces), `associations` (packets without ports), `parking` (packets that wait), `arp`, `errors` (ICMP
 //! errors of the box itself), `punt` (what is the kernel's), `held_syns` (those that are answered late), `exceptions` (static
-//! mappings and bypass).
+//! mappings and bypass), `floods` (what is shed of what comes from outside).
 //!
 //! Always true:
 //! 1. a poll is bounded: one burst per port and ring, a fixed number of commands;
@@ -22,6 +22,7 @@ mod egress;
 mod errors;
 mod exceptions;
 mod exchange;
+mod floods;
 pub mod forwarding;
 pub mod fragments;
 pub mod handoff;
@@ -43,6 +44,8 @@ use crate::config::OwnErrors;
 use crate::control::counters::WorkerCounters;
 use crate::control::neighbours::NeighbourTable;
 use crate::control::{Command, Event};
+use crate::policy::flood_guard::FloodGuard;
+use crate::policy::pressure::Pressure;
 use crate::shard::Shard;
 use crate::space::OwnerMap;
 use crate::time::{Instant, Tick};
@@ -97,6 +100,8 @@ pub struct WorkerParts {
     pub time: TimeSource,
     /// What it may tell senders.
     pub own_errors: OwnErrors,
+    /// Whether floods from outside are shed.
+    pub flood_guard: bool,
 }
 
 /// The poll loop's body and its shard.
@@ -125,6 +130,8 @@ pub struct Worker<I: PacketIo> {
     telling: Telling,
     held_syns: HeldSyns,
     punts: Punts,
+    pressure: Pressure,
+    flood_guard: FloodGuard,
     /// There are static mappings or bypass rules; without them nobody asks.
     has_exceptions: bool,
     /// GRE of PPTP goes by its calls.
@@ -152,6 +159,7 @@ impl<I: PacketIo> Worker<I> {
             fragments,
             time,
             own_errors,
+            flood_guard,
         } = parts;
         let held_syns = HeldSyns::new(own_errors.answers_unsolicited_syns(), shard.key);
         let punts = Punts::new(forwarding.ports().len());
@@ -182,6 +190,8 @@ impl<I: PacketIo> Worker<I> {
             telling: Telling::new(own_errors),
             held_syns,
             punts,
+            pressure: Pressure::default(),
+            flood_guard: FloodGuard::new(flood_guard),
             has_exceptions,
             takes_hits,
             lately: [Lately::default(); 2],
@@ -263,12 +273,15 @@ impl<I: PacketIo> Worker<I> {
         self.shard
     }
 
-    /// Tells the guard of new flows whether receive queues stay full. Captures wait for their reader.
+    /// Tells the guards whether receive queues stay full. Captures wait for their reader.
     fn note_load(&mut self) {
-        let was_full = std::mem::take(&mut self.was_full);
-        let is_live = self.time == TimeSource::Clock;
-        if self.shard.flow_guard.note_poll(was_full && is_live, self.now.tick()) {
-            self.counters.pressed.add(1);
+        let was_full = std::mem::take(&mut self.was_full) && self.time == TimeSource::Clock;
+        let now = self.now.tick();
+        let tick_begins = self.pressure.note_poll(was_full, now);
+        self.counters.pressed.add(u64::from(tick_begins));
+        self.shard.flow_guard.note_poll(self.pressure.is_pressed(), tick_begins);
+        if self.flood_guard.note_poll(&self.pressure, now) {
+            self.counters.set_flood(self.flood_guard.flood());
         }
     }
 

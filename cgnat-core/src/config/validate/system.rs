@@ -16,6 +16,7 @@ pub(super) fn read(report: &mut Report<'_>, cursor: Option<&Cursor<'_>>) -> Syst
         max_mappings: 1_000_000,
         max_sessions: None,
         new_flows_under_load: Some(500_000),
+        flood_guard: true,
         huge_pages: HugePages::Auto,
         idle: Idle::Adaptive,
         control_socket: None,
@@ -49,6 +50,9 @@ pub(super) fn read(report: &mut Report<'_>, cursor: Option<&Cursor<'_>>) -> Syst
     system.max_sessions = sessions.map(|n| n as u32);
     if let Some(rate) = fields.get("new-flows-under-load").and_then(|c| new_flows(report, c)) {
         system.new_flows_under_load = rate;
+    }
+    if let Some(is_on) = fields.get("flood-guard").and_then(|c| c.flag(report)) {
+        system.flood_guard = is_on;
     }
     if let Some(huge_pages) = fields.get("huge-pages").and_then(|c| huge_pages(report, c)) {
         system.huge_pages = huge_pages;

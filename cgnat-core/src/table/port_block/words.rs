@@ -65,6 +65,12 @@ impl PortWords {
     }
 }
 
+/// Whether a slot names nothing that a packet could be for.
+#[inline]
+pub fn is_unused(word: &AtomicU32) -> bool {
+    matches!(use_of(word.load(Ordering::Relaxed)), PortUse::Free | PortUse::Resting)
+}
+
 /// The mapping that a slot names.
 #[inline]
 pub fn mapping_in(word: &AtomicU32) -> Option<u32> {

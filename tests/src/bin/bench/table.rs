@@ -66,7 +66,7 @@ fn configuration(mappings: u32) -> String {
     // The table is as full as an operator's at its limit; blocks likewise.
     format!(
         "version: 1
-system: {{ workers: 1, max-mappings: {}, memory: 16GiB, new-flows-under-load: off }}
+system: {{ workers: 1, max-mappings: {}, memory: 16GiB, new-flows-under-load: off, flood-guard: false }}
 ports:
   internal0:
     side: internal

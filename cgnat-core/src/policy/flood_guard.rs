@@ -1,0 +1,403 @@
+//! Which packets from outside a worker sheds while it has more packets than it can take: those to
+//! the one endpoint, or the one address, that floods it (decision 29).
+//!
+//! While the worker is pressed (`pressure`), and as long as something is shed, arrivals are counted
+//! by destination, tick by tick. A *level* is how many of one destination pass in a tick. At the end
+//! of a tick in which the receive queues stayed full, the level is halved for the kind of destination
+//! that has a culprit; in the ticks after that it rises by an eighth, until nothing is above it. A
+//! destination that had `n` arrivals in the tick before, more than the level `l`, has every
+//! `n / l`-th of its packets taken, evenly: not the first `l` of the tick.
+//!
+//! Always true:
+//! 1. nothing is shed of a destination that had no more than [`LEAST`] packets in the tick before,
+//!    unless both its places are shared with heavier ones;
+//! 2. without a culprit no level falls;
+//! 3. the answer depends on the calls alone: it has neither clock nor chance.
+
+use super::pressure::Pressure;
+use crate::time::Tick;
+
+/// Places of each of the two rows in which destinations of a kind are counted.
+const PLACES: usize = 4096;
+
+/// Packets per tick of one destination that are never shed: 200,000 per second, which is more than
+/// one download has, and a small part of what a worker takes.
+pub const LEAST: u32 = 20_000;
+
+/// A culprit has more than one in so many packets that came from outside.
+const SHARE: u64 = 4;
+
+/// An address that is one has more than so many times what the others have on the average.
+const OUTSTANDING: u64 = 4;
+
+/// A destination outside-in: address, protocol and port; what has no port has 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Aim {
+    /// External address.
+    pub address: u32,
+    /// Number of the IP protocol.
+    pub protocol: u8,
+    /// Destination port.
+    pub port: u16,
+}
+
+/// What is being shed, for an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flood {
+    /// Its destination; of an address neither protocol nor port is meant.
+    pub aim: Aim,
+    /// Whether it is the whole address.
+    pub is_address: bool,
+    /// Packets of it that came in the last tick.
+    pub arrived: u32,
+}
+
+impl Flood {
+    /// Its destination in one word, not 0.
+    pub fn packed(&self) -> u64 {
+        let Aim { address, protocol, port } = self.aim;
+        let kind = 2 | u64::from(self.is_address);
+        u64::from(address) << 32 | u64::from(protocol) << 24 | u64::from(port) << 8 | kind
+    }
+
+    /// The one that was packed so; none from 0.
+    pub fn unpacked(word: u64, arrived: u32) -> Option<Self> {
+        let (address, protocol, port) =
+            ((word >> 32) as u32, (word >> 24) as u8, (word >> 8) as u16);
+        let aim = Aim { address, protocol, port };
+        (word != 0).then_some(Self { aim, is_address: word & 1 == 1, arrived })
+    }
+}
+
+/// Arrivals by destination, in this tick and the one before: an estimate from above (a count-min
+/// sketch of two rows with conservative update).
+struct Arrivals {
+    now: [Box<[u32]>; 2],
+    before: [Box<[u32]>; 2],
+    /// Places of the first row in use in this tick.
+    used: u32,
+    heaviest: (u32, Aim),
+    /// Packets of one destination that pass in a tick; `None`: all.
+    level: Option<u32>,
+    /// Something was above the level in this tick.
+    has_shed: bool,
+}
+
+impl Arrivals {
+    fn new() -> Self {
+        let row = || vec![0; PLACES].into_boxed_slice();
+        Self {
+            now: [row(), row()],
+            before: [row(), row()],
+            used: 0,
+            heaviest: (0, Aim::default()),
+            level: None,
+            has_shed: false,
+        }
+    }
+
+    /// Counts one packet and says whether it passes.
+    fn takes(&mut self, hash: u64, aim: Aim) -> bool {
+        let at = [hash as usize % PLACES, (hash >> 32) as usize % PLACES];
+        let count = self.now[0][at[0]].min(self.now[1][at[1]]) + 1;
+        self.used += u32::from(self.now[0][at[0]] == 0);
+        for (row, at) in self.now.iter_mut().zip(at) {
+            row[at] = row[at].max(count);
+        }
+        if count > self.heaviest.0 {
+            self.heaviest = (count, aim);
+        }
+        let Some(level) = self.level else { return true };
+        let before = self.before[0][at[0]].min(self.before[1][at[1]]);
+        let passes = before <= level
+            || u64::from(count) * u64::from(level) % u64::from(before) < u64::from(level);
+        self.has_shed |= !passes;
+        passes
+    }
+
+    /// Half of what the heaviest had, or may have. False if that would be less than the least.
+    fn lower(&mut self) -> bool {
+        let had = self.level.unwrap_or(u32::MAX).min(self.heaviest.0);
+        self.level = Some((had / 2).max(LEAST));
+        had > LEAST
+    }
+
+    fn raise(&mut self) {
+        let has_shed = self.has_shed;
+        self.level = self.level.filter(|_| has_shed).map(|level| level.saturating_add(level / 8));
+    }
+
+    /// The heaviest, if it is above the level.
+    fn shed(&self) -> Option<(u32, Aim)> {
+        self.level.filter(|level| self.heaviest.0 > *level).map(|_| self.heaviest)
+    }
+
+    /// What is counted from now on is the next tick's.
+    fn turn(&mut self) {
+        std::mem::swap(&mut self.now, &mut self.before);
+        self.now.iter_mut().for_each(|row| row.fill(0));
+        (self.used, self.heaviest, self.has_shed) = (0, (0, Aim::default()), false);
+    }
+}
+
+/// What one worker sheds of what comes from outside.
+pub struct FloodGuard {
+    is_on: bool,
+    is_active: bool,
+    /// The tick that is counted.
+    tick: Tick,
+    /// The queues stayed full in it.
+    was_full: bool,
+    total: u64,
+    endpoints: Arrivals,
+    addresses: Arrivals,
+    flood: Option<Flood>,
+}
+
+impl FloodGuard {
+    /// One that counts and sheds nothing yet, and never does unless `is_on`.
+    pub fn new(is_on: bool) -> Self {
+        Self {
+            is_on,
+            is_active: false,
+            tick: Tick::default(),
+            was_full: false,
+            total: 0,
+            endpoints: Arrivals::new(),
+            addresses: Arrivals::new(),
+            flood: None,
+        }
+    }
+
+    /// A poll begins under this pressure. Says whether [`FloodGuard::flood`] may be another.
+    #[inline]
+    pub fn note_poll(&mut self, pressure: &Pressure, now: Tick) -> bool {
+        self.is_on && (pressure.is_pressed() || self.is_active) && self.note_active(pressure, now)
+    }
+
+    #[cold]
+    fn note_active(&mut self, pressure: &Pressure, now: Tick) -> bool {
+        let begins = self.tick != now;
+        if begins {
+            self.tick = now;
+            self.judge();
+        }
+        self.was_full |= pressure.is_full();
+        let has_level = self.endpoints.level.is_some() || self.addresses.level.is_some();
+        self.is_active = pressure.is_pressed() || has_level;
+        begins
+    }
+
+    /// Whether arrivals are to be counted.
+    #[inline]
+    pub fn is_active(&self) -> bool {
+        self.is_active
+    }
+
+    /// Counts a packet from outside and says whether it is taken. The hashes are of the address and
+    /// of the whole aim.
+    pub fn takes(&mut self, aim: Aim, by_address: u64, by_aim: u64) -> bool {
+        self.total += 1;
+        // What goes for its endpoint is no fault of the address.
+        self.endpoints.takes(by_aim, aim) && self.addresses.takes(by_address, aim)
+    }
+
+    /// What was shed in the last tick.
+    pub fn flood(&self) -> Option<Flood> {
+        self.flood
+    }
+
+    /// A tick has ended.
+    fn judge(&mut self) {
+        let (endpoint, _) = self.endpoints.heaviest;
+        let (address, _) = self.addresses.heaviest;
+        let others = u64::from(self.addresses.used.saturating_sub(1));
+        let is_share = |count: u32| u64::from(count) * SHARE > self.total;
+        let is_outstanding = others > 0
+            && u64::from(address) * others > OUTSTANDING * (self.total - u64::from(address));
+        let told = |is_address| move |(arrived, aim)| Flood { aim, is_address, arrived };
+        self.flood = (self.endpoints.shed().map(told(false)))
+            .or_else(|| self.addresses.shed().map(told(true)));
+        if !self.was_full {
+            self.endpoints.raise();
+            self.addresses.raise();
+        } else if !(is_share(endpoint) && self.endpoints.lower())
+            && is_share(address)
+            && is_outstanding
+        {
+            self.addresses.lower();
+        }
+        self.endpoints.turn();
+        self.addresses.turn();
+        (self.total, self.was_full) = (0, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker that can take so many packets in a tick, and drops so many for the price of one.
+    struct Model {
+        guard: FloodGuard,
+        capacity: u64,
+        drops_for_one: u64,
+        pressure: Pressure,
+        now: u32,
+    }
+
+    fn hash(key: u64) -> u64 {
+        let once = (key ^ 0x1234_5678_9abc_def1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (once ^ once >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(31)
+    }
+
+    /// Of each kind: arrived, and taken.
+    type Outcome = Vec<(u64, u64)>;
+
+    impl Model {
+        fn new(capacity: u64) -> Self {
+            let (guard, pressure) = (FloodGuard::new(true), Pressure::default());
+            Self { guard, capacity, drops_for_one: 5, pressure, now: 700 }
+        }
+
+        /// One tick, in which `mix` arrives evenly: weights, and what they are for.
+        fn tick(&mut self, mix: &[(u64, Vec<Aim>)]) -> Outcome {
+            let total: u64 = mix.iter().map(|(count, _)| count).sum();
+            let mut outcome = vec![(0, 0); mix.len()];
+            let mut time = 0;
+            self.now += 1;
+            self.poll(false);
+            for n in 0..total {
+                // Which kind is due: the one that is furthest behind its part.
+                let due = |kind: &usize| {
+                    (mix[*kind].0 * (n + 1)) as i64 - (outcome[*kind].0 * total) as i64
+                };
+                let kind = (0..mix.len()).max_by_key(due).expect("a kind");
+                outcome[kind].0 += 1;
+                // A queue that overflows loses one like the other.
+                if time >= self.capacity * self.drops_for_one * (n + 1) / total {
+                    self.poll(true);
+                    continue;
+                }
+                // A tenth of the polls; in a row only if all are full.
+                if n % 300 == 0 {
+                    self.poll(false);
+                }
+                let aims = &mix[kind].1;
+                let aim = aims[outcome[kind].0 as usize % aims.len()];
+                let packed = u64::from(aim.address) << 24
+                    | u64::from(aim.port) << 8
+                    | u64::from(aim.protocol);
+                let is_taken = !self.guard.is_active()
+                    || self.guard.takes(aim, hash(u64::from(aim.address)), hash(packed));
+                outcome[kind].1 += u64::from(is_taken);
+                time += if is_taken { self.drops_for_one } else { 1 };
+            }
+            outcome
+        }
+
+        fn poll(&mut self, was_full: bool) {
+            self.pressure.note_poll(was_full, Tick(self.now));
+            self.guard.note_poll(&self.pressure, Tick(self.now));
+        }
+
+        fn ticks(&mut self, count: usize, mix: &[(u64, Vec<Aim>)]) -> Outcome {
+            let mut sum = vec![(0, 0); mix.len()];
+            for _ in 0..count {
+                for (sum, tick) in sum.iter_mut().zip(self.tick(mix)) {
+                    *sum = (sum.0 + tick.0, sum.1 + tick.1);
+                }
+            }
+            sum
+        }
+    }
+
+    fn share((arrived, taken): (u64, u64)) -> f64 {
+        taken as f64 / arrived as f64
+    }
+
+    /// Endpoints of many addresses, none of which stands out.
+    fn others() -> Vec<Aim> {
+        let aim = |n: u32| Aim { address: 1000 + n % 64, protocol: 6, port: (n * 7) as u16 };
+        (0..6400).map(aim).collect()
+    }
+
+    fn one_endpoint() -> Vec<Aim> {
+        vec![Aim { address: 1003, protocol: 17, port: 443 }]
+    }
+
+    fn one_address() -> Vec<Aim> {
+        (0..5000).map(|port| Aim { address: 1003, protocol: 17, port }).collect()
+    }
+
+    #[test]
+    fn a_flood_at_one_endpoint_leaves_the_others_and_its_address_what_they_had() {
+        let mut model = Model::new(100_000);
+        let neighbours = (0..50).map(|port| Aim { address: 1003, protocol: 6, port }).collect();
+        let mix = [(45_000, others()), (1_000, neighbours), (200_000, one_endpoint())];
+        let before = model.tick(&mix);
+        assert!(share(before[0]) < 0.5, "{before:?}");
+        model.ticks(10, &mix);
+        let after = model.ticks(50, &mix);
+        assert!(share(after[0]) > 0.95 && share(after[1]) > 0.95, "{after:?}");
+        let flood = model.guard.flood().expect("a flood");
+        assert_eq!((flood.aim, flood.is_address), (one_endpoint()[0], false));
+        assert_eq!(Flood::unpacked(flood.packed(), flood.arrived), Some(flood));
+        assert!(share(after[2]) > 0.01 && share(after[2]) < 0.4, "{after:?}");
+    }
+
+    #[test]
+    fn a_flood_at_one_address_leaves_the_others_what_they_had() {
+        let mut model = Model::new(100_000);
+        let mix = [(45_000, others()), (200_000, one_address())];
+        model.ticks(10, &mix);
+        let after = model.ticks(50, &mix);
+        assert!(share(after[0]) > 0.95, "{after:?}");
+        let flood = model.guard.flood().expect("a flood");
+        assert_eq!((flood.aim.address, flood.is_address), (1003, true));
+        // When it is over nothing is counted any more.
+        let calm = [(60_000, others())];
+        model.ticks(60, &calm);
+        assert!(!model.guard.is_active() && model.guard.flood().is_none());
+        assert_eq!(model.tick(&calm), [(60_000, 60_000)]);
+    }
+
+    #[test]
+    fn an_overload_without_a_culprit_sheds_nothing() {
+        let mut model = Model::new(100_000);
+        let mix = [(180_000, others())];
+        model.ticks(5, &mix);
+        let outcome = model.ticks(20, &mix);
+        assert!((0.54..0.57).contains(&share(outcome[0])), "what it can take: {outcome:?}");
+        // Nor is the only address one.
+        let mix = [(180_000, one_address())];
+        model.ticks(5, &mix);
+        assert!((0.54..0.57).contains(&share(model.ticks(20, &mix)[0])));
+    }
+
+    #[test]
+    fn what_passes_of_a_flood_passes_evenly() {
+        let mut arrivals = Arrivals::new();
+        let (hash, aim) = (77 << 32 | 5, one_endpoint()[0]);
+        (0..100_000).for_each(|_| _ = arrivals.takes(hash, aim));
+        assert!(arrivals.lower());
+        arrivals.turn();
+        let tenths: Vec<usize> =
+            (0..10).map(|_| (0..1000).filter(|_| arrivals.takes(hash, aim)).count()).collect();
+        assert!(tenths.iter().all(|tenth| (499..=501).contains(tenth)), "{tenths:?}");
+        // Others are not touched.
+        assert!((0..1000).all(|_| arrivals.takes(78 << 32 | 6, aim)));
+    }
+
+    #[test]
+    fn the_least_passes_whatever_happens_and_one_that_is_off_sheds_nothing() {
+        let mut model = Model::new(5_000);
+        let mix = [(1_500, others()), (400_000, one_endpoint())];
+        model.ticks(20, &mix);
+        assert_eq!(model.guard.endpoints.level, Some(LEAST));
+        let mut off = Model::new(5_000);
+        off.guard = FloodGuard::new(false);
+        off.ticks(5, &mix);
+        assert!(!off.guard.is_active());
+    }
+}

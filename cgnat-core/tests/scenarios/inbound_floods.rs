@@ -1,0 +1,136 @@
+//! Floods from outside: at one endpoint, at one address, at ports that nobody has. What others get
+//! goes on (decision 29).
+
+use cgnat_core::policy::flood_guard::{Aim, Flood, LEAST};
+use cgnat_core::testing::io::MemoryPacket;
+use cgnat_core::verdict::DropReason::*;
+
+use crate::desk::*;
+use crate::wire::{Packet, ip};
+
+/// Packets of one tick.
+const PER_TICK: u32 = 50_000;
+
+fn host(n: u32) -> String {
+    std::net::Ipv4Addr::from(ip("100.64.0.0") + 1 + n).to_string()
+}
+
+/// A box with many addresses, and the external endpoint of one flow each of a hundred subscribers.
+fn opened(more: &str) -> (Desk, Vec<(u32, u16)>) {
+    let pool = "{ addresses: [203.0.113.0/26], allocation: { block-size: 512 } }";
+    let mut desk = Desk::new(&config(pool, more));
+    let ends = (0..100).map(|n| desk.goes_out(&udp((&host(n), 4000), server(53)))).collect();
+    (desk, ends)
+}
+
+/// A tick's packets arrive before the worker polls, which finds full bursts until the end; those of
+/// the flood between those for others. How many of each were sent inward.
+fn tick(desk: &mut Desk, flood: &[(u32, u16)], others: &[(u32, u16)]) -> (usize, usize) {
+    let from = ("198.51.100.99", 53);
+    let mut arrive = |packet: &Packet| {
+        let frame = desk.arriving(EXTERNAL, packet);
+        desk.lab.workers[0].io_mut().arrive(EXTERNAL, MemoryPacket::new(&frame));
+    };
+    for n in 0..PER_TICK {
+        if let Some(to) = flood.get(n as usize % flood.len().max(1)) {
+            arrive(&udp(from, *to));
+        }
+        if n % 20 == 0
+            && let Some(to) = others.get(n as usize / 20 % others.len().max(1))
+        {
+            arrive(&udp((SERVER, 53), *to));
+        }
+    }
+    desk.lab.run_workers();
+    let sent = desk.lab.take_sent();
+    let of_others = sent.iter().filter(|(_, frame)| frame[26..30] == ip(SERVER).to_be_bytes());
+    let of_others = of_others.count();
+    desk.lab.advance(100);
+    (sent.len() - of_others, of_others)
+}
+
+fn flood(desk: &Desk) -> Option<Flood> {
+    desk.lab.counters[0].flood()
+}
+
+#[test]
+fn a_flood_at_one_endpoint_takes_nothing_from_others() {
+    let (mut desk, ends) = opened("");
+    let target = ends[7];
+    // One of the same subscriber is another.
+    let neighbour = desk.goes_out(&udp((&host(7), 4001), server(53)));
+    let others: Vec<_> =
+        ends.iter().copied().filter(|end| *end != target).chain([neighbour]).collect();
+    for n in 0..12 {
+        let (of_flood, of_others) = tick(&mut desk, &[target], &others);
+        assert_eq!(of_others, PER_TICK as usize / 20, "tick {n}");
+        if n == 0 {
+            assert_eq!(of_flood, PER_TICK as usize, "nobody knew");
+        } else if n > 6 {
+            let off = of_flood.abs_diff(LEAST as usize);
+            assert!(off < LEAST as usize / 100, "{of_flood} in tick {n}");
+        }
+    }
+    let aim = Aim { address: target.0, protocol: 17, port: target.1 };
+    assert_eq!(flood(&desk), Some(Flood { aim, is_address: false, arrived: PER_TICK }));
+    assert_eq!(desk.drops().keys().collect::<Vec<_>>(), [&Flood]);
+    // It is over.
+    for _ in 0..40 {
+        tick(&mut desk, &[], &others);
+    }
+    assert_eq!(flood(&desk), None);
+    let (shed, _) = (desk.drops()[&Flood], tick(&mut desk, &[target], &[]));
+    assert_eq!(desk.drops()[&Flood], shed, "all pass again until the guard has counted them");
+}
+
+#[test]
+fn a_flood_at_all_ports_of_an_address_takes_nothing_from_other_addresses() {
+    let (mut desk, ends) = opened("");
+    let address = ends[7].0;
+    let others: Vec<_> = ends.iter().copied().filter(|end| end.0 != address).collect();
+    // Mapped ports too, and mostly ports that nobody has.
+    let ports: Vec<_> = (1024..51_024).map(|port| (address, port)).collect();
+    for _ in 0..12 {
+        let (_, of_others) = tick(&mut desk, &ports, &others);
+        assert_eq!(of_others, PER_TICK as usize / 20);
+    }
+    let seen = flood(&desk).unwrap();
+    assert_eq!((seen.aim.address, seen.is_address), (address, true));
+    let drops = desk.drops();
+    let rest = drops[&NoMapping] + drops.get(&PortNotLent).copied().unwrap_or(0);
+    assert!(drops[&Flood] > 4 * u64::from(PER_TICK) && rest > u64::from(PER_TICK), "{drops:?}");
+}
+
+#[test]
+fn without_the_guard_and_without_a_culprit_nothing_is_shed() {
+    let (mut desk, ends) = opened("system: { max-mappings: 20_000, flood-guard: false }\n");
+    for _ in 0..5 {
+        assert_eq!(tick(&mut desk, &[ends[7]], &[]).0, PER_TICK as usize);
+    }
+    assert_eq!((flood(&desk), desk.drops().len()), (None, 0));
+    let (mut desk, ends) = opened("");
+    for _ in 0..5 {
+        assert_eq!(tick(&mut desk, &ends, &[]).0, PER_TICK as usize);
+    }
+    assert_eq!((flood(&desk), desk.drops().len()), (None, 0));
+}
+
+#[test]
+fn what_nobody_has_asked_for_ends_as_no_mapping_whichever_way_it_takes() {
+    let (mut desk, ends) = opened("");
+    let end = ends[0];
+    let stranger = ("198.51.100.99", 53);
+    // The short way: another protocol, a port in a lent block.
+    desk.refused(EXTERNAL, &tcp(stranger, end, ACK), NoMapping);
+    // The long way: a SYN, and a packet with options.
+    desk.refused(EXTERNAL, &tcp(stranger, end, SYN), NoMapping);
+    let mut with_options = tcp(stranger, end, ACK);
+    with_options.options = vec![1; 4];
+    desk.refused(EXTERNAL, &with_options, NoMapping);
+    // What is wrong with a packet comes first.
+    let mut late = tcp(stranger, end, ACK);
+    late.ttl = 1;
+    desk.lab.arrive(0, EXTERNAL, &desk.arriving(EXTERNAL, &late));
+    desk.refused(EXTERNAL, &tcp(("100.64.0.9", 53), end, ACK), SourceSpoofed);
+    desk.refused(EXTERNAL, &tcp(stranger, (end.0, 80), ACK), PortNotLent);
+}
