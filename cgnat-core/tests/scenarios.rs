@@ -88,6 +88,8 @@ mod realms;
 mod reload;
 #[path = "scenarios/silence.rs"]
 mod silence;
+#[path = "scenarios/sizes.rs"]
+mod sizes;
 #[path = "scenarios/statics.rs"]
 mod statics;
 #[path = "scenarios/steering.rs"]

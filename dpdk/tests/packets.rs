@@ -558,6 +558,33 @@ fn a_frame_cut_at_every_byte_of_its_headers_is_joined_to_one_piece() {
     });
 }
 
+/// As of a driver that fills 2 KiB of a buffer, with and without the headroom.
+#[test]
+fn a_frame_of_any_length_in_pieces_of_2_kib_is_joined_to_one() {
+    in_child("a_frame_of_any_length_in_pieces_of_2_kib_is_joined_to_one", || {
+        let eal = Eal::init(&options(&[])).unwrap();
+        let data_room = 128 + 9216;
+        let config = MempoolConfig { count: 31, cache: 0, data_room, ..MempoolConfig::default() };
+        let pool = Mempool::create(&eal, "p", &config).unwrap();
+        let noise: Vec<u8> = (0..9018).map(|n: usize| ((n * 31) >> 2) as u8).collect();
+        for length in 60..=noise.len() {
+            let frame = &noise[noise.len() - length..];
+            for piece in [2048 - usize::from(Mbuf::HEADROOM), 2048] {
+                let cuts: Vec<usize> = (piece..length).step_by(piece).collect();
+                let mut joined = match cuts.is_empty() {
+                    true => packet(&pool, frame),
+                    false => chained(&pool, frame, &cuts),
+                };
+                assert_eq!(joined.len(), length);
+                assert!(joined.linearize());
+                assert_eq!((joined.segments(), joined.data()), (1, frame));
+                assert_eq!(usize::from(joined.tailroom()), 9216 - length);
+            }
+        }
+        assert_eq!(pool.in_use(), 0);
+    });
+}
+
 #[test]
 fn a_frame_longer_than_a_buffer_stays_as_it_is() {
     in_child("a_frame_longer_than_a_buffer_stays_as_it_is", || {

@@ -103,9 +103,14 @@ fn leaving(port: usize, packet: &[u8]) -> (usize, Vec<u8>) {
 
 /// Frames that left a port, put together again by offset; each must be within the MTU.
 pub fn reassembled(sent: &Frames, port: usize, mtu: usize) -> Vec<u8> {
+    reassembled_behind(14, sent, port, mtu)
+}
+
+/// Likewise, behind a link header of so many bytes.
+pub fn reassembled_behind(link: usize, sent: &Frames, port: usize, mtu: usize) -> Vec<u8> {
     let mut whole: Vec<u8> = Vec::new();
     for (n, (by, frame)) in sent.iter().enumerate() {
-        let packet = &frame[14..];
+        let packet = &frame[link..];
         let half = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
         assert_eq!(*by, port);
         assert!(packet.len() <= mtu && usize::from(half(2)) == packet.len());

@@ -162,8 +162,11 @@ impl Packet {
             return vec![whole];
         }
         let first = 20 + self.options.len() + (mtu - 20 - self.options.len()) / 8 * 8;
-        let later = (mtu - 20) / 8 * 8;
-        let mut cuts: Vec<usize> = (first..whole.len()).step_by(later).collect();
+        let mut cuts = vec![first];
+        // The last one need not be a multiple of eight.
+        while whole.len() - cuts[cuts.len() - 1] > mtu - 20 {
+            cuts.push(cuts[cuts.len() - 1] + (mtu - 20) / 8 * 8);
+        }
         cuts.push(whole.len());
         self.fragments(&cuts)
     }
@@ -297,11 +300,16 @@ impl Link {
     }
 }
 
-/// RFC 1071.
+/// RFC 1071, by words of 32 bits (its section 2(C)).
 pub fn checksum(bytes: &[u8]) -> u16 {
-    let mut sum = 0u32;
-    for pair in bytes.chunks(2) {
-        sum += u32::from(pair[0]) << 8 | pair.get(1).copied().map_or(0, u32::from);
+    let word = |four: &[u8]| {
+        let byte = |at: usize| four.get(at).copied().map_or(0, u64::from);
+        byte(0) << 24 | byte(1) << 16 | byte(2) << 8 | byte(3)
+    };
+    let mut words = bytes.chunks_exact(4);
+    let mut sum: u64 = words.by_ref().map(word).sum();
+    sum += word(words.remainder());
+    while sum >> 16 != 0 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !sum as u16
