@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod connect_test;
+mod interfaces;
 pub mod lookup;
 pub mod machine;
 mod netlink;

@@ -10,6 +10,7 @@ use crossbeam_channel::bounded;
 
 use crate::config::Config;
 use crate::control::counters::WorkerCounters;
+use crate::control::links::LinkStates;
 use crate::control::neighbours::NeighbourTable;
 use crate::control::{COMMAND_QUEUE, EVENT_QUEUE};
 use crate::housekeeping::{Housekeeping, HousekeepingParts, WorkerLink};
@@ -59,6 +60,8 @@ pub struct Assembly {
     pub forwarding: Arc<Forwarding>,
     /// Neighbours that are known.
     pub neighbours: Arc<NeighbourTable>,
+    /// Which links are down; to be written by who watches them.
+    pub links: Arc<LinkStates>,
 }
 
 /// Assembles a box.
@@ -80,6 +83,7 @@ pub fn assemble(
     let owners = OwnerMap::new(space.blocks());
     let forwarding = Forwarding::new(config, macs);
     let neighbours = Arc::new(NeighbourTable::default());
+    let states = Arc::new(LinkStates::new(config.ports().len()));
     let Blocks { leases, words, due: block_due } = layout.blocks(&space, memory.blocks)?;
     let words = Arc::new(words);
     let (mut seats, mut links, mut all_counters) = (Vec::new(), Vec::new(), Vec::new());
@@ -115,6 +119,7 @@ pub fn assemble(
                 steering: Steering::new(layout.workers),
                 owners: owners.clone(),
                 neighbours: neighbours.clone(),
+                links: states.clone(),
                 commands,
                 events,
                 counters,
@@ -135,7 +140,8 @@ pub fn assemble(
         time,
         forwarding: forwarding.clone(),
         neighbours: neighbours.clone(),
+        states: states.clone(),
     });
-    let counters = all_counters;
-    Ok(Assembly { seats, housekeeping, counters, space, owners, forwarding, neighbours })
+    let (counters, links) = (all_counters, states);
+    Ok(Assembly { seats, housekeeping, counters, space, owners, forwarding, neighbours, links })
 }

@@ -213,6 +213,11 @@ impl ExternalSpace {
         self.run_of(address).is_some()
     }
 
+    /// Every address of pools and static mappings.
+    pub fn addresses(&self) -> impl Iterator<Item = u32> {
+        self.runs.iter().flat_map(|run| run.first..=run.last)
+    }
+
     /// Whether `address` can only be somebody's outside. A no means nothing: it is by parts of
     /// the address space, for packets that shall be quick.
     #[inline]

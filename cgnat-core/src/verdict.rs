@@ -124,6 +124,7 @@ drop_reasons! {
     SourceSpoofed, "source-spoofed", "An inbound packet whose source is a subscriber, shared, external or own address of ours; somebody spoofs, or a route loops.";
     PptpNoCall, "pptp-no-call", "GRE of PPTP, either way, without such a call: it has ended, its control connection is not followed, or somebody tries.";
     // Egress.
+    LinkDown, "link-down", "The link of the port that the packet would leave by is down; `links` says since when, and the log said it.";
     NeighbourUnresolved, "neighbour-unresolved", "The next hop did not answer ARP in time; check the link and `next-hop`.";
     LeakPrevented, "leak-prevented", "The last check before an external port found a source that is not ours; please report it, it is a bug of cgnat.";
     TooBig, "too-big", "The packet has DF set and is larger than the MTU of the port it would leave by; its sender is told (path MTU discovery).";

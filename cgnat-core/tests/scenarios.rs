@@ -58,6 +58,8 @@ mod leaks;
 mod limits;
 #[path = "scenarios/link.rs"]
 mod link;
+#[path = "scenarios/link_states.rs"]
+mod link_states;
 #[path = "scenarios/mapping.rs"]
 mod mapping;
 #[path = "scenarios/mss.rs"]

@@ -217,15 +217,17 @@ impl Lab {
         Ok(())
     }
 
-    /// Makes the two veth pairs inside the namespaces, up, with fixed MACs and no offloads.
+    /// Makes the two veth pairs inside the namespaces, up, with fixed MACs and no offloads. Of an
+    /// interface whose number is that of its other end the kernel looks at the carrier once a second
+    /// only, so they are given numbers.
     fn join(&self) -> Result<()> {
         let [router, internal, external, world] = MACS;
         let (subscribers, server) = (&self.subscribers.name, &self.server.name);
         self.middle.ip_batch(&format!(
             "link set lo up\n\
-             link add {INTERNAL} address {internal} type veth \
+             link add {INTERNAL} index 1001 address {internal} type veth \
              peer name router address {router} netns {subscribers}\n\
-             link add {EXTERNAL} address {external} type veth \
+             link add {EXTERNAL} index 1002 address {external} type veth \
              peer name world address {world} netns {server}\n\
              link set {INTERNAL} up\n\
              link set {EXTERNAL} up\n"

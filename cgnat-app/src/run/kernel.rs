@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use arrayvec::ArrayVec;
 use cgnat_core::config::{Config, Port};
 use cgnat_core::control::counters::Counter;
+use cgnat_core::control::links::LinkStates;
 use cgnat_core::packet::ethernet;
 use cgnat_core::worker::io::BURST;
 use dpdk::{Mbuf, Mempool, RingConsumer, RingProducer};
@@ -51,6 +52,16 @@ pub enum InterfaceState {
     Gone,
 }
 
+impl InterfaceState {
+    fn word(self) -> &'static str {
+        match self {
+            InterfaceState::Up => "up",
+            InterfaceState::Down => "down",
+            InterfaceState::Gone => "gone",
+        }
+    }
+}
+
 /// What went between a port and its interface; the kernel's thread is the only writer.
 #[derive(Debug, Default)]
 pub struct KernelCounters {
@@ -66,8 +77,10 @@ pub struct KernelCounters {
     pub sent: Counter,
     /// Frames of the kernel that are neither ARP nor IPv4 of an own address.
     pub refused: Counter,
-    /// Frames of the kernel for which there was no buffer, or no room in the ring.
+    /// Frames of the kernel for which there was no buffer, or no room in the ring, or no link.
     pub unsent: Counter,
+    /// How often somebody set the interface down or deleted it.
+    pub lost: Counter,
 }
 
 impl KernelCounters {
@@ -97,6 +110,8 @@ pub struct KernelReport {
     sent: u64,
     refused: u64,
     unsent: u64,
+    lost: u64,
+    state: InterfaceState,
 }
 
 impl KernelReport {
@@ -112,6 +127,8 @@ impl KernelReport {
                 sent: counters.sent.value(),
                 refused: counters.refused.value(),
                 unsent: counters.unsent.value(),
+                lost: counters.lost.value(),
+                state: counters.state(),
             }
         };
         counters.iter().map(report).collect()
@@ -119,20 +136,21 @@ impl KernelReport {
 
     /// A line for people.
     pub fn sentence(&self) -> String {
-        let Self { port, interface, written, unwritten, sent, refused, unsent } = self;
+        let Self { port, interface, written, unwritten, sent, refused, unsent, lost, state } = self;
         format!(
-            "Kernel interface {interface} of port {port}: {written} frames to the kernel, \
+            "Kernel interface {interface} of port {port}: {}, lost {lost} times; {written} frames to the kernel, \
              {unwritten} not taken; {sent} from it, {refused} that may not leave, {unsent} without \
-             room"
+             room",
+            state.word()
         )
     }
 
     /// For the statistics file.
     pub fn json(&self) -> Value {
-        let Self { port, interface, written, unwritten, sent, refused, unsent } = self;
+        let Self { port, interface, written, unwritten, sent, refused, unsent, lost, state } = self;
         json!({
             "port": port, "interface": interface, "written": written, "unwritten": unwritten,
-            "sent": sent, "refused": refused, "unsent": unsent,
+            "sent": sent, "refused": refused, "unsent": unsent, "lost": lost, "state": state.word(),
         })
     }
 }
@@ -148,6 +166,8 @@ pub struct Interface {
     to_kernel: RingConsumer,
     /// The worker that sends for the kernel.
     to_wire: RingProducer,
+    /// Links, and which of them is the port's.
+    link: (Arc<LinkStates>, usize),
     counters: Arc<KernelCounters>,
     /// The interface does not answer any more: nothing is read from it.
     is_gone: bool,
@@ -164,6 +184,7 @@ impl Interface {
         name: &str,
         mac: [u8; 6],
         own: Arc<[u32]>,
+        link: (Arc<LinkStates>, usize),
         (to_kernel, to_wire): (RingConsumer, RingProducer),
     ) -> Result<Self> {
         let make = || -> std::io::Result<(SyncDevice, u32)> {
@@ -188,6 +209,7 @@ impl Interface {
             own,
             to_kernel,
             to_wire,
+            link,
             counters: Arc::new(KernelCounters { index, ..KernelCounters::default() }),
             is_gone: false,
         })
@@ -253,6 +275,10 @@ impl Interface {
         if !may_leave(frame, &self.own) {
             return self.counters.refused.add(1);
         }
+        if self.link.0.is_down(self.link.1) {
+            // Else it leaves when the link is back, and is about what was before.
+            return self.counters.unsent.add(1);
+        }
         let tagged = frame.len() + self.vlan.map_or(0, |_| TAG);
         let filled = pool.alloc().and_then(|mut buffer| {
             let bytes = buffer.append(u16::try_from(tagged).ok()?)?;
@@ -267,9 +293,25 @@ impl Interface {
 
     /// Looks whether somebody has set it down.
     fn look(&self) {
-        if !self.is_gone {
-            let is_up = self.device.is_running().unwrap_or(false);
-            self.counters.set_state(if is_up { InterfaceState::Up } else { InterfaceState::Down });
+        if self.is_gone {
+            return;
+        }
+        // One that is gone says so to who reads.
+        let Ok(is_up) = self.device.is_running() else { return };
+        let was_up = self.counters.state() == InterfaceState::Up;
+        self.counters.set_state(if is_up { InterfaceState::Up } else { InterfaceState::Down });
+        let (port, name) = (&self.port, &self.name);
+        match (was_up, is_up) {
+            (true, false) => {
+                self.counters.lost.add(1);
+                complain(&format!(
+                    "warning: port {port}: the interface {name} is down, so the kernel gets nothing of \
+                     what is for the box itself and sends nothing. Packets of subscribers go on; \
+                     ip link set {name} up mends it"
+                ));
+            }
+            (false, true) => complain(&format!("port {port}: the interface {name} is up again")),
+            _ => {}
         }
     }
 
@@ -281,9 +323,11 @@ impl Interface {
         }
         self.is_gone = true;
         self.counters.set_state(InterfaceState::Gone);
+        self.counters.lost.add(1);
         complain(&format!(
             "error: port {}: the interface {} does not answer any more ({error}); somebody may have \
-             deleted it. Packets go on; for those for the box itself restart it",
+             deleted it. The kernel gets nothing of what is for the box itself, and routing daemons \
+             have lost it. Packets of subscribers go on; a restart of this box makes it again",
             self.port, self.name
         ));
     }

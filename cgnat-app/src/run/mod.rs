@@ -6,6 +6,7 @@
 //! stop before anything they use.
 
 mod announce;
+mod conflicts;
 mod control;
 mod driver;
 mod floods;
@@ -13,6 +14,7 @@ mod idle;
 pub mod instance;
 pub mod io;
 mod kernel;
+mod links;
 pub mod placement;
 pub mod plan;
 pub mod readiness;
@@ -202,8 +204,10 @@ fn watch(
             announcing.stop();
             return dead;
         }
-        let seen = running.watch_standstills().into_iter().chain(running.watch_steering());
-        for sentence in seen.chain(running.watch_floods()) {
+        let seen = running.watch_links().into_iter().chain(running.watch_standstills());
+        let seen = seen.chain(running.watch_steering());
+        let seen = seen.chain(running.watch_floods()).chain(running.watch_neighbours(config));
+        for sentence in seen {
             complain(&sentence);
         }
         announcing.mind(running, config);

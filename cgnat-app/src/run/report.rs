@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::floods;
 use super::kernel::KernelReport;
+use super::links::{Buffers, LinkReport};
 use super::refused::Refused;
 use super::reload::Tally;
 use super::steering::SteeringReport;
@@ -49,6 +50,8 @@ pub struct Report {
     echo_answered: u64,
     punted: u64,
     kernel: Vec<KernelReport>,
+    links: Vec<LinkReport>,
+    buffers: Vec<Buffers>,
     originated: u64,
     errors_sent: u64,
     errors_withheld: u64,
@@ -167,6 +170,8 @@ impl Report {
             echo_answered: sum(&|c| c.echo_answered.value()),
             punted: sum(&|c| c.punted.value()),
             kernel: Vec::new(),
+            links: Vec::new(),
+            buffers: Vec::new(),
             originated: sum(&|c| c.originated.value()),
             errors_sent: sum(&|c| c.errors_sent.value()),
             errors_withheld: sum(&|c| c.errors_withheld.value()),
@@ -268,6 +273,18 @@ impl Report {
     /// Adds what went to and from interfaces in the kernel.
     pub fn with_kernel(mut self, kernel: Vec<KernelReport>) -> Self {
         self.kernel = kernel;
+        self
+    }
+
+    /// Adds how the links are and were.
+    pub fn with_links(mut self, links: Vec<LinkReport>) -> Self {
+        self.links = links;
+        self
+    }
+
+    /// Adds packet buffers.
+    pub fn with_buffers(mut self, buffers: Vec<Buffers>) -> Self {
+        self.buffers = buffers;
         self
     }
 
@@ -430,6 +447,9 @@ impl Report {
         for interface in &self.kernel {
             writeln!(out, "{}", interface.sentence())?;
         }
+        for sentence in self.links.iter().filter_map(LinkReport::sentence) {
+            writeln!(out, "{sentence}")?;
+        }
         if self.errors_sent + self.errors_withheld > 0 {
             writeln!(
                 out,
@@ -548,6 +568,9 @@ impl Report {
                 "arp": self.arp_received, "echo": self.echo_answered, "kernel": self.punted,
             },
             "kernel": self.kernel.iter().map(KernelReport::json).collect::<Vec<_>>(),
+            "links": self.links.iter().map(LinkReport::json).collect::<Vec<_>>(),
+            "buffers": self.buffers.iter().map(Buffers::json).collect::<Vec<_>>(),
+            "arp_conflicts": self.arp_conflicts,
             "originated": self.originated,
             "icmp_errors": {
                 "sent": self.errors_sent,

@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use cgnat_core::config::Config;
-use cgnat_core::housekeeping::{Housekeeping, Notice, ReloadError, Reloaded};
+use cgnat_core::housekeeping::{Conflict, Housekeeping, Notice, ReloadError, Reloaded};
 use cgnat_core::refusals::Remembered;
 
 use super::report::Space;
@@ -80,12 +80,14 @@ impl<T> Awaited<T> {
 pub struct Front {
     requests: Sender<Request>,
     notices: Receiver<Notice>,
+    conflicts: Receiver<Conflict>,
 }
 
 /// Housekeeping's end.
 pub struct Back {
     requests: Receiver<Request>,
     notices: Sender<Notice>,
+    conflicts: Sender<Conflict>,
     /// Carried out, but not every worker has answered.
     reload: Option<(Sender<ReloadAnswer>, Reloaded)>,
     /// Asked, but not every worker has answered.
@@ -97,8 +99,10 @@ pub fn ends() -> (Front, Back) {
     let (requests, taken) = mpsc::channel();
     // No more than addresses can come to an end of theirs between two requests.
     let (told, notices) = mpsc::channel();
-    let back = Back { requests: taken, notices: told, reload: None, tell: None };
-    (Front { requests, notices }, back)
+    // Few: housekeeping does not repeat itself.
+    let (seen, conflicts) = mpsc::channel();
+    let back = Back { requests: taken, notices: told, conflicts: seen, reload: None, tell: None };
+    (Front { requests, notices, conflicts }, back)
 }
 
 impl Front {
@@ -110,6 +114,11 @@ impl Front {
     /// What housekeeping has noticed since the last call.
     pub fn notices(&self) -> impl Iterator<Item = Notice> {
         self.notices.try_iter()
+    }
+
+    /// What neighbours did that is amiss, since the last call.
+    pub fn conflicts(&self) -> impl Iterator<Item = Conflict> {
+        self.conflicts.try_iter()
     }
 }
 
@@ -135,6 +144,9 @@ impl Back {
         }
         for notice in housekeeping.take_notices() {
             let _ = self.notices.send(notice);
+        }
+        for conflict in housekeeping.take_conflicts() {
+            let _ = self.conflicts.send(conflict);
         }
     }
 

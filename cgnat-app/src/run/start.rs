@@ -1,5 +1,7 @@
 //! Starting and stopping: EAL, memory, ports, workers, housekeeping, and back.
 
+mod watching;
+
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -10,7 +12,8 @@ use anyhow::{Context as _, Result, bail};
 use cgnat_core::assembly::{Assembly, Memory, Seat, assemble};
 use cgnat_core::config::{Config, Device, Idle};
 use cgnat_core::control::counters::WorkerCounters;
-use cgnat_core::control::neighbours::{Neighbour, NeighbourTable};
+use cgnat_core::control::links::LinkStates;
+use cgnat_core::control::neighbours::NeighbourTable;
 use cgnat_core::housekeeping::Housekeeping;
 use cgnat_core::shard::Shard;
 use cgnat_core::time::Instant;
@@ -27,14 +30,14 @@ use super::floods::Floods;
 use super::idle::Resting;
 use super::io::{DpdkIo, Relay, Transmit};
 use super::kernel::{self, Interface, KernelCounters, KernelReport};
+use super::links::{self, Links};
 use super::placement::Placement;
 use super::plan::{DESCRIPTORS, KERNEL_RING, Plan, RING, device_name};
-use super::readiness::{Facts, Readiness};
 use super::replay::{Pace, Replay, Track};
 use super::report::{Report, Space};
 use super::requests::{self, Back, Front};
 use super::say::complain;
-use super::steering::{Counted, PortSteering, SteeringReport, Watch, Wish};
+use super::steering::{PortSteering, Watch, Wish};
 use super::watchdog::{Outlet, Watchdog};
 use crate::preflight::Preflight;
 
@@ -49,9 +52,6 @@ const DRAIN_POLLS: u64 = 2 * RING as u64 / BURST as u64;
 
 /// A pause of housekeeping between two rounds without work.
 const HOUSEKEEPING_PAUSE: Duration = Duration::from_micros(500);
-
-/// How long a look at how the cards steer takes.
-const STEERING_LOOK: Duration = Duration::from_secs(10);
 
 /// What the main thread asks of housekeeping.
 mod phase {
@@ -75,12 +75,15 @@ pub struct Running {
     counters: Vec<Arc<WorkerCounters>>,
     /// Set when all captures are used up.
     replayed: Arc<AtomicBool>,
+    replaying: bool,
     front: Front,
     steering: RefCell<(Watch, std::time::Instant)>,
     watchdog: RefCell<Watchdog>,
     forwarding: Arc<Forwarding>,
     neighbours: Arc<NeighbourTable>,
     floods: RefCell<Floods>,
+    links: RefCell<Links>,
+    pools: Vec<Mempool>,
     started: std::time::Instant,
     ports: Vec<RunningPort>,
     // Last: everything above lives in its memory.
@@ -115,7 +118,7 @@ pub fn start(
         }
     };
     let time = if replaying { TimeSource::Packets } else { TimeSource::Clock };
-    let Assembly { seats, housekeeping, counters, forwarding, neighbours, .. } =
+    let Assembly { seats, housekeeping, counters, forwarding, neighbours, links, .. } =
         assemble(config, &plan.layout, memory, &opened.macs, time, |bytes| {
             random.fill_bytes(bytes);
         })?;
@@ -131,7 +134,8 @@ pub fn start(
         None
     };
     let (views, ways) = views(&eal, config, plan, opened.queues, &pools, replay, &gate)?;
-    let interfaces = interfaces(config, &opened.macs, ways)?;
+    let interfaces = interfaces(config, &opened.macs, ways, &links)?;
+    let kernel_links = links::kernel(config)?;
     let kernel_counters =
         interfaces.iter().map(|(port, interface)| (*port, interface.counters())).collect();
 
@@ -171,9 +175,12 @@ pub fn start(
         kernel_counters,
         counters,
         replayed,
+        replaying,
         front,
         steering: RefCell::new((Watch::new(opened.steering), std::time::Instant::now())),
         floods: RefCell::new(Floods::new(plan.worker_cpus.len())),
+        links: RefCell::new(Links::new(config, links, kernel_links)),
+        pools,
         watchdog: RefCell::new(Watchdog::new(&plan.worker_cpus, opened.outlets)),
         forwarding,
         neighbours,
@@ -182,6 +189,7 @@ pub fn start(
         _eal: eal,
     };
     running.wait_until_lent(plan.layout.lent_blocks)?;
+    running.watch_links().iter().for_each(|sentence| complain(sentence));
     gate.store(true, Ordering::Release);
     Ok(running)
 }
@@ -287,13 +295,15 @@ fn interfaces(
     config: &Config,
     macs: &[[u8; 6]],
     mut ways: Vec<Option<KernelWay>>,
+    links: &Arc<LinkStates>,
 ) -> Result<Vec<(usize, Interface)>> {
     let own = config.ports().iter().flat_map(|port| port.addresses());
     let own: Arc<[u32]> = own.map(|net| u32::from(net.addr())).collect();
     let mut made = Vec::new();
     for (index, port, name) in kernel::wanted(config) {
         let Some(way) = ways[index].take() else { continue };
-        made.push((index, Interface::make(port, name, macs[index], own.clone(), way)?));
+        let link = (links.clone(), index);
+        made.push((index, Interface::make(port, name, macs[index], own.clone(), link, way)?));
     }
     if !made.is_empty() {
         std::thread::sleep(kernel::ADDRESS_DELAY);
@@ -569,76 +579,6 @@ impl Running {
         }
     }
 
-    /// What has happened so far.
-    pub fn report(&self, config: &Config) -> Report {
-        Report::of(config, &self.counters)
-            .with_steering(self.steering_report())
-            .with_kernel(KernelReport::of(config, &self.kernel_counters))
-    }
-
-    /// How each port steers.
-    pub fn steering(&self) -> Vec<PortSteering> {
-        self.steering.borrow().0.ports().to_vec()
-    }
-
-    /// Method, hand-off and load so far.
-    pub fn steering_report(&self) -> SteeringReport {
-        self.steering.borrow().0.report(&self.counters, self.watchdog.borrow().found())
-    }
-
-    /// Looks whether a worker or a transmit queue stands still; what the operator should know.
-    pub fn watch_standstills(&self) -> Vec<String> {
-        let link = |port: usize| self.ports[port].link_up().ok();
-        self.watchdog.borrow_mut().look(self.started.elapsed(), &self.counters, link)
-    }
-
-    /// The kernel's number of a port's interface there.
-    pub fn kernel_interface(&self, port: usize) -> Option<u32> {
-        let found = self.kernel_counters.iter().find(|(of, _)| *of == port);
-        found.map(|(_, counters)| counters.index())
-    }
-
-    /// Whether the box carries traffic, by the rule of decision 33.
-    pub fn readiness(&self, config: &Config) -> Readiness {
-        let name = |port: usize| config.ports()[port].name().to_owned();
-        let standstills = self.watchdog.borrow().found();
-        let kernel = self.kernel.iter().map(|thread| ("kernel", thread.is_finished()));
-        let interface = |(port, counters): &(usize, Arc<KernelCounters>)| {
-            let interface = config.ports()[*port].kernel_interface().unwrap_or_default();
-            (interface.to_owned(), counters.state())
-        };
-        let links = self.ports.iter().enumerate();
-        let next_hop = |(port, address): &(u8, u32)| {
-            let is_known = matches!(self.neighbours.find(*port, *address), Neighbour::At(_));
-            (name(usize::from(*port)), (*address).into(), is_known)
-        };
-        Readiness::of(&Facts {
-            standstills: standstills.workers.iter().map(|worker| worker.is_now).collect(),
-            threads: [("housekeeping", self.housekeeping.is_finished())]
-                .into_iter()
-                .chain(kernel)
-                .collect(),
-            interfaces: self.kernel_counters.iter().map(interface).collect(),
-            links: links.map(|(port, device)| (name(port), device.link_up().ok())).collect(),
-            next_hops: self.forwarding.next_hops().iter().map(next_hop).collect(),
-        })
-    }
-
-    /// Looks whether workers shed floods; what the operator should know.
-    pub fn watch_floods(&self) -> Vec<String> {
-        self.floods.borrow_mut().look(self.started.elapsed(), &self.counters)
-    }
-
-    /// Looks every ten seconds whether cards do what they said; what the operator should know.
-    pub fn watch_steering(&self) -> Vec<String> {
-        let (watch, next) = &mut *self.steering.borrow_mut();
-        if std::time::Instant::now() < *next {
-            return Vec::new();
-        }
-        *next = std::time::Instant::now() + STEERING_LOOK;
-        watch.look(Counted::all(&self.counters))
-    }
-
     /// The way to housekeeping.
     pub fn front(&self) -> &Front {
         &self.front
@@ -667,7 +607,9 @@ impl Running {
         let standstills = self.watchdog.into_inner().found();
         let steering = self.steering.into_inner().0.report(&self.counters, standstills);
         let kernel = KernelReport::of(config, &self.kernel_counters);
+        let links = self.links.into_inner().report(self.started.elapsed());
         let report = Report::of(config, &self.counters).with_steering(steering).with_kernel(kernel);
+        let report = report.with_links(links).with_buffers(watching::buffers(&self.pools));
         let now = self.counters.iter().map(|c| c.now()).max().unwrap_or_default().tick();
         let config = config.clone();
         let complete: Complete = Box::new(move |report: Report| {

@@ -4,6 +4,7 @@
 //! channel full is kept by its sender, never lost. Counters have a single writer each.
 
 pub mod counters;
+pub mod links;
 pub mod neighbours;
 
 use std::sync::Arc;
@@ -57,6 +58,13 @@ pub enum Command {
         /// Broadcast, or the MAC known so far.
         to: Mac,
     },
+    /// Announce an address of ours by ARP, to everybody at a port.
+    AnnounceArp {
+        /// Index of the port.
+        port: u8,
+        /// The address.
+        address: u32,
+    },
     /// This is external space from now on; to be answered with [`Event::Adopted`].
     Adopt(Arc<ExternalSpace>),
     /// Give back free blocks of addresses that are not open and answer with
@@ -107,7 +115,16 @@ pub enum Event {
         /// Its address.
         address: u32,
     },
-    /// A known neighbour showed its MAC.
+    /// Somebody else uses an address of ours.
+    AddressTaken {
+        /// Index of the port.
+        port: u8,
+        /// The address.
+        address: u32,
+        /// MAC of who uses it.
+        mac: Mac,
+    },
+    /// A neighbour that is looked after showed its MAC.
     NeighbourSeen {
         /// Index of the port.
         port: u8,
@@ -115,5 +132,7 @@ pub enum Event {
         address: u32,
         /// Its MAC.
         mac: Mac,
+        /// It talked to us, and did not only announce itself.
+        to_us: bool,
     },
 }

@@ -3,14 +3,16 @@
 //! One thread runs it. It never changes a shard: it reads deadline words and proposes; it
 //! owns the blocks that no worker holds, and lends and recalls them by message; it alone
 //! writes the owner map and the neighbour table, and makes versions of external space.
-//! Files: `sweep`, `lending`, `homes`, `resolve`, `reload`, `asking`.
+//! Files: `sweep`, `lending`, `homes`, `resolve`, `announcing`, `conflicts`, `reload`, `asking`.
 //!
 //! Always true:
 //! 1. a round is bounded in entries swept and messages handled, but for a replay's sweeps;
 //! 2. a message that finds a worker's channel full waits here and is never lost;
 //! 3. each block is held by exactly one: a worker, a message, or housekeeping.
 
+mod announcing;
 mod asking;
+mod conflicts;
 mod homes;
 mod lending;
 mod reload;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use crate::config::Config;
+use crate::control::links::LinkStates;
 use crate::control::neighbours::NeighbourTable;
 use crate::control::{Command, Event};
 use crate::refusals::Remembered;
@@ -34,7 +37,10 @@ use crate::time::{Instant, Tick};
 use crate::worker::TimeSource;
 use crate::worker::forwarding::Forwarding;
 
+use announcing::Announcing;
 use asking::Asking;
+pub use conflicts::Conflict;
+use conflicts::Conflicts;
 use lending::Lending;
 use reload::Reloading;
 pub use reload::{Draining, Notice, ReloadError, Reloaded};
@@ -101,6 +107,12 @@ pub struct Housekeeping {
     reloading: Reloading,
     resolver: Resolver,
     asking: Asking,
+    announcing: Announcing,
+    conflicts: Conflicts,
+    forwarding: Arc<Forwarding>,
+    states: Arc<LinkStates>,
+    /// By port: what [`LinkStates::ups`] said when neighbours there were last asked for it.
+    ups: Vec<u32>,
 }
 
 /// What [`Housekeeping`] is made of.
@@ -123,6 +135,8 @@ pub struct HousekeepingParts {
     pub forwarding: Arc<Forwarding>,
     /// MACs of neighbours; written by housekeeping alone.
     pub neighbours: Arc<NeighbourTable>,
+    /// Which links are down.
+    pub states: Arc<LinkStates>,
 }
 
 impl Housekeeping {
@@ -142,6 +156,7 @@ impl Housekeeping {
             time,
             forwarding,
             neighbours,
+            states,
         } = parts;
         assert!(!links.is_empty(), "housekeeping needs a worker to keep house for");
         let mut links: Vec<Link> = links
@@ -159,9 +174,20 @@ impl Housekeeping {
         let sweep = Sweep::new(links.len(), block_due, owners.clone(), time);
         let lending = Lending::new(&mut links, space.clone(), owners.clone(), leases);
         let reloading = Reloading::new(links.len(), space, owners, fragments_ms);
-        let resolver = Resolver::new(&forwarding, neighbours);
-        let asking = Asking::default();
-        Self { links, sweep, lending, reloading, resolver, asking }
+        let resolver = Resolver::new(&forwarding, neighbours, states.clone());
+        Self {
+            links,
+            sweep,
+            lending,
+            reloading,
+            resolver,
+            asking: Asking::default(),
+            announcing: Announcing::default(),
+            conflicts: Conflicts::default(),
+            forwarding,
+            ups: vec![0; states.len()],
+            states,
+        }
     }
 
     /// Gives the box the addresses of `config`, which differs from the running configuration in
@@ -205,6 +231,11 @@ impl Housekeeping {
         self.reloading.take_notices()
     }
 
+    /// What neighbours did that is amiss, since the last call.
+    pub fn take_conflicts(&mut self) -> Vec<Conflict> {
+        self.conflicts.take()
+    }
+
     /// One round. `now` is NAT time, `clock` loop time. Returns whether there was work.
     pub fn run(&mut self, now: Instant, clock: Instant) -> bool {
         let mut worked = false;
@@ -220,7 +251,7 @@ impl Housekeeping {
         }
         self.lending.mind_searches(&mut self.links, clock);
         self.reloading.run(&mut self.links, &mut self.lending, clock);
-        self.resolver.run(&mut self.links, clock);
+        self.mind_links(clock);
         worked |= self.sweep.run(&mut self.links, now.tick());
         for (worker, link) in self.links.iter_mut().enumerate() {
             if link.owes_barrier && !self.sweep.is_running(worker) {
@@ -285,6 +316,20 @@ impl Housekeeping {
         }
     }
 
+    /// Asks and announces, at once where a link has come up.
+    fn mind_links(&mut self, clock: Instant) {
+        for (port, seen) in self.ups.iter_mut().enumerate() {
+            let ups = self.states.ups(port);
+            if ups != std::mem::replace(seen, ups) {
+                let port = port as u8;
+                self.resolver.ask_all(port, clock);
+                self.announcing.begin(port, &self.forwarding, self.reloading.space(), clock);
+            }
+        }
+        self.announcing.run(&mut self.links, clock);
+        self.resolver.run(&mut self.links, clock);
+    }
+
     fn take(&mut self, worker: u16, event: Event, clock: Instant) {
         match event {
             Event::Wish(wish) => self.lending.wish(&mut self.links, worker, wish, clock),
@@ -310,8 +355,14 @@ impl Housekeeping {
             Event::Resolve { port, address } => {
                 self.resolver.resolve(&mut self.links, worker, port, address, clock);
             }
-            Event::NeighbourSeen { port, address, mac } => {
-                self.resolver.seen(port, address, mac, clock);
+            Event::AddressTaken { port, address, mac } => {
+                if self.conflicts.taken(port, address, mac, clock) {
+                    self.announcing.defend(port, address, clock);
+                }
+            }
+            Event::NeighbourSeen { port, address, mac, to_us } => {
+                let Self { resolver, conflicts, .. } = self;
+                resolver.seen((port, address), mac, to_us, conflicts, clock);
             }
         }
     }

@@ -5,14 +5,20 @@
 //! answer. Static neighbours of the configuration are published once and never changed.
 //!
 //! Who is known keeps its place as long as it answers: a MAC that somebody else shows for its
-//! address makes the box ask, and is not believed before the known one is silent.
+//! address makes the box ask, and is not believed before the known one is silent. When the link comes
+//! back all are asked at once, by broadcast: packets go where they went, until who answers first is
+//! somebody else.
+//!
+//! While a link is down nobody there is asked or forgotten.
 
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 
 use super::Link;
+use super::conflicts::Conflicts;
 use crate::control::Command;
+use crate::control::links::LinkStates;
 use crate::control::neighbours::NeighbourTable;
 use crate::packet::ethernet::{BROADCAST, Mac};
 use crate::time::Instant;
@@ -36,6 +42,10 @@ const NEIGHBOURS: usize = 2_048;
 
 struct Entry {
     mac: Option<Mac>,
+    /// The one before, if it fell silent.
+    was: Option<Mac>,
+    /// The link was down since it answered.
+    is_doubtful: bool,
     /// Configured next hops are never given up.
     keep: bool,
     static_: bool,
@@ -51,17 +61,24 @@ struct Entry {
 pub(super) struct Resolver {
     entries: HashMap<(u8, u32), Entry>,
     table: Arc<NeighbourTable>,
+    states: Arc<LinkStates>,
     next_look: Instant,
 }
 
 impl Resolver {
-    pub(super) fn new(forwarding: &Forwarding, table: Arc<NeighbourTable>) -> Self {
+    pub(super) fn new(
+        forwarding: &Forwarding,
+        table: Arc<NeighbourTable>,
+        states: Arc<LinkStates>,
+    ) -> Self {
         let mut entries = HashMap::new();
         let at_once = Instant::default();
         for (port, address, mac) in forwarding.static_neighbours() {
             table.publish(*port, *address, Some(*mac));
             let entry = Entry {
                 mac: Some(*mac),
+                was: None,
+                is_doubtful: false,
                 keep: true,
                 static_: true,
                 tries: 0,
@@ -77,6 +94,8 @@ impl Resolver {
                 table.publish(*port, *address, None);
                 Entry {
                     mac: None,
+                    was: None,
+                    is_doubtful: false,
                     keep: true,
                     static_: false,
                     tries: 0,
@@ -87,7 +106,7 @@ impl Resolver {
                 }
             });
         }
-        Self { entries, table, next_look: at_once }
+        Self { entries, table, states, next_look: at_once }
     }
 
     /// A packet waits for this neighbour.
@@ -110,6 +129,8 @@ impl Resolver {
         let tries = u32::from(asked);
         let entry = Entry {
             mac: None,
+            was: None,
+            is_doubtful: false,
             keep: false,
             static_: false,
             tries,
@@ -121,25 +142,49 @@ impl Resolver {
         self.entries.insert((port, address), entry);
     }
 
-    /// A neighbour showed its MAC.
-    pub(super) fn seen(&mut self, port: u8, address: u32, mac: Mac, clock: Instant) {
+    /// A neighbour showed its MAC; `to_us` if it did more than announce it.
+    pub(super) fn seen(
+        &mut self,
+        (port, address): (u8, u32),
+        mac: Mac,
+        to_us: bool,
+        conflicts: &mut Conflicts,
+        clock: Instant,
+    ) {
         let Some(entry) = self.entries.get_mut(&(port, address)) else {
             return;
         };
         if entry.static_ {
             return;
         }
-        if entry.mac.is_some_and(|known| known != mac) {
+        let used = entry.mac.filter(|known| *known != mac);
+        if let Some(used) = used.filter(|_| !(entry.is_doubtful && to_us)) {
             // It has moved, or somebody wants its packets. However often this comes, it is asked
             // no more often than when it does not answer.
+            conflicts.disputed(port, address, used, mac, clock);
             let soonest = entry.asked.plus_millis(RETRY_MS).max(clock);
             entry.next = entry.next.min(soonest);
             return;
         }
-        entry.mac = Some(mac);
+        if let Some(from) = used.or(entry.was.take().filter(|was| *was != mac)) {
+            conflicts.moved(port, address, from, mac);
+        }
+        // Workers look again at all that they know when the table changes.
+        if entry.mac.replace(mac) != Some(mac) {
+            self.table.publish(port, address, Some(mac));
+        }
+        entry.is_doubtful = false;
         entry.tries = 0;
         entry.next = clock.plus_millis(REFRESH_MS);
-        self.table.publish(port, address, Some(mac));
+    }
+
+    /// The link of a port has come up: neighbours there are asked at once.
+    pub(super) fn ask_all(&mut self, port: u8, clock: Instant) {
+        for ((_, _), entry) in self.entries.iter_mut().filter(|((at, _), _)| *at == port) {
+            entry.is_doubtful = entry.mac.is_some();
+            entry.tries = 0;
+            entry.next = clock;
+        }
     }
 
     /// Sends the requests that are due.
@@ -148,9 +193,9 @@ impl Resolver {
             return;
         }
         self.next_look = clock.plus_millis(10);
-        let table = &self.table;
+        let (table, states) = (&self.table, &self.states);
         self.entries.retain(|(port, address), entry| {
-            if entry.static_ || clock < entry.next {
+            if entry.static_ || clock < entry.next || states.is_down(usize::from(*port)) {
                 return true;
             }
             if entry.tries >= TRIES {
@@ -158,16 +203,18 @@ impl Resolver {
                     table.remove(*port, *address);
                     return false;
                 }
-                if entry.mac.take().is_some() {
+                if let Some(silent) = entry.mac.take() {
+                    entry.was = Some(silent);
                     table.publish(*port, *address, None);
                 }
+                entry.is_doubtful = false;
                 entry.tries = 0;
             }
             if !entry.keep && clock >= entry.born.plus_millis(LIFE_MS) {
                 table.remove(*port, *address);
                 return false;
             }
-            let to = entry.mac.unwrap_or(BROADCAST);
+            let to = entry.mac.filter(|_| !entry.is_doubtful).unwrap_or(BROADCAST);
             if ask(links, entry.worker, *port, *address, to) {
                 entry.tries += 1;
                 entry.asked = clock;

@@ -10,6 +10,7 @@ use super::memory;
 use crate::assembly::{Assembly, Memory, assemble};
 use crate::config::Config;
 use crate::control::counters::WorkerCounters;
+use crate::control::links::LinkStates;
 use crate::housekeeping::{Housekeeping, ReloadError, Reloaded};
 use crate::layout::Layout;
 use crate::packet::ethernet::Mac;
@@ -34,6 +35,8 @@ pub struct Lab {
     pub counters: Vec<Arc<WorkerCounters>>,
     /// Owners of blocks.
     pub owners: OwnerMap,
+    /// Links of the ports; all are up until a test says else.
+    pub links: Arc<LinkStates>,
     /// Time, moved by [`Lab::advance`].
     pub now: Instant,
     /// Looks at every frame that is sent, as (port, frame).
@@ -72,7 +75,7 @@ impl Lab {
         };
         let macs: Vec<Mac> = (0..config.ports().len()).map(port_mac).collect();
         let assembly = assemble(&config, &layout, memory, &macs, TimeSource::Clock, chance);
-        let Assembly { seats, housekeeping, counters, owners, .. } = match assembly {
+        let Assembly { seats, housekeeping, counters, owners, links, .. } = match assembly {
             Ok(assembly) => assembly,
             Err(error) => panic!("{error}"),
         };
@@ -81,7 +84,7 @@ impl Lab {
         let workers = seats.into_iter().zip(views).map(|(seat, io)| seat.worker(io)).collect();
         let now = Instant::from_millis(1_000);
         let watch = None;
-        let mut lab = Self { workers, housekeeping, counters, owners, now, watch, ports };
+        let mut lab = Self { workers, housekeeping, counters, owners, links, now, watch, ports };
         lab.settle();
         // Requests for the next hops.
         lab.take_sent();

@@ -1,11 +1,27 @@
 //! ARP: answers for own and on-link pool addresses, and what neighbours show of themselves.
+//!
+//! However much ARP comes, housekeeping hears a bounded number of conflicts.
 
 use super::Worker;
 use super::io::{PacketBuf, PacketIo};
 use crate::control::Event;
 use crate::control::neighbours::Neighbour;
 use crate::packet::arp::{self, Arp, Operation};
-use crate::packet::ethernet::{self, Mac};
+use crate::packet::ethernet::{self, BROADCAST, Mac};
+use crate::policy::per_second::Spent;
+
+/// Conflicts about neighbours that housekeeping is told of, per worker and second.
+const DISPUTES: u32 = 256;
+
+/// Conflicts about own addresses, likewise.
+const CLAIMS: u32 = 16;
+
+/// What housekeeping was told in this second.
+#[derive(Default)]
+pub(super) struct Told {
+    disputes: Spent,
+    claims: Spent,
+}
 
 impl<I: PacketIo> Worker<I> {
     pub(super) fn arp(&mut self, port: usize, mut packet: I::Packet, offset: usize) {
@@ -20,6 +36,10 @@ impl<I: PacketIo> Worker<I> {
         if ours(arp.sender) && arp.sender_mac != info.mac {
             // Somebody else uses our address. Learning nothing from it.
             self.counters.arp_conflicts.add(1);
+            if self.told.claims.take(self.second(), CLAIMS) {
+                let (address, mac) = (arp.sender, arp.sender_mac);
+                self.note_event(Event::AddressTaken { port: port as u8, address, mac });
+            }
             return;
         }
         let is_for_us = ours(arp.target);
@@ -55,7 +75,7 @@ impl<I: PacketIo> Worker<I> {
             Neighbour::At(mac) if mac != arp.sender_mac => {
                 // It has moved, or somebody wants its packets: housekeeping asks it.
                 self.counters.arp_conflicts.add(1);
-                true
+                self.told.disputes.take(self.second(), DISPUTES)
             }
             Neighbour::At(_) => is_for_us && arp.operation == Operation::Reply,
         };
@@ -65,32 +85,43 @@ impl<I: PacketIo> Worker<I> {
                 port,
                 address: arp.sender,
                 mac: arp.sender_mac,
+                to_us: is_for_us,
             });
         }
     }
 
     /// Sends an ARP request for `target`.
     pub(super) fn ask_neighbour(&mut self, port: usize, target: u32, to: Mac) {
-        let forwarding = self.forwarding.clone();
-        let info = &forwarding.ports()[port];
-        let (Some(sender), Some(mut packet)) = (info.address_towards(target), self.io.allocate())
-        else {
+        let sender = self.forwarding.ports()[port].address_towards(target);
+        if let Some(sender) = sender {
+            self.send_request(port, sender, target, to);
+        }
+    }
+
+    /// Announces an address of ours: who has it in mind learns our MAC (RFC 5227 section 2.3).
+    pub(super) fn announce_address(&mut self, port: usize, address: u32) {
+        self.send_request(port, address, address, BROADCAST);
+    }
+
+    fn send_request(&mut self, port: usize, sender: u32, target: u32, to: Mac) {
+        let info = &self.forwarding.ports()[port];
+        let (mac, vlan) = (info.mac, info.vlan);
+        let Some(mut packet) = self.io.allocate() else {
             return;
         };
-        let offset = ethernet::header_len(info.vlan);
+        let offset = ethernet::header_len(vlan);
         if !packet.fill(offset + arp::LEN) {
             return;
         }
-        let request = Arp {
-            operation: Operation::Request,
-            sender_mac: info.mac,
-            sender,
-            target_mac: [0; 6],
-            target,
-        };
+        let operation = Operation::Request;
+        let request = Arp { operation, sender_mac: mac, sender, target_mac: [0; 6], target };
         let bytes = packet.bytes_mut();
-        ethernet::write(bytes, to, info.mac, info.vlan, ethernet::ARP);
+        ethernet::write(bytes, to, mac, vlan, ethernet::ARP);
         arp::write(&mut bytes[offset..], &request);
         self.originate(port, packet);
+    }
+
+    fn second(&self) -> u32 {
+        (self.clock.nanos() / 1_000_000_000) as u32
     }
 }

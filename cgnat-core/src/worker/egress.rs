@@ -56,6 +56,11 @@ impl<I: PacketIo> Worker<I> {
             self.send(usize::from(port), waiting.packet, offset, mac);
             return None;
         }
+        if self.links.is_down(usize::from(port)) {
+            // Nobody can answer.
+            self.drop_packet(waiting.packet, DropReason::LinkDown);
+            return None;
+        }
         waiting.next_hop = (port, next_hop);
         if let Err(waiting) = self.parking.await_neighbour(waiting) {
             self.drop_packet(waiting.packet, DropReason::ParkingFull);
@@ -127,6 +132,10 @@ impl<I: PacketIo> Worker<I> {
     }
 
     fn flush_port(&mut self, port: usize) {
+        if self.links.is_down(port) {
+            // Else a driver may keep them, and send them when nobody wants them any more.
+            return self.drop_queued(port, DropReason::LinkDown);
+        }
         let bytes = |burst: &[I::Packet]| burst.iter().map(|p| p.bytes().len() as u64).sum::<u64>();
         let burst = &mut self.transmit[port];
         let (count, total) = (burst.len(), bytes(burst));
@@ -141,8 +150,12 @@ impl<I: PacketIo> Worker<I> {
         if !burst.is_empty() {
             counters.tx_refused.add(burst.len() as u64);
         }
+        self.drop_queued(port, DropReason::TransmitFull);
+    }
+
+    fn drop_queued(&mut self, port: usize, reason: DropReason) {
         while let Some(packet) = self.transmit[port].pop() {
-            self.drop_packet(packet, DropReason::TransmitFull);
+            self.drop_packet(packet, reason);
         }
     }
 }

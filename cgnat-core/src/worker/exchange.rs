@@ -212,6 +212,9 @@ impl<I: PacketIo> Worker<I> {
             Command::SendArp { port, target, to } => {
                 self.ask_neighbour(usize::from(port), target, to);
             }
+            Command::AnnounceArp { port, address } => {
+                self.announce_address(usize::from(port), address);
+            }
             Command::Advance(now) => self.now = self.now.max(now),
             Command::Barrier => {
                 let sent = self.note_event(Event::BarrierReached);

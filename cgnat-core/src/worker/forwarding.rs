@@ -47,6 +47,11 @@ impl PortInfo {
         self.addresses.iter().any(|(own, _)| *own == address)
     }
 
+    /// Own addresses of this port.
+    pub fn own_addresses(&self) -> impl Iterator<Item = u32> {
+        self.addresses.iter().map(|(own, _)| *own)
+    }
+
     /// The own address to ask with for an on-link `target`.
     pub fn address_towards(&self, target: u32) -> Option<u32> {
         let on_link = self.addresses.iter().find(|(own, mask)| own & mask == target & mask);

@@ -42,6 +42,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::config::OwnErrors;
 use crate::control::counters::WorkerCounters;
+use crate::control::links::LinkStates;
 use crate::control::neighbours::NeighbourTable;
 use crate::control::{Command, Event};
 use crate::policy::flood_guard::FloodGuard;
@@ -88,6 +89,8 @@ pub struct WorkerParts {
     pub owners: OwnerMap,
     /// MACs of neighbours.
     pub neighbours: Arc<NeighbourTable>,
+    /// Which links are down.
+    pub links: Arc<LinkStates>,
     /// Commands of housekeeping.
     pub commands: Receiver<Command>,
     /// Events for housekeeping.
@@ -113,6 +116,7 @@ pub struct Worker<I: PacketIo> {
     steering: Steering,
     owners: OwnerMap,
     neighbours: Arc<NeighbourTable>,
+    links: Arc<LinkStates>,
     commands: Receiver<Command>,
     events: Sender<Event>,
     outbox: ArrayVec<Event, OUTBOX>,
@@ -130,6 +134,7 @@ pub struct Worker<I: PacketIo> {
     telling: Telling,
     held_syns: HeldSyns,
     punts: Punts,
+    told: arp::Told,
     pressure: Pressure,
     flood_guard: FloodGuard,
     /// There are static mappings or bypass rules; without them nobody asks.
@@ -153,6 +158,7 @@ impl<I: PacketIo> Worker<I> {
             steering,
             owners,
             neighbours,
+            links,
             commands,
             events,
             counters,
@@ -177,6 +183,7 @@ impl<I: PacketIo> Worker<I> {
             steering,
             owners,
             neighbours,
+            links,
             commands,
             events,
             outbox: ArrayVec::new(),
@@ -190,6 +197,7 @@ impl<I: PacketIo> Worker<I> {
             telling: Telling::new(own_errors),
             held_syns,
             punts,
+            told: arp::Told::default(),
             pressure: Pressure::default(),
             flood_guard: FloodGuard::new(flood_guard),
             has_exceptions,

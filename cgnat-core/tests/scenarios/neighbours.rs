@@ -303,7 +303,10 @@ fn a_million_invented_neighbours_fill_nothing_and_divert_nothing() {
         }
     }
     desk.lab.advance(10);
-    assert_eq!(desk.lab.take_sent(), [question(HOPS[1])]);
+    // One of them is the box itself: it announces who has that address.
+    let (port, mut announcement) = question([0xff; 6]);
+    announcement[38..42].copy_from_slice(&ip("192.0.2.2").to_be_bytes());
+    assert_eq!(desk.lab.take_sent(), [(port, announcement), question(HOPS[1])]);
     reply(&mut desk);
     goes_to(&mut desk, HOPS[1], 1);
     // Of those that nobody asked for nothing is known.

@@ -1,0 +1,118 @@
+//! What the main thread looks at while a box runs, and what it says of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cgnat_core::config::Config;
+use cgnat_core::control::neighbours::Neighbour;
+use dpdk::Mempool;
+
+use super::Running;
+use crate::run::conflicts;
+use crate::run::kernel::{KernelCounters, KernelReport};
+use crate::run::links::Buffers;
+use crate::run::readiness::{Facts, Readiness};
+use crate::run::report::Report;
+use crate::run::steering::{Counted, PortSteering, SteeringReport};
+
+/// How long a look at how the cards steer takes.
+const STEERING_LOOK: Duration = Duration::from_secs(10);
+
+/// Packet buffers by pool.
+pub(super) fn buffers(pools: &[Mempool]) -> Vec<Buffers> {
+    let one = |pool: &Mempool| Buffers {
+        pool: pool.name().to_owned(),
+        in_use: pool.in_use(),
+        count: pool.in_use() + pool.available(),
+    };
+    pools.iter().map(one).collect()
+}
+
+impl Running {
+    /// What has happened so far.
+    pub fn report(&self, config: &Config) -> Report {
+        Report::of(config, &self.counters)
+            .with_steering(self.steering_report())
+            .with_kernel(KernelReport::of(config, &self.kernel_counters))
+            .with_links(self.links.borrow().report(self.started.elapsed()))
+            .with_buffers(buffers(&self.pools))
+    }
+
+    /// How each port steers.
+    pub fn steering(&self) -> Vec<PortSteering> {
+        self.steering.borrow().0.ports().to_vec()
+    }
+
+    /// Method, hand-off and load so far.
+    pub fn steering_report(&self) -> SteeringReport {
+        self.steering.borrow().0.report(&self.counters, self.watchdog.borrow().found())
+    }
+
+    /// Looks whether a worker or a transmit queue stands still; what the operator should know.
+    pub fn watch_standstills(&self) -> Vec<String> {
+        let link = |port: usize| self.ports[port].link_up().ok();
+        self.watchdog.borrow_mut().look(self.started.elapsed(), &self.counters, link)
+    }
+
+    /// The kernel's number of a port's interface there.
+    pub fn kernel_interface(&self, port: usize) -> Option<u32> {
+        let found = self.kernel_counters.iter().find(|(of, _)| *of == port);
+        found.map(|(_, counters)| counters.index())
+    }
+
+    /// Whether the box carries traffic, by the rule of decision 33.
+    pub fn readiness(&self, config: &Config) -> Readiness {
+        let name = |port: usize| config.ports()[port].name().to_owned();
+        let standstills = self.watchdog.borrow().found();
+        let kernel = self.kernel.iter().map(|thread| ("kernel", thread.is_finished()));
+        let interface = |(port, counters): &(usize, Arc<KernelCounters>)| {
+            let interface = config.ports()[*port].kernel_interface().unwrap_or_default();
+            (interface.to_owned(), counters.state())
+        };
+        let links = self.links.borrow();
+        let links = config.ports().iter().zip(links.states());
+        let next_hop = |(port, address): &(u8, u32)| {
+            let is_known = matches!(self.neighbours.find(*port, *address), Neighbour::At(_));
+            (name(usize::from(*port)), (*address).into(), is_known)
+        };
+        Readiness::of(&Facts {
+            standstills: standstills.workers.iter().map(|worker| worker.is_now).collect(),
+            threads: [("housekeeping", self.housekeeping.is_finished())]
+                .into_iter()
+                .chain(kernel)
+                .collect(),
+            interfaces: self.kernel_counters.iter().map(interface).collect(),
+            links: links.map(|(port, is_up)| (port.name().to_owned(), is_up)).collect(),
+            next_hops: self.forwarding.next_hops().iter().map(next_hop).collect(),
+        })
+    }
+
+    /// Looks whether workers shed floods; what the operator should know.
+    pub fn watch_floods(&self) -> Vec<String> {
+        self.floods.borrow_mut().look(self.started.elapsed(), &self.counters)
+    }
+
+    /// Looks every ten seconds whether cards do what they said; what the operator should know.
+    pub fn watch_steering(&self) -> Vec<String> {
+        let (watch, next) = &mut *self.steering.borrow_mut();
+        if std::time::Instant::now() < *next {
+            return Vec::new();
+        }
+        *next = std::time::Instant::now() + STEERING_LOOK;
+        watch.look(Counted::all(&self.counters))
+    }
+
+    /// Looks which links are up and tells workers; what the operator should know. Captures have none.
+    pub fn watch_links(&self) -> Vec<String> {
+        if self.replaying {
+            return Vec::new();
+        }
+        let driver = |port: usize| self.ports[port].link_up().ok();
+        self.links.borrow_mut().look(self.started.elapsed(), driver)
+    }
+
+    /// What neighbours did that the operator should know.
+    pub fn watch_neighbours(&self, config: &Config) -> Vec<String> {
+        self.front.conflicts().map(|conflict| conflicts::sentence(config, conflict)).collect()
+    }
+}
