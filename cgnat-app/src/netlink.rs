@@ -1,8 +1,11 @@
 //! The kernel's routes, by rtnetlink (RFC 3549). Each request waits for the kernel's answer, which
 //! it gives before the system call for the request returns.
 
+mod features;
+
 use std::io;
 
+pub use features::features;
 use ipnet::Ipv4Net;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,

@@ -7,9 +7,9 @@
 
 mod capture;
 mod cards;
+mod interfaces;
 mod system;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
@@ -19,11 +19,11 @@ use cgnat_core::config::{Config, Device, Port, Severity};
 
 use crate::check::{EXIT_ENVIRONMENT, EXIT_PERMISSION};
 use crate::machine::Machine;
+use crate::netlink;
 use capture::CaptureProblem;
 pub use capture::CaptureSummary;
+use interfaces::Interfaces;
 
-/// `IFF_UP` of an interface's flags.
-const IFF_UP: u32 = 1;
 const ARGUMENTS_WITH_INTERFACE: [&str; 4] = ["iface", "rx_iface", "rx_iface_in", "tx_iface"];
 
 /// What is missing.
@@ -99,8 +99,23 @@ impl Preflight {
 
 /// Compares the configuration with the machine below `root` (`/` in the program).
 pub fn preflight(config: &Config, root: &Path) -> Preflight {
+    let is_real = root == Path::new("/");
+    let features = |interface: &str| match is_real {
+        // What the kernel does not tell is not warned of.
+        true => netlink::features(interface).unwrap_or_default(),
+        false => Vec::new(),
+    };
+    preflight_with(config, root, &features)
+}
+
+/// Likewise; `features` tells which features of an interface are on, by the names of `ethtool -k`.
+pub fn preflight_with(
+    config: &Config,
+    root: &Path,
+    features: &dyn Fn(&str) -> Vec<String>,
+) -> Preflight {
     let mut here = Preflight::default();
-    let mut interfaces = BTreeMap::new();
+    let mut interfaces = Interfaces::new(root, features);
     let mut files = Files::default();
     for (i, port) in config.ports().iter().enumerate() {
         match port.device() {
@@ -110,7 +125,7 @@ pub fn preflight(config: &Config, root: &Path) -> Preflight {
                     let is_interface = ARGUMENTS_WITH_INTERFACE.contains(&key.as_str());
                     // A tap device makes its interface itself.
                     if is_interface && driver != "net_tap" {
-                        interface(&mut here, port, value, root, &mut interfaces);
+                        interfaces.look(&mut here, port, value);
                     }
                     match key.as_str() {
                         "rx_pcap" => files.receive(&mut here, i, port, Path::new(value)),
@@ -132,48 +147,6 @@ pub fn preflight(config: &Config, root: &Path) -> Preflight {
 
 fn subject(port: &Port) -> String {
     format!("port {}", port.name())
-}
-
-fn interface(
-    here: &mut Preflight,
-    port: &Port,
-    name: &str,
-    root: &Path,
-    taken: &mut BTreeMap<String, String>,
-) {
-    let subject = subject(port);
-    if name.contains('/') || name == "." || name == ".." || name.len() > 15 {
-        return here.error(&subject, format!("`{name}` cannot be the name of an interface"));
-    }
-    if let Some(other) = taken.get(name) {
-        // Receiving and sending on one interface is one use of it.
-        if other != port.name() {
-            let message = format!("interface {name} is in use by port {other}; expected another");
-            here.error(&subject, message);
-        }
-        return;
-    }
-    taken.insert(name.to_owned(), port.name().to_owned());
-    let device = root.join("sys/class/net").join(name);
-    if !device.exists() {
-        let message = format!("there is no interface {name}; ip -br link lists them");
-        return here.error(&subject, message);
-    }
-    let flags = fs::read_to_string(device.join("flags")).unwrap_or_default();
-    let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(IFF_UP);
-    if flags & IFF_UP == 0 {
-        here.error(&subject, format!("interface {name} is down; ip link set {name} up"));
-    }
-    let mtu: Option<u16> =
-        fs::read_to_string(device.join("mtu")).ok().and_then(|mtu| mtu.trim().parse().ok());
-    if let Some(mtu) = mtu.filter(|mtu| *mtu < port.mtu()) {
-        let wanted = port.mtu();
-        let message = format!(
-            "interface {name} has MTU {mtu}, the port {wanted}: longer packets are lost; ip link \
-             set {name} mtu {wanted}, or lower `mtu`"
-        );
-        here.warning(&subject, message);
-    }
 }
 
 /// Capture files of all ports; what is read must not be written over.

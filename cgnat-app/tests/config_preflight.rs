@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use cgnat_app::preflight::{CaptureSummary, Preflight, preflight};
+use cgnat_app::preflight::{CaptureSummary, Preflight, preflight, preflight_with};
 use cgnat_core::config::Config;
 use tempfile::TempDir;
 
@@ -96,6 +96,26 @@ fn a_machine_with_everything_has_no_findings_and_captures_are_counted() {
     let left = fs::read_dir(root.path()).expect("a directory").count();
     assert_eq!(left, 4, "trying the output directory left something behind");
     assert_eq!(said(&root, "net_af_packet0,iface=eth1", "net_af_packet1,iface=eth2", ""), [""; 0]);
+}
+
+#[test]
+fn an_interface_that_joins_frames_is_warned_of_with_the_command_that_helps() {
+    let root = machine();
+    let config = config("net_af_packet0,iface=eth1", "net_af_packet1,iface=eth2", "");
+    let features = |interface: &str| {
+        let on: &[&str] = match interface {
+            "eth1" => &["rx-checksum", "rx-gro", "tx-generic-segmentation", "rx-lro"],
+            _ => &["tx-tcp-segmentation"],
+        };
+        on.iter().map(ToString::to_string).collect()
+    };
+    let here = preflight_with(&config, root.path(), &features);
+    let said: Vec<_> = here.findings.iter().map(ToString::to_string).collect();
+    let expected = "warning: port internal0: interface eth1 joins frames before they are received \
+                    (rx-gro, rx-lro): what comes out is longer than its `mtu`, and lost; ethtool -K \
+                    eth1 gro off lro off";
+    assert_eq!(said, [expected]);
+    assert_eq!(here.exit_code(), None);
 }
 
 #[test]

@@ -68,6 +68,8 @@ mod mss;
 mod mtu;
 #[path = "scenarios/neighbours.rs"]
 mod neighbours;
+#[path = "scenarios/offloads.rs"]
+mod offloads;
 #[path = "scenarios/options.rs"]
 mod options;
 #[path = "scenarios/overload.rs"]

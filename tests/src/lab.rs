@@ -138,6 +138,15 @@ impl Namespace {
         self.run("ethtool", &[&["-K", interface], off.as_slice()].concat()).map(drop)
     }
 
+    /// Has an end of a veth switch features of `ethtool -k` on.
+    ///
+    /// # Errors
+    /// ethtool refused.
+    pub fn switch_on(&self, interface: &str, features: &[&str]) -> Result<()> {
+        let on = features.iter().map(|name| [*name, "on"]).collect::<Vec<_>>().concat();
+        self.run("ethtool", &[&["-K", interface], on.as_slice()].concat()).map(drop)
+    }
+
     /// Runs `ip -batch` inside.
     pub(crate) fn ip_batch(&self, lines: &str) -> Result<()> {
         let mut file = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;

@@ -15,6 +15,7 @@ pub mod instance;
 pub mod io;
 mod kernel;
 mod links;
+mod offloads;
 pub mod placement;
 pub mod plan;
 pub mod readiness;
@@ -48,6 +49,7 @@ use crate::preflight::{Preflight, preflight};
 use announce::Announcing;
 use control::{Ask, Control, unknown};
 use instance::Instance;
+use offloads::Offloads;
 use plan::Plan;
 use reload::Reloads;
 use report::Report;
@@ -173,6 +175,7 @@ fn watch(
     let Desk { reloads, statistics, control } = desk;
     let interval = if std::io::stdout().is_terminal() { PROGRESS.0 } else { PROGRESS.1 };
     let mut next = Instant::now() + interval.min(Duration::from_secs(1));
+    let mut offloads = Offloads::new(config);
     let mut leaving: Option<Instant> = None;
     loop {
         // Another signal ends the wait of the first.
@@ -207,7 +210,7 @@ fn watch(
         let seen = running.watch_links().into_iter().chain(running.watch_standstills());
         let seen = seen.chain(running.watch_steering());
         let seen = seen.chain(running.watch_floods()).chain(running.watch_neighbours(config));
-        for sentence in seen {
+        for sentence in seen.chain(offloads.mind(running.counters())) {
             complain(&sentence);
         }
         announcing.mind(running, config);

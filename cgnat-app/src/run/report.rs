@@ -34,6 +34,8 @@ pub struct PortReport {
     rx_packets: u64,
     rx_bytes: u64,
     rx_joined: u64,
+    rx_cut: u64,
+    rx_completed: u64,
     tx_packets: u64,
     tx_bytes: u64,
     tx_refused: u64,
@@ -155,6 +157,8 @@ impl Report {
             rx_packets: sum(&|c| c.ports[n].rx_packets.value()),
             rx_bytes: sum(&|c| c.ports[n].rx_bytes.value()),
             rx_joined: sum(&|c| c.ports[n].rx_joined.value()),
+            rx_cut: sum(&|c| c.ports[n].rx_cut.value()),
+            rx_completed: sum(&|c| c.ports[n].rx_completed.value()),
             tx_packets: sum(&|c| c.ports[n].tx_packets.value()),
             tx_bytes: sum(&|c| c.ports[n].tx_bytes.value()),
             tx_refused: sum(&|c| c.ports[n].tx_refused.value()),
@@ -351,6 +355,9 @@ impl Report {
             if port.rx_joined > 0 {
                 writeln!(out, "  Frames received in several buffers: {}", port.rx_joined)?;
             }
+            if port.rx_completed > 0 {
+                writeln!(out, "  Checksums that senders left out: {}", port.rx_completed)?;
+            }
             writeln!(out, "  {:-^80}", "")?;
         }
         let [tcp, udp, icmp] = self.mappings;
@@ -525,6 +532,8 @@ impl Report {
                     "rx_packets": port.rx_packets,
                     "rx_bytes": port.rx_bytes,
                     "rx_joined": port.rx_joined,
+                    "rx_cut": port.rx_cut,
+                    "rx_completed": port.rx_completed,
                     "tx_packets": port.tx_packets,
                     "tx_bytes": port.tx_bytes,
                     "tx_refused": port.tx_refused,

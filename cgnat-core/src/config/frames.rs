@@ -40,6 +40,11 @@ impl Config {
 }
 
 impl Port {
+    /// Whether the device is a packet socket on a Linux interface.
+    pub fn is_packet_socket(&self) -> bool {
+        is_packet_socket(&self.device)
+    }
+
     /// Slot and block of a packet socket's ring, bytes, where DPDK's own are too small and the
     /// configuration names none.
     pub fn ring(&self) -> Option<(u32, u32)> {

@@ -41,6 +41,11 @@ pub struct PortCounters {
     pub rx_bytes: Counter,
     /// Of these, frames that came in several packet buffers and were joined to one piece.
     pub rx_joined: Counter,
+    /// Of these, frames whose end the driver had cut off; they were dropped under `frame-cut`.
+    pub rx_cut: Counter,
+    /// Of these, packets whose TCP or UDP checksum their sender had left to a card; it was
+    /// computed here.
+    pub rx_completed: Counter,
     /// Frames accepted for transmission.
     pub tx_packets: Counter,
     /// Bytes of them.

@@ -90,13 +90,14 @@ pub fn full(bytes: &[u8]) -> u16 {
 
 /// The checksum of a transport segment with the IPv4 pseudo-header.
 pub fn transport(source: u32, destination: u32, protocol: u8, segment: &[u8]) -> u16 {
-    let pseudo = (source >> 16)
-        + (source & 0xffff)
-        + (destination >> 16)
-        + (destination & 0xffff)
-        + u32::from(protocol)
-        + segment.len() as u32;
-    !sum(segment, pseudo)
+    !sum(segment, pseudo_header(source, destination, protocol, segment.len()).into())
+}
+
+/// Sum over the IPv4 pseudo-header of a segment of `len` bytes.
+pub const fn pseudo_header(source: u32, destination: u32, protocol: u8, len: usize) -> u16 {
+    let addresses =
+        (source >> 16) + (source & 0xffff) + (destination >> 16) + (destination & 0xffff);
+    fold(addresses + protocol as u32 + len as u32)
 }
 
 #[cfg(test)]

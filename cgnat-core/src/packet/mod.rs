@@ -12,6 +12,7 @@ pub mod icmp_error;
 pub mod ipv4;
 pub mod mss;
 pub mod options;
+pub mod partial;
 pub mod plain;
 pub mod rewrite;
 pub mod sequence;

@@ -25,6 +25,8 @@ pub struct PortInfo {
     pub mtu: u16,
     /// What is for the box itself goes to the kernel.
     pub punts: bool,
+    /// Packets may come without the checksums that their senders left to a card.
+    pub completes_checksums: bool,
     /// Own addresses: (address, network mask).
     addresses: Vec<(u32, u32)>,
 }
@@ -124,6 +126,7 @@ impl Forwarding {
                 vlan: port.vlan(),
                 mtu: port.mtu(),
                 punts: port.kernel_interface().is_some(),
+                completes_checksums: port.is_packet_socket(),
                 addresses,
             });
         }

@@ -64,7 +64,11 @@ impl<I: PacketIo> Worker<I> {
             bytes += packet.frame_len() as u64;
         }
         counters.rx_bytes.add(bytes);
-        let side = self.forwarding.ports()[port].side;
+        let info = &self.forwarding.ports()[port];
+        let side = info.side;
+        if info.completes_checksums {
+            self.complete_checksums(port, burst);
+        }
         if side == Side::External && self.flood_guard.is_active() {
             self.shed_flood(port, burst);
         }

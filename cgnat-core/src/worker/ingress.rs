@@ -4,14 +4,15 @@ use super::Worker;
 use super::errors::{told_inside, told_outside};
 use super::fragments::identification_of;
 use super::handoff::{Kind, Note};
-use super::io::{PacketBuf, PacketIo};
+use super::io::{Burst, PacketBuf, PacketIo};
 use super::parking::AwaitsBlock;
 use super::punt::Class;
 use crate::config::Side;
 use crate::endpoint::ExternalEndpoint;
+use crate::packet::ethernet::Frame;
 use crate::packet::icmp_error::fragmentation_needed;
 use crate::packet::ipv4::{self, Header, Query, Transport};
-use crate::packet::{ethernet, rewrite};
+use crate::packet::{ethernet, partial, rewrite};
 use crate::policy::alg;
 use crate::space::Location;
 use crate::time::Instant;
@@ -46,12 +47,37 @@ impl<I: PacketIo> Worker<I> {
         is_joined
     }
 
+    /// Computes the checksums that senders left to a card.
+    #[cold]
+    pub(super) fn complete_checksums(&self, port: usize, burst: &mut Burst<I::Packet>) {
+        let info = &self.forwarding.ports()[port];
+        for packet in burst {
+            let frame = ethernet::parse(packet.bytes(), info.mac, info.vlan);
+            if let Ok(Frame { ether_type: ethernet::IPV4, payload }) = frame {
+                let is_completed = partial::complete(&mut packet.bytes_mut()[payload..]);
+                self.counters.ports[port].rx_completed.add(u64::from(is_completed));
+            }
+        }
+    }
+
+    /// Whether a frame is longer than a packet may be here, and not all of it: a driver cut it.
+    #[cold]
+    fn is_cut(&self, port: usize, packet: &[u8]) -> bool {
+        let is_cut = packet.len() > usize::from(self.forwarding.ports()[port].mtu)
+            && ipv4::total_len(packet) > packet.len();
+        self.counters.ports[port].rx_cut.add(u64::from(is_cut));
+        is_cut
+    }
+
     fn ipv4(&mut self, port: usize, mut packet: I::Packet, offset: usize) {
         if self.is_for_groups(port, &packet.bytes()[offset..]) {
             return self.punt(port, packet, Class::Groups);
         }
         let header = match ipv4::header(&packet.bytes()[offset..]) {
             Ok(header) => header,
+            Err(DropReason::IpTotalLength) if self.is_cut(port, &packet.bytes()[offset..]) => {
+                return self.refuse(port, packet, DropReason::FrameCut);
+            }
             Err(reason) => return self.refuse(port, packet, reason),
         };
         if packet.bytes()[0] & 1 != 0 {

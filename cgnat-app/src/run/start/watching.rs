@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cgnat_core::config::Config;
+use cgnat_core::control::counters::WorkerCounters;
 use cgnat_core::control::neighbours::Neighbour;
 use dpdk::Mempool;
 
@@ -90,6 +91,11 @@ impl Running {
     /// Looks whether workers shed floods; what the operator should know.
     pub fn watch_floods(&self) -> Vec<String> {
         self.floods.borrow_mut().look(self.started.elapsed(), &self.counters)
+    }
+
+    /// Of the workers.
+    pub fn counters(&self) -> &[Arc<WorkerCounters>] {
+        &self.counters
     }
 
     /// Looks every ten seconds whether cards do what they said; what the operator should know.
