@@ -344,6 +344,17 @@ impl Lab {
         self.server.ip_batch(&format!("link set world mtu {external}\n"))
     }
 
+    /// Makes [`TAPS`] and their bridges carry IPv4 packets of so many bytes.
+    ///
+    /// # Errors
+    /// ip refused, for one because [`Lab::bridge_taps`] was not called.
+    pub fn size_taps(&self, mtu: u16) -> Result<()> {
+        let lines = TAPS.iter().enumerate().map(|(number, tap)| {
+            format!("link set {tap} mtu {mtu}\nlink set bridge{number} mtu {mtu}\n")
+        });
+        self.middle.ip_batch(&lines.collect::<String>())
+    }
+
     /// Joins each of [`TAPS`] to its veth by a bridge.
     ///
     /// # Errors

@@ -1,11 +1,37 @@
 //! What must go through any appliance, with real programs on both sides of the laboratory.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use crate::judges;
 use crate::lab::{BOX_INTERNAL, Lab, SERVERS};
 use crate::traffic::{self, NAME_ADDRESS, Server, Stream};
+
+/// Bytes of IPv4 and ICMP header.
+const PING_HEADERS: u16 = 28;
+
+/// Pings a server with packets of `total` bytes each, not to be fragmented, one of each size; all
+/// must be answered. What comes back is checked by ping, byte by byte.
+///
+/// # Errors
+/// One was not, or came back changed.
+pub fn packets_of_sizes_come_back(lab: &Lab, totals: impl Iterator<Item = u16>) -> Result<()> {
+    let client = lab.addresses()[0];
+    let (begun, mut count) = (Instant::now(), 0);
+    for total in totals {
+        let size = (total - PING_HEADERS).to_string();
+        // Another pattern for each: what an earlier one left in a buffer shows.
+        let pattern = format!("{:02x}", total % 251);
+        let options = ["-M", "do", "-s", &size, "-p", &pattern, "-c", "1"];
+        let said = judges::ping(&lab.subscribers, client, SERVERS[0], &options)?;
+        let is_whole = said.contains("1 received") && !said.contains("wrong data byte");
+        ensure!(is_whole, "{total} bytes:\n{said}");
+        count += 1;
+    }
+    println!("packets of {count} sizes came back within {:.1?}", begun.elapsed());
+    Ok(())
+}
 
 /// curl with a file of `download` bytes, dig, ping and iperf3 in both directions; each must get
 /// what it asked for.

@@ -2,17 +2,24 @@
 //! Needs root.
 
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 use anyhow::{Result, ensure};
 use cgnat_tests::appliance::{Settings, with_appliance};
 use cgnat_tests::judges::{self, add_page_of_sums};
 use cgnat_tests::lab::{BOX_INTERNAL, Lab, SERVERS};
+use cgnat_tests::live::packets_of_sizes_come_back;
 use cgnat_tests::traffic::{self, Capture, Direction, Server, Stream};
 
 const JUMBO: u16 = 9000;
 const ORDINARY: u16 = 1500;
 /// Payloads of a UDP datagram.
 const DATAGRAMS: [u32; 3] = [1400, 4000, 8900];
+
+/// Packets about the shortest frame, a buffer of 2,048 bytes with and without its headroom and what
+/// the kernel puts before a frame, an ordinary MTU, a page, two of them, and the largest.
+const SIZES: [RangeInclusive<u16>; 7] =
+    [28..=50, 1498..=1502, 1904..=1908, 1964..=1969, 2030..=2050, 4076..=4098, 8990..=JUMBO];
 
 /// Datagrams of each size both ways; a busy receiver may miss a few.
 fn datagrams_arrive(lab: &Lab, client: Ipv4Addr, sizes: &[u32]) -> Result<()> {
@@ -73,6 +80,9 @@ fn through_jumbo_links(workers: u16, sizes: &[u32]) -> Result<()> {
             ensure!(text.contains("3 received"), "-M {discover}: {text}");
         }
         datagrams_arrive(&lab, client, sizes)?;
+        if workers == 1 {
+            packets_of_sizes_come_back(&lab, SIZES.into_iter().flatten())?;
+        }
         streams_arrive(&lab, client)?;
         capture.stop()
     })?;

@@ -1,21 +1,26 @@
 //! The appliance on network cards bound to vfio-pci, in a virtual machine. Needs root.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use cgnat_tests::appliance::{Devices, EXTERNAL_PORT, INTERNAL_PORT, Outcome};
+use cgnat_tests::appliance::{Devices, EXTERNAL_PORT, INTERNAL_PORT, Outcome, Settings};
 use cgnat_tests::lab::{BOX_INTERNAL, Lab, MACS, ROUTER, SERVERS};
-use cgnat_tests::live::everything_goes_through;
+use cgnat_tests::live::{everything_goes_through, packets_of_sizes_come_back};
 use cgnat_tests::traffic::{self, Server};
 use cgnat_tests::vm::{
     Card, Deployment, EXTERNAL_CARD, Guest, INTERNAL_CARD, Machine, SIBLING, ask_about, bind,
-    cards, mount_huge_pages, reserve_huge_pages,
+    cards, mount_huge_pages, reserve_huge_pages, settings,
 };
 use serde_json::Value;
 
 const SUBSCRIBERS: u32 = 8;
 /// Bytes of the file that is fetched: emulated CPUs are slow.
 const DOWNLOAD: u64 = 20_000_000;
+const JUMBO: u16 = 9000;
+/// Packets about buffers of 2, 4 and 8 KiB with and without their headroom, and the largest.
+const SIZES: [RangeInclusive<u16>; 6] =
+    [28..=30, 1902..=1908, 2030..=2036, 4076..=4084, 8172..=8180, 8994..=JUMBO];
 const BOTH: [&str; 2] = [INTERNAL_CARD, EXTERNAL_CARD];
 
 /// How a card is expected to bring packets to their owners.
@@ -112,6 +117,7 @@ fn everything_goes_through_cards(card: Card, expected: &Expected) -> Result<()> 
     steps.done("stopped, every packet accounted for");
 
     let mut deployment = Deployment::start(&lab, &mut guest)?;
+    packets_of_sizes_come_back(&lab, (28..=50).chain(1490..=1500))?;
     everybody_fetches(&lab, 5_000_000)?;
     let (text, steering) = deployment.steering()?;
     println!("{text}");
@@ -131,10 +137,18 @@ fn everything_goes_through_cards(card: Card, expected: &Expected) -> Result<()> 
     steps.done("the kernel has its cards back and uses them");
 
     bind(&mut guest, &BOTH, Some("vfio-pci"))?;
-    let deployment = Deployment::start(&lab, &mut guest)?;
+    lab.size_links(JUMBO, JUMBO)?;
+    lab.size_taps(JUMBO)?;
+    // Larger packet buffers leave less for tables.
+    let (internal_mtu, external_mtu, max_mappings) = (Some(JUMBO), Some(JUMBO), 50_000);
+    let jumbo = Settings { internal_mtu, external_mtu, max_mappings, ..settings() };
+    let deployment = Deployment::start_with(&lab, &mut guest, &jumbo)?;
+    packets_of_sizes_come_back(&lab, SIZES.into_iter().flatten())?;
     everybody_fetches(&lab, 100_000)?;
-    judge(&lab, &deployment.stop()?)?;
-    steps.done("bound again, started, used and stopped");
+    let outcome = deployment.stop()?;
+    judge(&lab, &outcome)?;
+    println!("joined: {}", outcome.number("/ports/internal0/rx_joined")?);
+    steps.done("bound again, started with jumbo frames, used and stopped");
     Ok(())
 }
 

@@ -97,8 +97,20 @@ impl<'a> Deployment<'a> {
     /// # Errors
     /// It ends, or is not ready within two minutes, with what it said.
     pub fn start(lab: &Lab, guest: &'a mut Guest) -> Result<Deployment<'a>> {
+        Self::start_with(lab, guest, &settings())
+    }
+
+    /// Likewise, with these settings.
+    ///
+    /// # Errors
+    /// As of [`Deployment::start`].
+    pub fn start_with(
+        lab: &Lab,
+        guest: &'a mut Guest,
+        settings: &Settings,
+    ) -> Result<Deployment<'a>> {
         let configuration = guest.exchange().join("cgnat.yaml");
-        fs::write(configuration, settings().yaml("vm", &cards()))
+        fs::write(configuration, settings.yaml("vm", &cards()))
             .context("cannot write the configuration")?;
         let stats = guest.exchange().join("stats.json");
         let _ = fs::remove_file(&stats);
