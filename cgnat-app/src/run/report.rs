@@ -1,5 +1,7 @@
 //! What a run has done: for a person in the manner of testpmd, for programs as JSON.
 
+mod port;
+
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -21,28 +23,13 @@ use super::links::{Buffers, LinkReport};
 use super::refused::Refused;
 use super::reload::Tally;
 use super::steering::SteeringReport;
+use port::PortReport;
 
 /// Mappings and blocks that the text lists; JSON has more.
 const LISTED: usize = 20;
 
 /// Mappings and blocks that JSON lists.
 const LISTED_JSON: usize = 100_000;
-
-/// What one port has seen.
-pub struct PortReport {
-    name: String,
-    rx_packets: u64,
-    rx_bytes: u64,
-    rx_joined: u64,
-    rx_cut: u64,
-    rx_completed: u64,
-    tx_packets: u64,
-    tx_bytes: u64,
-    tx_refused: u64,
-    dropped: u64,
-    handed_off: u64,
-    missteered: u64,
-}
 
 /// Everything about a run.
 pub struct Report {
@@ -152,20 +139,8 @@ impl Report {
         let sum = |value: &dyn Fn(&WorkerCounters) -> u64| -> u64 {
             counters.iter().map(|counters| value(counters)).sum()
         };
-        let ports = config.ports().iter().enumerate().map(|(n, port)| PortReport {
-            name: port.name().to_owned(),
-            rx_packets: sum(&|c| c.ports[n].rx_packets.value()),
-            rx_bytes: sum(&|c| c.ports[n].rx_bytes.value()),
-            rx_joined: sum(&|c| c.ports[n].rx_joined.value()),
-            rx_cut: sum(&|c| c.ports[n].rx_cut.value()),
-            rx_completed: sum(&|c| c.ports[n].rx_completed.value()),
-            tx_packets: sum(&|c| c.ports[n].tx_packets.value()),
-            tx_bytes: sum(&|c| c.ports[n].tx_bytes.value()),
-            tx_refused: sum(&|c| c.ports[n].tx_refused.value()),
-            dropped: sum(&|c| c.ports[n].dropped.value()),
-            handed_off: sum(&|c| c.ports[n].handed_off.value()),
-            missteered: sum(&|c| c.ports[n].missteered.value()),
-        });
+        let ports = config.ports().iter().enumerate();
+        let ports = ports.map(|(n, port)| PortReport::of(port.name(), n, counters));
         let drops = DropReason::ALL.iter().map(|reason| (*reason, sum(&|c| c.drops_of(*reason))));
         Self {
             ports: ports.collect(),
@@ -340,25 +315,7 @@ impl Report {
 
     fn write_text(&self, out: &mut String) -> std::fmt::Result {
         for port in &self.ports {
-            let title = format!(" Forward statistics for port {} ", port.name);
-            writeln!(out, "\n  {title:-^80}")?;
-            writeln!(
-                out,
-                "  RX-packets: {:<14} RX-dropped: {:<14} RX-bytes: {}",
-                port.rx_packets, port.dropped, port.rx_bytes
-            )?;
-            writeln!(
-                out,
-                "  TX-packets: {:<14} TX-refused: {:<14} TX-bytes: {}",
-                port.tx_packets, port.tx_refused, port.tx_bytes
-            )?;
-            if port.rx_joined > 0 {
-                writeln!(out, "  Frames received in several buffers: {}", port.rx_joined)?;
-            }
-            if port.rx_completed > 0 {
-                writeln!(out, "  Checksums that senders left out: {}", port.rx_completed)?;
-            }
-            writeln!(out, "  {:-^80}", "")?;
+            port.write_text(out)?;
         }
         let [tcp, udp, icmp] = self.mappings;
         writeln!(
@@ -524,26 +481,8 @@ impl Report {
 
     /// The report for programs: stable keys.
     pub fn json(&self) -> Value {
-        let ports: Map<String, Value> = self
-            .ports
-            .iter()
-            .map(|port| {
-                let value = json!({
-                    "rx_packets": port.rx_packets,
-                    "rx_bytes": port.rx_bytes,
-                    "rx_joined": port.rx_joined,
-                    "rx_cut": port.rx_cut,
-                    "rx_completed": port.rx_completed,
-                    "tx_packets": port.tx_packets,
-                    "tx_bytes": port.tx_bytes,
-                    "tx_refused": port.tx_refused,
-                    "dropped": port.dropped,
-                    "handed_off": port.handed_off,
-                    "missteered": port.missteered,
-                });
-                (port.name.clone(), value)
-            })
-            .collect();
+        let ports: Map<String, Value> =
+            self.ports.iter().map(|port| (port.name.clone(), port.json())).collect();
         let drops: Map<String, Value> =
             self.drops.iter().map(|(reason, n)| (reason.name().to_owned(), json!(n))).collect();
         let draining: Vec<Value> = self
