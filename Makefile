@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps deps-test build demo demo-live test test-vm check fmt clippy deny unit conformance bench bench-live \
+.PHONY: help deps deps-test build demo demo-live test test-vm check fmt clippy deny unit conformance bench bench-live performance \
 	hairpin soak fuzz recording clean need-root
 
 # Where cargo builds, as cargo and the tests see it too.
@@ -151,6 +151,9 @@ bench: need-root deps-test build ## the worker's loop beside DPDK's testpmd, tab
 
 bench-live: need-root deps-test build ## the kernel's NAT and cgnat in turn over veths, 4 minutes (root)
 	$(TARGET)/release/bench-live --output $(TARGET)/bench/live.json
+
+performance: build ## docs/performance.md from what `make bench` and `make bench-live` measured
+	$(TARGET)/release/bench document --from $(TARGET)/bench/core.json --live $(TARGET)/bench/live.json
 
 conformance: deps build ## every clause of the RFCs through the real program; a table at the end
 	$(CARGO) test --locked -p cgnat-tests --test conformance

@@ -4,13 +4,13 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Time stolen by the hypervisor beyond which a sample is worth nothing, percent.
 pub const MOST_STOLEN: f64 = 2.0;
 
 /// One figure, in the order in which files of figures have it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     /// What was measured.
     pub name: String,
@@ -22,8 +22,8 @@ pub struct Figure {
     pub p10: Option<f64>,
     /// A tenth is larger.
     pub p90: Option<f64>,
-    /// How many samples.
-    pub samples: usize,
+    /// All samples, the smallest first.
+    pub samples: Vec<f64>,
     /// What a reader should know.
     pub note: String,
 }
@@ -39,22 +39,28 @@ impl Figure {
             median: at(0.5),
             p10: at(0.1),
             p90: at(0.9),
-            samples: samples.len(),
+            samples,
             note: note.to_owned(),
         }
+    }
+
+    /// This one and further samples of the same.
+    #[must_use]
+    pub fn with(self, more: Figure) -> Figure {
+        let note = if self.note.is_empty() { more.note } else { self.note };
+        Figure::new(&self.name, &self.unit, [self.samples, more.samples].concat(), &note)
     }
 
     /// One line for people.
     pub fn line(&self) -> String {
         let Figure { name, unit, median, p10, p90, samples, note } = self;
         let note = if note.is_empty() { String::new() } else { format!("  {note}") };
+        let count = samples.len();
         match (median, p10, p90) {
             (Some(median), Some(p10), Some(p90)) => {
-                format!(
-                    "{name:<36} {median:>10.2} {unit:<8} ({p10:.2} to {p90:.2}, {samples}){note}"
-                )
+                format!("{name:<40} {median:>10.2} {unit:<8} ({p10:.2} to {p90:.2}, {count}){note}")
             }
-            _ => format!("{name:<36} {:>10} {unit:<8} (no sample){note}", "-"),
+            _ => format!("{name:<40} {:>10} {unit:<8} (no sample){note}", "-"),
         }
     }
 }
@@ -117,11 +123,13 @@ mod tests {
     #[test]
     fn quantiles_lie_between_samples() {
         let figure = Figure::new("a", "s", vec![3.0, 1.0, 2.0], "");
-        assert_eq!((figure.median, figure.samples), (Some(2.0), 3));
+        assert_eq!((figure.median, &figure.samples[..]), (Some(2.0), &[1.0, 2.0, 3.0][..]));
         assert_eq!((figure.p10, figure.p90), (Some(1.2), Some(2.8)));
         assert_eq!(Figure::new("a", "s", vec![4.0, 2.0], "").median, Some(3.0));
+        let more = Figure::new("a", "s", vec![9.0, 8.0], "n").with(figure);
+        assert_eq!((more.median, more.samples.len(), &more.note[..]), (Some(3.0), 5, "n"));
         let none = Figure::new("a", "s", Vec::new(), "all thrown away");
-        assert_eq!((none.median, none.samples), (None, 0));
+        assert_eq!((none.median, none.samples.len()), (None, 0));
         assert!(none.line().contains("(no sample)  all thrown away"), "{}", none.line());
     }
 
@@ -144,8 +152,8 @@ mod tests {
         let text = std::fs::read_to_string(path).expect("there");
         let list: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         let expected = serde_json::json!([{
-            "name": "a", "unit": "s", "median": 1.0, "p10": 1.0, "p90": 1.0, "samples": 1,
-            "note": "n"
+            "name": "a", "unit": "s", "median": 1.0, "p10": 1.0, "p90": 1.0,
+            "samples": [1.0], "note": "n"
         }]);
         assert_eq!(list, expected);
     }

@@ -101,6 +101,10 @@ impl PacketBuf for DpdkPacket {
         self.0.prefetch();
     }
 
+    fn prefetch_note(&self) {
+        self.0.prefetch_header();
+    }
+
     fn captured_at(&self) -> Option<Instant> {
         let nanos = self.0.private()[CAPTURE_TIME].first_chunk()?;
         Some(Instant::from_nanos(u64::from_le_bytes(*nanos)))

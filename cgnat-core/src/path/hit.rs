@@ -5,7 +5,7 @@
 //! does what `outbound` and `inbound` do with them, or nothing: then the packet goes there. The
 //! specification's tests hold the two against each other.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU16, AtomicU32};
 
 use crate::endpoint::{
     ExternalEndpoint, FlowKey, InternalEndpoint, Protocol, Realm, RemoteEndpoint,
@@ -58,6 +58,24 @@ impl Shard {
     #[inline]
     pub fn candidate(&self, hash: u64) -> Option<u32> {
         self.mapping_index.candidate(hash)
+    }
+
+    /// The mapping in a slot, if there is such a slot and it is in use.
+    #[inline]
+    pub fn used(&self, slot: u32) -> Option<&Mapping> {
+        self.mappings.used(slot)
+    }
+
+    /// The place of a mapping, in use or not, and its deadline word.
+    #[inline]
+    pub fn place_of(&self, slot: u32) -> Option<(&Mapping, &AtomicU16)> {
+        self.mappings.get(slot).zip(self.due.mappings.entry(slot))
+    }
+
+    /// The line of the index that says where a mapping is, mostly.
+    #[inline]
+    pub fn bucket_with(&self, mapping: &Mapping) -> &Bucket {
+        self.mapping_index.bucket_of(self.key.hash(mapping.key().packed()))
     }
 
     /// The record in a slot.

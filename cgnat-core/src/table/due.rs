@@ -68,6 +68,12 @@ impl DueArray {
         self.words[slot as usize].store(word, Ordering::Relaxed);
     }
 
+    /// The entry itself, for a hint.
+    #[inline]
+    pub fn entry(&self, slot: u32) -> Option<&AtomicU16> {
+        self.words.get(slot as usize)
+    }
+
     /// Disarms the entry.
     pub fn disarm(&self, slot: u32) {
         self.words[slot as usize].store(0, Ordering::Relaxed);

@@ -283,10 +283,16 @@ impl BlockLease {
         !self.in_use() && (!resting || now.reached(self.last_due()))
     }
 
-    /// What is read and written when a port is taken.
+    /// What is read and written, beside its word, when a port is taken or ends.
     #[inline]
-    pub fn to_take_from(&self, protocol: Protocol) -> (&BlockRecord, &u64) {
+    pub fn of_use(&self, protocol: Protocol) -> (&BlockRecord, &u64) {
         (self.record, &self.taken_of(protocol)[0])
+    }
+
+    /// The word of `port`, which lies in the block.
+    #[inline]
+    pub fn word_of(&self, protocol: Protocol, port: u16) -> Option<&AtomicU32> {
+        self.slots.get(self.slot_of(protocol, port))
     }
 
     /// What the slot of `port` holds; `port` lies in the block.
@@ -345,7 +351,7 @@ impl BlockLease {
         }
         let free = self.candidates(protocol, PortWish::Any);
         let port = self.nth_free(protocol, u64::MAX, among(random, free))?;
-        self.slots.get(self.slot_of(protocol, port))
+        self.word_of(protocol, port)
     }
 
     /// Ports of `protocol` that could be given at `now`. Reads the slots only if the rest of

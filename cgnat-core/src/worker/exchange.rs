@@ -7,7 +7,6 @@ use super::{COMMANDS_PER_POLL, TimeSource, Worker};
 use crate::control::{Command, Event};
 use crate::endpoint::ExternalEndpoint;
 use crate::packet::ipv4::{self, Header, Transport};
-use crate::path::Proposal;
 use crate::space::{Location, Owner};
 use crate::verdict::DropReason;
 
@@ -59,13 +58,12 @@ impl<I: PacketIo> Worker<I> {
         let count = burst.len();
         self.was_full |= burst.is_full();
         self.counters.handed_in.add(count as u64);
-        for packet in burst.drain(..) {
-            self.handed(packet);
-        }
+        self.take_handed_burst(&mut burst);
         count
     }
 
-    fn handed(&mut self, mut packet: I::Packet) {
+    /// One of them, the long way.
+    pub(super) fn handed(&mut self, mut packet: I::Packet) {
         let Some(note) = Note::read(packet.note()) else {
             return self.drop_packet(packet, DropReason::OwnershipViolation);
         };
@@ -148,10 +146,11 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    /// Carries out what housekeeping asks, at most a few commands.
+    /// Carries out what housekeeping asks: at most a few commands, and of those that end something
+    /// as many as there are internal ports, which keeps up with what can begin in a poll.
     pub(super) fn take_commands(&mut self) -> usize {
-        let mut count = 0;
-        while count < COMMANDS_PER_POLL {
+        let (mut count, mut endings) = (0, 0);
+        while count < COMMANDS_PER_POLL && endings < self.endings {
             // An answer must find room in the outbox before its question is taken.
             if self.outbox.is_full() {
                 self.flush_outbox();
@@ -163,6 +162,7 @@ impl<I: PacketIo> Worker<I> {
                 break;
             };
             count += 1;
+            endings += usize::from(matches!(command, Command::Due(_)));
             self.carry_out(command);
         }
         count
@@ -170,14 +170,7 @@ impl<I: PacketIo> Worker<I> {
 
     fn carry_out(&mut self, command: Command) {
         match command {
-            Command::Due(items) => {
-                let now = self.now.tick();
-                for (kind, slot) in items {
-                    if self.shard.propose(kind, slot, now) == Proposal::Ended {
-                        self.counters.ended.add(1);
-                    }
-                }
-            }
+            Command::Due(items) => self.end_due(&items),
             Command::Lend(leases) => {
                 for lease in leases {
                     self.shard.adopt(lease);

@@ -17,8 +17,9 @@ use std::sync::atomic::AtomicU32;
 
 use arrayvec::ArrayVec;
 
-use super::Worker;
+use super::handoff::{Kind, Note};
 use super::io::{BURST, Burst, PacketBuf, PacketIo};
+use super::{TimeSource, Worker};
 use crate::config::Side;
 use crate::control::neighbours::Neighbour;
 use crate::endpoint::Protocol;
@@ -102,6 +103,10 @@ impl<I: PacketIo> Worker<I> {
                     self.unasked(port, packet, plain);
                     continue;
                 }
+                (None, Side::Internal) => {
+                    self.another_ones(port, packet);
+                    continue;
+                }
                 _ => Some(packet),
             };
             match missed {
@@ -110,6 +115,70 @@ impl<I: PacketIo> Worker<I> {
             }
         }
         self.counters.hits.add(hits);
+    }
+
+    /// Takes what other workers have handed here, in their order. The note only says where a packet
+    /// arrived; whose it is, the packet says.
+    pub(super) fn take_handed_burst(&mut self, burst: &mut Burst<I::Packet>) {
+        // They lie in the cache of the worker that gave them.
+        burst.iter().for_each(PacketBuf::prefetch_note);
+        burst.iter().for_each(PacketBuf::prefetch);
+        if !self.takes_hits || self.time == TimeSource::Packets {
+            return burst.drain(..).for_each(|packet| self.handed(packet));
+        }
+        let (mut sides, mut ahead) = (ArrayVec::<Side, BURST>::new(), Aheads::new());
+        let mut words = ArrayVec::<Option<&AtomicU32>, BURST>::new();
+        for packet in burst.iter_mut() {
+            let place = self.place_handed(packet);
+            let (side, port) = place.unwrap_or((Side::Internal, 0));
+            let (found, word) = match side {
+                _ if place.is_none() => (None, None),
+                Side::Internal => (self.foresee_outbound(port, packet), None),
+                Side::External => self.foresee_inbound(port, packet),
+            };
+            sides.push(side);
+            ahead.push(found);
+            words.push(word);
+        }
+        self.find_named(&mut ahead, words);
+        let outbound = |ahead: &mut Aheads| -> Aheads {
+            let of = |(side, ahead): (&Side, &mut Option<Ahead>)| {
+                if *side == Side::Internal { ahead.take() } else { None }
+            };
+            sides.iter().zip(ahead).map(of).collect()
+        };
+        let mut outward = outbound(&mut ahead);
+        if self.look_up(&mut outward, |place| self.shard.first_candidate(place)) {
+            self.look_further(&mut outward);
+        }
+        let mut hits = 0;
+        for (nth, packet) in burst.drain(..).enumerate() {
+            let missed = match ahead[nth].or(outward[nth]) {
+                Some(Ahead { plain, slot: Some(slot), .. }) => {
+                    self.hit(sides[nth], packet, &plain, slot)
+                }
+                _ => Some(packet),
+            };
+            match missed {
+                None => hits += 1,
+                Some(packet) => self.handed(packet),
+            }
+        }
+        self.counters.hits.add(hits);
+    }
+
+    /// Side and port of a packet that is as it arrived.
+    fn place_handed(&self, packet: &mut I::Packet) -> Option<(Side, usize)> {
+        let note = Note::read(packet.note())?;
+        let port = usize::from(note.port);
+        let side = self.forwarding.ports().get(port)?.side;
+        let is_as_it_arrived = match note.kind {
+            Kind::Outbound => side == Side::Internal,
+            Kind::Inbound => side == Side::External,
+            Kind::Hairpin | Kind::Keep | Kind::Claim | Kind::ClaimRefused => false,
+        };
+        let is_read_here = note.to == self.id && usize::from(note.offset) == OFFSET;
+        (is_as_it_arrived && is_read_here).then_some((side, port))
     }
 
     /// Translates and sends a packet, or gives it back unchanged.
@@ -165,7 +234,7 @@ impl<I: PacketIo> Worker<I> {
         for (slot, protocol) in &subscribers {
             for block in self.shard.subscriber(*slot).blocks() {
                 if let Some(lease) = self.shard.lease_of(*block) {
-                    let (record, taken) = lease.to_take_from(*protocol);
+                    let (record, taken) = lease.of_use(*protocol);
                     I::will_write(record);
                     I::will_write(taken);
                 }
@@ -197,6 +266,25 @@ impl<I: PacketIo> Worker<I> {
         self.counters.begun.add(1);
         packet.truncate(OFFSET + usize::from(plain.total_len));
         self.send_translated(Side::External, packet);
+    }
+
+    /// A packet from inside that is another worker's, or not plain.
+    #[inline(never)]
+    fn another_ones(&mut self, port: usize, mut packet: I::Packet) {
+        if self.steering.workers() > 1
+            && let Some(plain) = self.read(port, &packet)
+            && !(is_martian(plain.source) || plain.source == plain.destination)
+            && self.is_remote(plain.destination)
+        {
+            let owner = self.steering.owner_of(plain.source);
+            if owner != self.id {
+                self.note_capture_time(&packet);
+                packet.truncate(OFFSET + usize::from(plain.total_len));
+                let note = self.note(Kind::Outbound, port, OFFSET, owner, 0);
+                return self.hand_over(packet, note);
+            }
+        }
+        self.ingress(port, packet);
     }
 
     /// Sends a translated packet that is not larger than any MTU.
@@ -237,17 +325,20 @@ impl<I: PacketIo> Worker<I> {
 
     /// Says whether there are packets of which no mapping was found.
     fn look_outbound(&self, port: usize, burst: &Burst<I::Packet>, ahead: &mut Aheads) -> bool {
-        ahead.extend(burst.iter().map(|packet| {
-            let plain = self.read(port, packet)?;
-            let is_mine = self.steering.owner_of(plain.source) == self.id;
-            if !is_mine || !plain.is_atomic || !self.is_remote(plain.destination) {
-                return None;
-            }
-            let hash = self.shard.hash_outbound(&plain);
-            I::will_read(self.shard.bucket_of(hash));
-            Some(Ahead { plain, place: hash, slot: None })
-        }));
+        ahead.extend(burst.iter().map(|packet| self.foresee_outbound(port, packet)));
         self.look_up(ahead, |place| self.shard.first_candidate(place)) && self.look_further(ahead)
+    }
+
+    #[inline(always)]
+    fn foresee_outbound(&self, port: usize, packet: &I::Packet) -> Option<Ahead> {
+        let plain = self.read(port, packet)?;
+        let is_mine = self.steering.owner_of(plain.source) == self.id;
+        if !is_mine || !plain.is_atomic || !self.is_remote(plain.destination) {
+            return None;
+        }
+        let hash = self.shard.hash_outbound(&plain);
+        I::will_read(self.shard.bucket_of(hash));
+        Some(Ahead { plain, place: hash, slot: None })
     }
 
     /// Looks for the rest in their second buckets; says whether any is left without a mapping.
@@ -276,13 +367,29 @@ impl<I: PacketIo> Worker<I> {
     fn look_inbound(&self, port: usize, burst: &Burst<I::Packet>, ahead: &mut Aheads) {
         let mut words = ArrayVec::<Option<&AtomicU32>, BURST>::new();
         ahead.extend(burst.iter().map(|packet| {
-            let plain = self.read(port, packet).filter(|plain| !plain.is_syn);
-            let plain = plain.filter(|plain| self.is_remote(plain.source));
-            let word = plain.as_ref().and_then(|plain| self.shard.port_word(plain));
-            word.inspect(|word| I::will_read(*word));
+            let (ahead, word) = self.foresee_inbound(port, packet);
             words.push(word);
-            Some(Ahead { plain: plain?, place: 0, slot: None })
+            ahead
         }));
+        self.find_named(ahead, words);
+    }
+
+    #[inline(always)]
+    fn foresee_inbound(
+        &self,
+        port: usize,
+        packet: &I::Packet,
+    ) -> (Option<Ahead>, Option<&AtomicU32>) {
+        let plain = self.read(port, packet).filter(|plain| !plain.is_syn);
+        let plain = plain.filter(|plain| self.is_remote(plain.source));
+        let word = plain.as_ref().and_then(|plain| self.shard.port_word(plain));
+        word.inspect(|word| I::will_read(*word));
+        (plain.map(|plain| Ahead { plain, place: 0, slot: None }), word)
+    }
+
+    /// Finds the mappings that words of ports name.
+    #[inline(always)]
+    fn find_named(&self, ahead: &mut Aheads, words: ArrayVec<Option<&AtomicU32>, BURST>) {
         for (ahead, word) in ahead.iter_mut().zip(words) {
             if let (Some(ahead), Some(word)) = (ahead, word)
                 && let Some((slot, record)) = self.shard.mapping_at(word)

@@ -58,6 +58,10 @@ pub trait PacketBuf {
     /// Asks the CPU for the first bytes, which will be read soon. Nothing else comes of it.
     #[inline]
     fn prefetch(&self) {}
+
+    /// Likewise for what describes the packet, and for its note.
+    #[inline]
+    fn prefetch_note(&self) {}
 }
 
 /// Ports and hand-off rings as one worker sees them.

@@ -2,7 +2,7 @@
 //!
 //! One [`Worker`] is driven by one thread through [`Worker::poll`], which takes what
 //! housekeeping and other workers sent, receives a burst from each port, and sends the
-//! results. Files: `ingress` (what arrived?), `exchange` (other workers and housekeeping),
+//! results. Files: `ingress` (what arrived?), `exchange` (other workers and housekeeping), `endings`,
 //! `egress` (next hop, link header, transmission), `mtu` (what is too big for a port),
 //! `fragments` (datagrams in pieces), `associations` (packets without ports), `parking` (packets that wait), `arp`, `errors` (ICMP
 //! errors of the box itself), `punt` (what is the kernel's), `held_syns` (those that are answered late), `exceptions` (static
@@ -19,6 +19,7 @@ mod arp;
 mod associations;
 mod calls;
 mod egress;
+mod endings;
 mod errors;
 mod exceptions;
 mod exchange;
@@ -40,7 +41,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::config::OwnErrors;
+use crate::config::{OwnErrors, Side};
 use crate::control::counters::WorkerCounters;
 use crate::control::links::LinkStates;
 use crate::control::neighbours::NeighbourTable;
@@ -137,6 +138,8 @@ pub struct Worker<I: PacketIo> {
     told: arp::Told,
     pressure: Pressure,
     flood_guard: FloodGuard,
+    /// Messages about ends that one poll works off at most.
+    endings: usize,
     /// There are static mappings or bypass rules; without them nobody asks.
     has_exceptions: bool,
     /// GRE of PPTP goes by its calls.
@@ -169,6 +172,7 @@ impl<I: PacketIo> Worker<I> {
         } = parts;
         let held_syns = HeldSyns::new(own_errors.answers_unsolicited_syns(), shard.key);
         let punts = Punts::new(forwarding.ports().len());
+        let endings = forwarding.ports().iter().filter(|port| port.side == Side::Internal).count();
         let bursts = |count: usize| (0..count).map(|_| Burst::new()).collect();
         let has_exceptions = !shard.space.statics().is_empty() || !forwarding.bypass().is_empty();
         let takes_hits = !has_exceptions && shard.has_plain_hits();
@@ -200,6 +204,7 @@ impl<I: PacketIo> Worker<I> {
             told: arp::Told::default(),
             pressure: Pressure::default(),
             flood_guard: FloodGuard::new(flood_guard),
+            endings: endings.max(1),
             has_exceptions,
             takes_hits,
             lately: [Lately::default(); 2],

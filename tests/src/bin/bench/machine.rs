@@ -7,46 +7,33 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::figures::Sample;
+use cgnat_tests::figures::{CpuTime, Figure, MOST_STOLEN};
 
-/// Share of stolen time above which a run is thrown away, percent.
-pub const STOLEN_PERCENT: f64 = 2.0;
-
-/// How often a run is repeated.
+/// How often a run is tried.
 const TRIES: u32 = 3;
 
-/// (stolen, all) time of all CPUs since the start, in the kernel's units.
-fn stolen() -> Result<(u64, u64)> {
-    let text = std::fs::read_to_string("/proc/stat")?;
-    let line = text.lines().next().context("/proc/stat is empty")?;
-    let values: Vec<u64> = line.split_whitespace().skip(1).flat_map(str::parse).collect();
-    let stolen = *values.get(7).context("/proc/stat counts no stolen time")?;
-    Ok((stolen, values.iter().take(8).sum()))
-}
-
-/// Runs something again while too much time was stolen meanwhile; says so. The last try stands,
-/// with a note.
+/// Runs something again while too much time was stolen meanwhile, and says so. After the last try
+/// its figures have no samples.
 pub fn undisturbed(
     what: &str,
-    mut run: impl FnMut() -> Result<Vec<Sample>>,
-) -> Result<Vec<Sample>> {
-    for tries in 1.. {
-        let before = stolen()?;
-        let mut samples = run()?;
-        let after = stolen()?;
-        let share = (after.0 - before.0) as f64 / (after.1 - before.1).max(1) as f64 * 100.0;
-        if share <= STOLEN_PERCENT {
-            return Ok(samples);
+    mut run: impl FnMut() -> Result<Vec<Figure>>,
+) -> Result<Vec<Figure>> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let before = CpuTime::now()?;
+        let figures = run()?;
+        let share = before.stolen_until(CpuTime::now()?);
+        if share <= MOST_STOLEN {
+            return Ok(figures);
         }
         println!("{what}: {share:.1} % of the time was stolen by the host: thrown away");
         if tries == TRIES {
-            for sample in &mut samples {
-                sample.note = format!("{share:.1} % of the time was stolen, {TRIES} times over");
-            }
-            return Ok(samples);
+            let note = format!("thrown away {TRIES} times: {share:.1} % of the time was stolen");
+            let none = |figure: Figure| Figure::new(&figure.name, &figure.unit, Vec::new(), &note);
+            return Ok(figures.into_iter().map(none).collect());
         }
     }
-    unreachable!("the last try returns")
 }
 
 /// A child that ends with its handle.

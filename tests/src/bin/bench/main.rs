@@ -1,13 +1,16 @@
 //! Measures the packet path: the worker's real loop over packet buffers of DPDK.
 
+mod churn;
 mod document;
-mod figures;
 mod machine;
+mod pair;
+mod rig;
 mod suite;
 mod table;
 mod traffic;
 
 use anyhow::Result;
+use cgnat_tests::figures::Figure;
 use clap::{Parser, Subcommand};
 
 /// Measures how fast the packet path is, beside what the machine can do.
@@ -28,24 +31,51 @@ enum Part {
     Table {
         #[command(flatten)]
         options: table::Options,
-        /// Lines of JSON instead of text.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        form: Form,
     },
+    /// Flows that come and go beside some that stay, in this process.
+    Churn {
+        #[command(flatten)]
+        options: churn::Options,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// One worker and two, in this process.
+    Pair {
+        #[command(flatten)]
+        options: pair::Options,
+        #[command(flatten)]
+        form: Form,
+    },
+}
+
+/// How figures are told.
+#[derive(clap::Args)]
+struct Form {
+    /// Lines of JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Form {
+    fn print(&self, figures: &[Figure]) -> Result<()> {
+        for figure in figures {
+            match self.json {
+                true => println!("{}", serde_json::to_string(figure)?),
+                false => println!("{}", figure.line()),
+            }
+        }
+        Ok(())
+    }
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().part {
-        Part::All(options) => suite::run(&options)?,
-        Part::Document(options) => document::write(&options)?,
-        Part::Table { options, json } => {
-            for sample in table::measure(&options)? {
-                match json {
-                    true => println!("{}", serde_json::to_string(&sample)?),
-                    false => println!("{}", sample.line()),
-                }
-            }
-        }
+        Part::All(options) => suite::run(&options),
+        Part::Document(options) => document::write(&options),
+        Part::Table { options, form } => form.print(&table::measure(&options)?),
+        Part::Churn { options, form } => form.print(&churn::measure(&options)?),
+        Part::Pair { options, form } => form.print(&pair::measure(&options)?),
     }
-    Ok(())
 }

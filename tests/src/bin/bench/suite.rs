@@ -5,17 +5,17 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use cgnat_tests::figures::Figure;
 use cgnat_tests::huge_pages::HugePages;
 use serde::{Deserialize, Serialize};
 
-use crate::figures::Sample;
 use crate::machine::{description, testpmd, undisturbed};
 
 /// MiB of huge pages for the largest table, with packets.
-const HUGE_MIB: u64 = 3072;
+const HUGE_MIB: u64 = 3328;
 
-/// Mappings of the tables, and what they are called.
-const TABLES: [(u32, &str); 6] = [
+/// Mappings of the tables, and what they are called in figures.
+pub const TABLES: [(u32, &str); 6] = [
     (1, "1"),
     (1_000, "1k"),
     (64 << 10, "64k"),
@@ -33,16 +33,20 @@ const VARIANTS: [(&str, &[&str]); 5] = [
     ("1M/4KiB-pages", &["--small-pages"]),
 ];
 
+/// Processes of each table, each of which builds it anew, with testpmd before it.
+const PROCESSES: usize = 3;
+
 /// All of it.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Where the JSON goes.
     #[arg(long, default_value = "target/bench/core.json")]
     pub out: PathBuf,
-    /// Measures this commit too, side by side: its program is built in a work tree of its own.
+    /// Measures the tables of this commit too, in turn with those of this one: its program is built
+    /// in a work tree of its own.
     #[arg(long, value_name = "COMMIT")]
     pub compare: Option<String>,
-    /// Fewer slices, and no table above a million.
+    /// One process of each table, few slices, and nothing above a million.
     #[arg(long)]
     pub quick: bool,
 }
@@ -55,45 +59,51 @@ pub struct Results {
     /// Ticks of the time-stamp counter per second.
     pub ticks_per_second: f64,
     /// The figures.
-    pub figures: Vec<Sample>,
+    pub figures: Vec<Figure>,
+}
+
+struct Suite {
+    own: PathBuf,
+    other: Option<PathBuf>,
+    ticks_per_second: f64,
+    quick: bool,
+    /// Ticks of testpmd, of all its runs.
+    testpmd: Vec<f64>,
+    figures: Vec<Figure>,
 }
 
 /// Runs all and writes the JSON.
 pub fn run(options: &Options) -> Result<()> {
     let _pages = HugePages::take(HUGE_MIB)?;
-    let own = std::env::current_exe()?;
-    let other = options.compare.as_deref().map(build_other).transpose()?;
-    let ticks_per_second = ticks_per_second();
-    let mut figures: Vec<Sample> = Vec::new();
-    let mut macswap = Vec::new();
-    let note = |figures: &mut Vec<Sample>, sample: Sample| {
-        println!("{}", sample.line());
-        figures.push(sample);
+    let mut suite = Suite {
+        own: std::env::current_exe()?,
+        other: options.compare.as_deref().map(build_other).transpose()?,
+        ticks_per_second: ticks_per_second(),
+        quick: options.quick,
+        testpmd: Vec::new(),
+        figures: Vec::new(),
     };
-    let tables = TABLES.iter().filter(|(count, _)| !options.quick || *count <= 1 << 20);
-    let slices = if options.quick { "3" } else { "11" };
-    for (count, name) in tables {
-        macswap.extend(measure_testpmd(ticks_per_second)?);
-        for sample in table(&own, *count, name, &["--slices", slices])? {
-            note(&mut figures, sample);
-        }
-        if let Some(other) = &other {
-            for sample in table(other, *count, &format!("other/{name}"), &["--slices", slices])? {
-                note(&mut figures, sample);
-            }
+    for (count, name) in TABLES {
+        if suite.takes(count) {
+            suite.table(count, name)?;
         }
     }
     for (name, arguments) in VARIANTS {
-        let arguments = [arguments, &["--slices", slices, "--only-mixed"]].concat();
-        for sample in table(&own, 1 << 20, name, &arguments)? {
-            note(&mut figures, sample);
+        let arguments = [arguments, &["--only-mixed"]].concat();
+        suite.add(measured(&suite.own, "table", 1 << 20, &suite.slices(&arguments), name)?);
+    }
+    for (part, count, name) in [
+        ("pair", 64 << 10, "64k"),
+        ("pair", 1 << 20, "1M"),
+        ("churn", 1 << 20, "1M"),
+        ("churn", 16 << 20, "16M"),
+    ] {
+        if suite.takes(count) {
+            suite.add(measured(&suite.own, part, count, &suite.slices(&[]), name)?);
         }
     }
-    macswap.extend(measure_testpmd(ticks_per_second)?);
-    note(&mut figures, Sample::new("testpmd/macswap", "clk", macswap));
-    for ratio in ratios(&figures, ticks_per_second) {
-        note(&mut figures, ratio);
-    }
+    suite.finish();
+    let Suite { ticks_per_second, figures, .. } = suite;
     let results = Results { machine: description()?, ticks_per_second, figures };
     if let Some(folder) = options.out.parent() {
         std::fs::create_dir_all(folder)?;
@@ -104,51 +114,121 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn measure_testpmd(ticks_per_second: f64) -> Result<Vec<f64>> {
-    let run = || Ok(vec![Sample::of_all("testpmd", "clk", testpmd(ticks_per_second)?)]);
-    let samples = undisturbed("testpmd", run)?;
-    Ok(samples.into_iter().flat_map(|sample| sample.values).collect())
+impl Suite {
+    fn takes(&self, count: u32) -> bool {
+        !self.quick || count <= 1 << 20
+    }
+
+    fn slices(&self, arguments: &[&str]) -> Vec<String> {
+        let slices = if self.quick { "2" } else { "5" };
+        arguments.iter().chain(&["--slices", slices]).map(|a| (*a).to_owned()).collect()
+    }
+
+    fn add(&mut self, figures: Vec<Figure>) {
+        for figure in figures {
+            println!("{}", figure.line());
+            self.figures.push(figure);
+        }
+    }
+
+    /// One table: testpmd, this program, and perhaps the other one, in turn.
+    fn table(&mut self, count: u32, name: &str) -> Result<()> {
+        let processes = if self.quick { 1 } else { PROCESSES };
+        let slices = self.slices(&[]);
+        let (mut own, mut others, mut of_testpmd) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..processes {
+            let reference = testpmd_undisturbed(self.ticks_per_second)?;
+            let figures = measured(&self.own, "table", count, &slices, name)?;
+            let mixed = median(&figures, &format!("{name}/mixed/all"));
+            if let (Some(reference), Some(mixed)) = (reference.median, mixed) {
+                of_testpmd.push(reference / mixed);
+            }
+            self.testpmd.extend(reference.samples);
+            own = joined(own, figures);
+            if let Some(other) = &self.other {
+                let name = format!("other/{name}");
+                others = joined(others, measured(other, "table", count, &slices, &name)?);
+            }
+        }
+        self.add(own);
+        self.add(others);
+        let name = format!("{name}/mixed/of-testpmd");
+        self.add(vec![Figure::new(&name, "times", of_testpmd, "each beside the run before it")]);
+        Ok(())
+    }
+
+    /// What follows from the medians.
+    fn finish(&mut self) {
+        let testpmd = std::mem::take(&mut self.testpmd);
+        self.add(vec![Figure::new("testpmd/macswap", "clk", testpmd, "")]);
+        let mut more = Vec::new();
+        let known = |name: &str| median(&self.figures, name);
+        let second = self.ticks_per_second;
+        let mut per_second = |name: &str, of: &str, unit: &str| {
+            if let Some(ticks) = known(of) {
+                more.push(Figure::new(name, unit, vec![second / ticks / 1e6], ""));
+            }
+        };
+        for (_, name) in TABLES {
+            per_second(&format!("{name}/mixed/rate"), &format!("{name}/mixed/all"), "Mpps");
+            per_second(&format!("{name}/creations"), &format!("{name}/creation"), "M/s");
+            let with_ends = format!("{name}/churn/creation-and-end");
+            per_second(&format!("{name}/churn/creations"), &with_ends, "M/s");
+        }
+        if let (Some(many), Some(few)) = (known("16M/mixed/all"), known("64k/mixed/all")) {
+            more.push(Figure::new("16M-of-64k/mixed", "times", vec![few / many], ""));
+        }
+        self.add(more);
+    }
 }
 
-/// The figures of one table, measured by `program` in a process of its own.
-fn table(program: &Path, mappings: u32, name: &str, arguments: &[&str]) -> Result<Vec<Sample>> {
+fn median(figures: &[Figure], name: &str) -> Option<f64> {
+    figures.iter().find(|figure| figure.name == name)?.median
+}
+
+/// The same figures, measured again.
+fn joined(before: Vec<Figure>, more: Vec<Figure>) -> Vec<Figure> {
+    let mut all = before;
+    for figure in more {
+        match all.iter().position(|known| known.name == figure.name) {
+            Some(place) => {
+                let known = all.remove(place);
+                all.insert(place, known.with(figure));
+            }
+            None => all.push(figure),
+        }
+    }
+    all
+}
+
+fn testpmd_undisturbed(ticks_per_second: f64) -> Result<Figure> {
+    let run = || Ok(vec![Figure::new("testpmd", "clk", testpmd(ticks_per_second)?, "")]);
+    Ok(undisturbed("testpmd", run)?.remove(0))
+}
+
+/// The figures of one part, measured by `program` in a process of its own.
+fn measured(
+    program: &Path,
+    part: &str,
+    mappings: u32,
+    arguments: &[String],
+    name: &str,
+) -> Result<Vec<Figure>> {
     undisturbed(name, || {
         let output = Command::new(program)
-            .args(["table", "--json", "--mappings", &mappings.to_string()])
+            .args([part, "--json", "--mappings", &mappings.to_string()])
             .args(arguments)
             .stderr(Stdio::inherit())
             .output()
             .with_context(|| program.display().to_string())?;
-        ensure!(output.status.success(), "{name}: the measurement failed; its message is above");
+        let failed = "the measurement failed; its message is above";
+        ensure!(output.status.success(), "{part} of {name}: {failed}");
         let text = String::from_utf8(output.stdout)?;
         let lines = text.lines().filter(|line| line.starts_with('{'));
-        let samples: Result<Vec<Sample>, _> = lines.map(serde_json::from_str).collect();
-        let named = |sample: Sample| Sample { name: format!("{name}/{}", sample.name), ..sample };
-        Ok(samples?.into_iter().map(named).collect())
+        let figures: Result<Vec<Figure>, _> = lines.map(serde_json::from_str).collect();
+        let named = |figure: Figure| Figure { name: format!("{name}/{}", figure.name), ..figure };
+        Ok(figures?.into_iter().map(named).collect())
     })
-}
-
-/// The rate beside testpmd's and as packets, and creations, from the medians.
-fn ratios(figures: &[Sample], ticks_per_second: f64) -> Vec<Sample> {
-    let median = |name: &str| figures.iter().find(|f| f.name == name).map(|f| f.median);
-    let mut ratios = Vec::new();
-    let Some(testpmd) = median("testpmd/macswap") else { return ratios };
-    for (_, name) in TABLES {
-        if let Some(ours) = median(&format!("{name}/mixed/all")) {
-            let rate = ticks_per_second / ours / 1e6;
-            ratios.push(Sample::new(&format!("{name}/mixed/rate"), "Mpps", vec![rate]));
-            let name = format!("{name}/mixed/of-testpmd");
-            ratios.push(Sample::new(&name, "", vec![testpmd / ours]));
-        }
-        if let Some(creation) = median(&format!("{name}/creation")) {
-            let rate = ticks_per_second / creation / 1e6;
-            ratios.push(Sample::new(&format!("{name}/creations"), "M/s", vec![rate]));
-        }
-    }
-    if let (Some(many), Some(few)) = (median("16M/mixed/all"), median("64k/mixed/all")) {
-        ratios.push(Sample::new("16M-of-64k/mixed", "", vec![few / many]));
-    }
-    ratios
 }
 
 /// Builds the bench of another commit, in a work tree beside the target directory's figures.
@@ -166,8 +246,8 @@ fn build_other(commit: &str) -> Result<PathBuf> {
     git(&["-C", "target/bench/other", "checkout", "--detach", commit])?;
     let status = Command::new("cargo")
         .args(["build", "--release", "--locked", "-p", "cgnat-tests", "--bin", "bench"])
+        .args(["--target-dir", "target"])
         .current_dir(&folder)
-        .env_remove("CARGO_TARGET_DIR")
         .status()?;
     ensure!(status.success(), "{commit} has no bench that builds");
     Ok(folder.join("target/release/bench"))

@@ -7,7 +7,7 @@
 use arrayvec::ArrayVec;
 use cgnat_app::run::io::DpdkPacket;
 use cgnat_core::worker::io::{BURST, Burst, PacketBuf as _, PacketIo};
-use dpdk::{Mbuf, Mempool, RxQueue, TxQueue, tsc};
+use dpdk::{Mbuf, Mempool, RingConsumer, RingProducer, RxQueue, TxQueue, tsc};
 
 /// Bytes of a frame without its check sequence: 64 on the wire.
 pub const SMALL: u16 = 60;
@@ -37,19 +37,93 @@ pub const INTERNAL: usize = 0;
 /// See [`INTERNAL`].
 pub const EXTERNAL: usize = 1;
 
-/// What is received at a port: nothing, or these flows again and again.
+/// What is received at a port: nothing, these flows again and again, new ones, or both in turn.
 #[derive(Default)]
 pub struct Source {
     flows: Vec<Flow>,
     next: usize,
+    fresh: Option<Fresh>,
     /// Packets still to come.
     pub left: u64,
 }
 
 impl Source {
+    /// Of these flows.
     pub fn of(flows: Vec<Flow>) -> Self {
-        Self { flows, next: 0, left: 0 }
+        Self { flows, ..Self::default() }
     }
+
+    /// And new ones; those before them are forgotten.
+    pub fn mix_in(&mut self, fresh: Fresh) {
+        self.fresh = Some(fresh);
+    }
+
+    /// New ones no more; what they were.
+    pub fn take_fresh(&mut self) -> Option<Fresh> {
+        self.fresh.take()
+    }
+
+    fn take(&mut self) -> Flow {
+        if let Some(fresh) = &mut self.fresh
+            && fresh.is_due()
+        {
+            return fresh.take();
+        }
+        let flow = self.flows[self.next];
+        self.next = (self.next + 1) % self.flows.len();
+        flow
+    }
+}
+
+/// First packets of flows that never were, of these subscribers in turn.
+#[derive(Clone, Copy)]
+pub struct Fresh {
+    /// Address of the first subscriber.
+    pub first: u32,
+    /// Subscribers.
+    pub hosts: u32,
+    /// Port that the flows go to.
+    pub port: u16,
+    /// So many in each thousand packets.
+    pub permille: u32,
+    turn: u32,
+    count: u64,
+}
+
+impl Fresh {
+    /// None has come yet.
+    pub fn new(first: u32, hosts: u32, port: u16) -> Self {
+        Self { first, hosts, port, permille: 1000, turn: 0, count: 0 }
+    }
+
+    fn is_due(&mut self) -> bool {
+        self.turn += self.permille;
+        let is_due = self.turn >= 1000;
+        self.turn -= if is_due { 1000 } else { 0 };
+        is_due
+    }
+
+    fn take(&mut self) -> Flow {
+        let (host, turn) = (self.count % u64::from(self.hosts), self.count / u64::from(self.hosts));
+        self.count += 1;
+        Flow {
+            source: self.first + host as u32,
+            // A port comes again when its flow has long ended.
+            source_port: 10_000 + (turn % 50_000) as u16,
+            destination: 0x0800_0000 | (self.count as u32).wrapping_mul(0x9e37_79b9) >> 8,
+            destination_port: self.port,
+            number: u32::MAX,
+        }
+    }
+}
+
+/// To the other workers of the box, and from them.
+pub struct Rings {
+    /// By worker.
+    pub producers: Vec<RingProducer>,
+    /// This worker, and its ring.
+    pub own: usize,
+    pub consumer: RingConsumer,
 }
 
 /// What a measurement counts, in ticks of the time-stamp counter.
@@ -83,10 +157,17 @@ pub struct Traffic<const HINTS: bool> {
     pub learned: Vec<(u32, u16)>,
     /// Packets that were sent.
     pub sent: u64,
+    rings: Rings,
 }
 
 impl<const HINTS: bool> Traffic<HINTS> {
-    pub fn new(rx: Vec<RxQueue>, tx: Vec<TxQueue>, pool: Mempool, macs: [[u8; 6]; 2]) -> Self {
+    pub fn new(
+        rx: Vec<RxQueue>,
+        tx: Vec<TxQueue>,
+        pool: Mempool,
+        macs: [[u8; 6]; 2],
+        rings: Rings,
+    ) -> Self {
         Self {
             rx,
             tx,
@@ -100,7 +181,15 @@ impl<const HINTS: bool> Traffic<HINTS> {
             burst: BURST,
             learned: Vec::new(),
             sent: 0,
+            rings,
         }
+    }
+
+    /// A ring to another worker is more than half full: the generator waits.
+    fn is_congested(&self) -> bool {
+        let others = self.rings.producers.iter().enumerate().filter(|(n, _)| *n != self.rings.own);
+        let mut rings = others.map(|(_, ring)| ring.ring());
+        rings.any(|ring| ring.count() > ring.capacity() / 2)
     }
 
     fn learn(&mut self, burst: &Burst<DpdkPacket>) {
@@ -114,11 +203,11 @@ impl<const HINTS: bool> Traffic<HINTS> {
     }
 
     /// Exchanges the two addresses of each frame and sends it out of the other port, as testpmd
-    /// does in its mode macswap. Returns packets and ticks.
-    pub fn macswap(&mut self, bursts: u64) -> (u64, u64) {
+    /// does in its mode macswap, for so many ticks at least. Returns ticks of each packet.
+    pub fn macswap(&mut self, ticks: u64) -> f64 {
         let start = tsc();
         let mut packets = 0;
-        for _ in 0..bursts {
+        while tsc() - start < ticks {
             for (from, to) in [(0, 1), (1, 0)] {
                 let mut burst: ArrayVec<Mbuf, BURST> = ArrayVec::new();
                 self.rx[from].receive(&mut burst);
@@ -136,7 +225,7 @@ impl<const HINTS: bool> Traffic<HINTS> {
                 self.tx[to].transmit(&mut burst);
             }
         }
-        (packets, tsc() - start)
+        (tsc() - start) as f64 / packets as f64
     }
 }
 
@@ -186,7 +275,7 @@ impl<const HINTS: bool> PacketIo for Traffic<HINTS> {
     type Packet = DpdkPacket;
 
     fn receive(&mut self, port: usize, burst: &mut Burst<DpdkPacket>) {
-        if self.sources[port].left == 0 {
+        if self.sources[port].left == 0 || self.rings.producers.len() > 1 && self.is_congested() {
             return;
         }
         let before = if self.tells_driver { tsc() } else { 0 };
@@ -202,8 +291,7 @@ impl<const HINTS: bool> PacketIo for Traffic<HINTS> {
                 packet.truncate(usize::from(self.sizes[self.turn]));
                 self.turn = (self.turn + 1) % self.sizes.len();
             }
-            let flow = source.flows[source.next];
-            source.next = (source.next + 1) % source.flows.len();
+            let flow = source.take();
             let frame = packet.bytes_mut();
             stamp(frame, self.macs[port], flow);
             finish(frame, flow);
@@ -231,9 +319,20 @@ impl<const HINTS: bool> PacketIo for Traffic<HINTS> {
         }
     }
 
-    fn hand_off(&mut self, _: u16, _: &mut Burst<DpdkPacket>) {}
+    fn hand_off(&mut self, worker: u16, burst: &mut Burst<DpdkPacket>) {
+        let mut mbufs: ArrayVec<Mbuf, BURST> = ArrayVec::new();
+        mbufs.extend(burst.drain(..).map(Mbuf::from));
+        self.rings.producers[usize::from(worker)].push_burst(&mut mbufs);
+        burst.extend(mbufs.drain(..).map(DpdkPacket::from));
+    }
 
-    fn take_handed(&mut self, _: &mut Burst<DpdkPacket>) {}
+    fn take_handed(&mut self, burst: &mut Burst<DpdkPacket>) {
+        if self.rings.producers.len() > 1 {
+            let mut mbufs: ArrayVec<Mbuf, BURST> = ArrayVec::new();
+            self.rings.consumer.pop_burst(&mut mbufs);
+            burst.extend(mbufs.drain(..).map(DpdkPacket::from));
+        }
+    }
 
     fn allocate(&mut self) -> Option<DpdkPacket> {
         self.pool.alloc().map(DpdkPacket::from)
