@@ -2,6 +2,7 @@
 //! it gives before the system call for the request returns.
 
 mod features;
+pub mod watch;
 
 use std::io;
 

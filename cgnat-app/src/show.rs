@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::check;
-use crate::run::{readiness, steering};
+use crate::run::{readiness, routes, steering};
 
 /// How long the box may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,6 +29,8 @@ pub struct Options {
 enum What {
     /// Whether the box carries traffic, which condition is missing, and what neighbours are told.
     Readiness(Answer),
+    /// Routes and next hops as workers use them, where the kernel's are followed; and how they came.
+    Routes(Answer),
     /// How packets come to the worker whose they are: each port's method, the share that is
     /// handed off, and each worker's load.
     Steering(Answer),
@@ -72,6 +74,7 @@ enum ShowError {
 pub fn run(options: &Options) -> ExitCode {
     let (name, answer, text): (_, _, fn(&Value) -> String) = match &options.what {
         What::Readiness(answer) => ("readiness", answer, readiness::text),
+        What::Routes(answer) => ("routes", answer, routes::text),
         What::Steering(answer) => ("steering", answer, steering::text),
     };
     let Answer { json, from } = answer;

@@ -88,6 +88,7 @@ drop_reasons! {
     TcpNotSyn, "tcp-not-syn", "A TCP packet without a mapping that is not a SYN; usual after a restart or an expired session (RFC 5382 section 5).";
     IcmpNoQuery, "icmp-no-query", "An echo or timestamp reply without a mapping, or such a request towards a mapping.";
     NoRoute, "no-route", "No route and no next hop for the destination; check `next-hop` and `routes`.";
+    RouteRefused, "route-refused", "The kernel's route to the destination is a blackhole, unreachable or prohibit route (`routes-from-kernel`); `cgnat show routes` says which.";
     HairpinDisabled, "hairpin-disabled", "A subscriber sent to an external endpoint while `hairpinning` is false.";
     // Refusals: nothing existing is ever taken for them (RFC 6888 REQ-11).
     PoolExhausted, "pool-exhausted", "No free port block in the pool for a new subscriber; add addresses or lower `max-blocks`.";

@@ -90,6 +90,8 @@ mod pptp_paths;
 mod realms;
 #[path = "scenarios/reload.rs"]
 mod reload;
+#[path = "scenarios/routes.rs"]
+mod routes;
 #[path = "scenarios/silence.rs"]
 mod silence;
 #[path = "scenarios/sizes.rs"]

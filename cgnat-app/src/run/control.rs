@@ -1,6 +1,6 @@
 //! The control socket of a running box: `system.control-socket`.
 //!
-//! A client sends a line of JSON and gets one: `{"show": "steering"}`, `{"show": "readiness"}` and
+//! A client sends a line of JSON and gets one: `{"show": "steering"}`, `"readiness"`, `"routes"` and
 //! `{"drain": true}` are answered by `{"ok": {...}}`, anything else by `{"error": "a sentence"}`.
 //! The main thread serves it between its other looks and never waits for a client.
 //!
@@ -31,7 +31,7 @@ const REQUEST: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What can be asked for, for those who ask for something else.
-const EXPECTED: &str = "expected {\"show\": \"steering\"}, {\"show\": \"readiness\"}, \
+const EXPECTED: &str = "expected {\"show\": \"steering\"}, {\"show\": \"readiness\"}, {\"show\": \"routes\"}, \
                         {\"drain\": true} or {\"drain\": false}";
 
 /// What a client asks for.

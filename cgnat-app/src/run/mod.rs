@@ -1,7 +1,7 @@
 //! `cgnat run`: from a configuration to a running box and its report.
 //!
 //! Threads: the main thread starts everything, watches signals and prints; one housekeeping
-//! thread; one for the interfaces in the kernel, if there are any; one lcore per worker. The order of starting makes the box fail closed: packets
+//! thread; one for the interfaces in the kernel and one for its routes, if there are any; one lcore per worker. The order of starting makes the box fail closed: packets
 //! are received only when every worker has its port blocks, and on the way down the workers
 //! stop before anything they use.
 
@@ -10,6 +10,7 @@ mod conflicts;
 mod control;
 mod driver;
 mod floods;
+mod house;
 mod idle;
 pub mod instance;
 pub mod io;
@@ -24,6 +25,7 @@ mod reload;
 pub mod replay;
 pub mod report;
 mod requests;
+pub mod routes;
 mod say;
 mod start;
 mod statistics;
@@ -217,6 +219,7 @@ fn watch(
         if let Some(control) = control {
             control.mind(|asked| match asked {
                 Ask::Show("readiness") => Ok(announcing.json()),
+                Ask::Show("routes") => running.routes(config),
                 Ask::Show("steering") => Ok(running.steering_report().json()),
                 Ask::Show(what) => Err(unknown(what)),
                 Ask::Drain(is_wanted) => announcing.drain(is_wanted, running, config),

@@ -21,6 +21,8 @@ pub struct Facts {
     pub links: Vec<(String, Option<bool>)>,
     /// Configured next hops: port, address, and whether its MAC is known.
     pub next_hops: Vec<(String, Ipv4Addr, bool)>,
+    /// Where routes are learned: what there must be a way to.
+    pub ways: Vec<Condition>,
 }
 
 /// One part of the rule.
@@ -43,7 +45,7 @@ pub struct Readiness {
 impl Readiness {
     /// Judges.
     pub fn of(facts: &Facts) -> Self {
-        let Facts { standstills, threads, interfaces, links, next_hops } = facts;
+        let Facts { standstills, threads, interfaces, links, next_hops, ways } = facts;
         let mut conditions = vec![workers(standstills), other_threads(threads)];
         conditions.extend(links.iter().map(|(port, is_up)| {
             Condition {
@@ -77,6 +79,7 @@ impl Readiness {
                 false => format!("does not answer ARP on port {port}"),
             },
         }));
+        conditions.extend(ways.iter().cloned());
         Self { conditions }
     }
 
@@ -153,6 +156,11 @@ mod tests {
             interfaces: vec![("k-ext".to_owned(), InterfaceState::Up)],
             links: vec![("in".to_owned(), None), ("out".to_owned(), Some(true))],
             next_hops: vec![("out".to_owned(), Ipv4Addr::new(192, 0, 2, 1), true)],
+            ways: vec![Condition {
+                what: "way outward".to_owned(),
+                is_met: true,
+                says: "leads to 192.0.2.1".to_owned(),
+            }],
         }
     }
 
@@ -162,7 +170,7 @@ mod tests {
         assert!(readiness.is_ready(), "{readiness:?}");
         assert_eq!(readiness.missing(), "");
         type Spoil = fn(&mut Facts);
-        let cases: [(Spoil, &str); 7] = [
+        let cases: [(Spoil, &str); 8] = [
             (|f| f.standstills[1] = true, "workers: worker 1 does not poll"),
             (|f| f.standstills = vec![true; 2], "workers: workers 0, 1 do not poll"),
             (|f| f.threads[1].1 = true, "threads: kernel has ended"),
@@ -170,6 +178,7 @@ mod tests {
             (|f| f.interfaces[0].1 = InterfaceState::Down, "kernel interface k-ext: down"),
             (|f| f.interfaces[0].1 = InterfaceState::Gone, "kernel interface k-ext: gone"),
             (|f| f.next_hops[0].2 = false, "next hop 192.0.2.1: does not answer ARP on port out"),
+            (|f| f.ways[0].is_met = false, "way outward: leads to 192.0.2.1"),
         ];
         for (spoil, says) in cases {
             let mut facts = good();

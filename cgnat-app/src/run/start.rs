@@ -16,7 +16,6 @@ use cgnat_core::control::links::LinkStates;
 use cgnat_core::control::neighbours::NeighbourTable;
 use cgnat_core::housekeeping::Housekeeping;
 use cgnat_core::shard::Shard;
-use cgnat_core::time::Instant;
 use cgnat_core::worker::TimeSource;
 use cgnat_core::worker::forwarding::Forwarding;
 use cgnat_core::worker::io::BURST;
@@ -27,6 +26,7 @@ use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 
 use super::Complete;
 use super::floods::Floods;
+use super::house::{House, keep_house, now, phase};
 use super::idle::Resting;
 use super::io::{DpdkIo, Relay, Transmit};
 use super::kernel::{self, Interface, KernelCounters, KernelReport};
@@ -35,7 +35,8 @@ use super::placement::Placement;
 use super::plan::{DESCRIPTORS, KERNEL_RING, Plan, RING, device_name};
 use super::replay::{Pace, Replay, Track};
 use super::report::{Report, Space};
-use super::requests::{self, Back, Front};
+use super::requests::{self, Front};
+use super::routes::{self, Board};
 use super::say::complain;
 use super::steering::{PortSteering, Watch, Wish};
 use super::watchdog::{Outlet, Watchdog};
@@ -50,17 +51,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(2);
 /// Polls of every worker that empty a full hand-off or relay ring, twice over.
 const DRAIN_POLLS: u64 = 2 * RING as u64 / BURST as u64;
 
-/// A pause of housekeeping between two rounds without work.
-const HOUSEKEEPING_PAUSE: Duration = Duration::from_micros(500);
-
-/// What the main thread asks of housekeeping.
-mod phase {
-    pub const RUN: u8 = 0;
-    pub const SETTLE: u8 = 1;
-    pub const SETTLED: u8 = 2;
-    pub const STOP: u8 = 3;
-}
-
 /// A running box.
 pub struct Running {
     stop: Arc<AtomicBool>,
@@ -72,6 +62,10 @@ pub struct Running {
     kernel: Option<JoinHandle<()>>,
     /// What went to and from them, by port.
     kernel_counters: Vec<(usize, Arc<KernelCounters>)>,
+    /// The thread that reads the kernel's routes, if they are followed.
+    follower: Option<JoinHandle<()>>,
+    /// What came of them.
+    board: Option<Arc<Board>>,
     counters: Vec<Arc<WorkerCounters>>,
     /// Set when all captures are used up.
     replayed: Arc<AtomicBool>,
@@ -136,16 +130,20 @@ pub fn start(
     let (views, ways) = views(&eal, config, plan, opened.queues, &pools, replay, &gate)?;
     let interfaces = interfaces(config, &opened.macs, ways, &links)?;
     let kernel_links = links::kernel(config)?;
-    let kernel_counters =
+    let kernel_counters: Vec<_> =
         interfaces.iter().map(|(port, interface)| (*port, interface.counters())).collect();
+
+    let follower = routes::begin(config, &forwarding, &kernel_counters)?;
+    let board = follower.as_ref().map(|follower| follower.board());
 
     let (front, back) = requests::ends();
     let house = {
-        let (phase, counters) = (phase.clone(), counters.clone());
-        let cpus = plan.control_cpus.clone();
+        let (phase, cpus) = (phase.clone(), plan.control_cpus.clone());
+        let (counters, routes) = (counters.clone(), board.clone());
+        let house = House { housekeeping, back, counters, pace, routes };
         std::thread::Builder::new()
             .name("housekeeping".to_owned())
-            .spawn(move || keep_house((housekeeping, back), &counters, &phase, &pace, clock, &cpus))
+            .spawn(move || keep_house(house, &phase, clock, &cpus))
             .context("cannot start the housekeeping thread")?
     };
     let idle = config.system().idle();
@@ -159,6 +157,14 @@ pub fn start(
             .context("cannot start the thread of kernel interfaces")
     });
     let kernel = kernel.transpose()?;
+    let follower = follower.map(|follower| {
+        let (stop, cpus) = (stop.clone(), plan.control_cpus.clone());
+        std::thread::Builder::new()
+            .name("routes".to_owned())
+            .spawn(move || follower.follow(&cpus, &stop))
+            .context("cannot start the thread of the kernel's routes")
+    });
+    let follower = follower.transpose()?;
     let mut workers = Vec::new();
     for (worker, (seat, io)) in seats.into_iter().zip(views).enumerate() {
         let stop = stop.clone();
@@ -173,6 +179,8 @@ pub fn start(
         housekeeping: house,
         kernel,
         kernel_counters,
+        follower,
+        board,
         counters,
         replayed,
         replaying,
@@ -409,111 +417,6 @@ fn run_worker(seat: Seat, io: DpdkIo, stop: &AtomicBool, clock: Clock, idle: Idl
     worker.stop()
 }
 
-/// The loop of the housekeeping thread.
-fn keep_house(
-    (mut housekeeping, mut back): (Housekeeping, Back),
-    counters: &[Arc<WorkerCounters>],
-    phase: &AtomicU8,
-    pace: &Pace,
-    clock: Clock,
-    cpus: &[u16],
-) -> Housekeeping {
-    // The main thread is bound to one CPU and this thread has inherited that.
-    if let Err(error) = dpdk::set_current_thread_affinity(cpus) {
-        complain(&format!("warning: housekeeping stays where it is: {error}"));
-    }
-    let mut pacing: Option<Pacing> = None;
-    loop {
-        let latest = counters.iter().map(|counters| counters.now()).max().unwrap_or_default();
-        // A sweep that a replay waits for is at a time which no packet has shown yet.
-        let latest = pacing.as_ref().map_or(latest, |pacing| latest.max(pacing.at));
-        let worked = housekeeping.run(latest, now(clock));
-        back.serve(&mut housekeeping);
-        if let Some(under_way) = &mut pacing {
-            if under_way.has_ended(&mut housekeeping, counters) {
-                let at = under_way.at;
-                pacing = None;
-                if pace.wanted() == Some(at) {
-                    pace.swept(at);
-                } else {
-                    // Unless the main thread has moved on to stopping meanwhile.
-                    let (from, to) = (phase::SETTLE, phase::SETTLED);
-                    let _ = phase.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed);
-                }
-            }
-        } else {
-            let is_settling = phase.load(Ordering::Acquire) == phase::SETTLE;
-            let at = pace.wanted().or(is_settling.then_some(latest));
-            pacing = at.map(|at| Pacing::begin(at, &mut housekeeping, counters));
-        }
-        if phase.load(Ordering::Acquire) == phase::STOP {
-            return housekeeping;
-        }
-        if pacing.is_some() {
-            std::thread::yield_now();
-        } else if !worked {
-            std::thread::sleep(HOUSEKEEPING_PAUSE);
-        }
-    }
-}
-
-/// Sweeps that somebody waits for: a replay whose next packet is of their time, or the end.
-struct Pacing {
-    at: Instant,
-    /// How many have begun.
-    begun: u8,
-    /// Packets handed from worker to worker when the workers were asked whether they rest.
-    handed: (u64, u64),
-}
-
-impl Pacing {
-    fn begin(
-        at: Instant,
-        housekeeping: &mut Housekeeping,
-        counters: &[Arc<WorkerCounters>],
-    ) -> Self {
-        housekeeping.await_workers();
-        Self { at, begun: 0, handed: handed(counters) }
-    }
-
-    /// Goes on; whether the workers have carried out all that was proposed.
-    fn has_ended(
-        &mut self,
-        housekeeping: &mut Housekeeping,
-        counters: &[Arc<WorkerCounters>],
-    ) -> bool {
-        if housekeeping.is_busy() {
-            return false;
-        }
-        // What was handed on is handled at its own time, before the sweep: all of it had been
-        // taken when the workers were asked, and handling it has handed on nothing more.
-        let handed = handed(counters);
-        if self.begun == 0 && (handed.0 != handed.1 || handed != self.handed) {
-            *self = Self::begin(self.at, housekeeping, counters);
-            return false;
-        }
-        // Twice: the first sweep ends mappings, the second the blocks they freed.
-        if self.begun == 2 {
-            return true;
-        }
-        self.begun += 1;
-        housekeeping.sweep_now(self.at);
-        false
-    }
-}
-
-/// Packets that workers have handed to each other: off and in.
-fn handed(counters: &[Arc<WorkerCounters>]) -> (u64, u64) {
-    let off = counters.iter().map(|counters| counters.handed_off.value()).sum();
-    (off, counters.iter().map(|counters| counters.handed_in.value()).sum())
-}
-
-/// Loop time.
-fn now(clock: Clock) -> Instant {
-    // A second after zero, so that "before" has a meaning.
-    Instant::from_nanos(clock.now_ns() + 1_000_000_000)
-}
-
 impl Running {
     fn sum(&self, value: impl Fn(&WorkerCounters) -> u64) -> u64 {
         self.counters.iter().map(|counters| value(counters)).sum()
@@ -598,6 +501,11 @@ impl Running {
             && kernel.join().is_err()
         {
             bail!("the thread of kernel interfaces has panicked; its message is above");
+        }
+        if let Some(follower) = self.follower
+            && follower.join().is_err()
+        {
+            bail!("the thread of the kernel's routes has panicked; its message is above");
         }
         self.phase.store(phase::STOP, Ordering::Release);
         let Ok(mut housekeeping) = self.housekeeping.join() else {

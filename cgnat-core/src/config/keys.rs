@@ -28,6 +28,7 @@ pub const KEYS: &[&str] = &[
     "ports.<name>.next-hop",
     "ports.<name>.mtu",
     "ports.<name>.kernel-interface",
+    "ports.<name>.routes-from-kernel",
     "ports.<name>.neighbours",
     "ports.<name>.neighbours[].address",
     "ports.<name>.neighbours[].mac",

@@ -180,6 +180,7 @@ pub struct Port {
     pub(crate) mtu: u16,
     pub(crate) neighbours: Vec<(Ipv4Addr, [u8; 6])>,
     pub(crate) kernel_interface: Option<String>,
+    pub(crate) routes_from_kernel: bool,
 }
 
 /// `ports.<name>.device`.

@@ -1,8 +1,10 @@
-//! `routes[]`: static routes.
+//! `routes[]`: static routes; and which ports follow others.
 
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+
+use super::{Config, Port, Side};
 
 /// A static route; more specific wins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,5 +28,19 @@ impl Route {
     /// Index into [`Config::ports`].
     pub fn port(&self) -> usize {
         self.port
+    }
+}
+
+impl Port {
+    /// Whether the kernel's routes by its interface are followed.
+    pub fn follows_kernel(&self) -> bool {
+        self.routes_from_kernel
+    }
+}
+
+impl Config {
+    /// Whether some port of a side follows the kernel's routes.
+    pub fn follows_kernel(&self, side: Side) -> bool {
+        self.ports.iter().any(|port| port.side == side && port.routes_from_kernel)
     }
 }

@@ -39,6 +39,7 @@ ports:
     side: external
     device: net_tap0
     kernel-interface: cgn-ext
+    routes-from-kernel: true
     addresses: [192.0.2.6/30]
 routes:
   - { to: 100.96.0.0/11, via: 10.255.0.5, port: internal0 }

@@ -18,6 +18,7 @@ use crate::space::ExternalSpace;
 use crate::table::due::Kind;
 use crate::table::port_block::BlockLease;
 use crate::time::Instant;
+use crate::worker::routes::Routes;
 
 /// Proposals in one message.
 pub const PROPOSALS: usize = 32;
@@ -67,6 +68,8 @@ pub enum Command {
     },
     /// This is external space from now on; to be answered with [`Event::Adopted`].
     Adopt(Arc<ExternalSpace>),
+    /// These are the routes from now on; to be answered with [`Event::Routed`].
+    Route(Arc<Routes>),
     /// Give back free blocks of addresses that are not open and answer with
     /// [`Event::Withdrawn`].
     Withdraw,
@@ -98,6 +101,13 @@ pub enum Event {
         version: u64,
         /// The version before, or the one that was refused: not to be dropped by a worker.
         old: Arc<ExternalSpace>,
+    },
+    /// Answer to [`Command::Route`].
+    Routed {
+        /// Version of the routes that the worker has now.
+        version: u64,
+        /// Those before: not to be dropped by a worker.
+        old: Option<Arc<Routes>>,
     },
     /// Answer to [`Command::Withdraw`]; if it is full, there may be more.
     Withdrawn {

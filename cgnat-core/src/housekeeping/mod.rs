@@ -2,8 +2,10 @@
 //!
 //! One thread runs it. It never changes a shard: it reads deadline words and proposes; it
 //! owns the blocks that no worker holds, and lends and recalls them by message; it alone
-//! writes the owner map and the neighbour table, and makes versions of external space.
-//! Files: `sweep`, `lending`, `homes`, `resolve`, `announcing`, `conflicts`, `reload`, `asking`.
+//! writes the owner map and the neighbour table, makes versions of external space, and hands
+//! learned routes to the workers.
+//! Files: `sweep`, `lending`, `homes`, `resolve`, `routing`, `announcing`, `conflicts`, `reload`,
+//! `asking`.
 //!
 //! Always true:
 //! 1. a round is bounded in entries swept and messages handled, but for a replay's sweeps;
@@ -17,6 +19,7 @@ mod homes;
 mod lending;
 mod reload;
 mod resolve;
+mod routing;
 mod sweep;
 
 use std::collections::VecDeque;
@@ -36,6 +39,7 @@ use crate::table::port_block::{BlockLease, PortCensus};
 use crate::time::{Instant, Tick};
 use crate::worker::TimeSource;
 use crate::worker::forwarding::Forwarding;
+use crate::worker::routes::Routes;
 
 use announcing::Announcing;
 use asking::Asking;
@@ -45,6 +49,7 @@ use lending::Lending;
 use reload::Reloading;
 pub use reload::{Draining, Notice, ReloadError, Reloaded};
 use resolve::Resolver;
+use routing::Routing;
 use sweep::Sweep;
 
 /// Events of one worker that one round handles at most.
@@ -106,6 +111,7 @@ pub struct Housekeeping {
     lending: Lending,
     reloading: Reloading,
     resolver: Resolver,
+    routing: Routing,
     asking: Asking,
     announcing: Announcing,
     conflicts: Conflicts,
@@ -175,12 +181,14 @@ impl Housekeeping {
         let lending = Lending::new(&mut links, space.clone(), owners.clone(), leases);
         let reloading = Reloading::new(links.len(), space, owners, fragments_ms);
         let resolver = Resolver::new(&forwarding, neighbours, states.clone());
+        let routing = Routing::new(links.len());
         Self {
             links,
             sweep,
             lending,
             reloading,
             resolver,
+            routing,
             asking: Asking::default(),
             announcing: Announcing::default(),
             conflicts: Conflicts::default(),
@@ -203,6 +211,20 @@ impl Housekeeping {
     /// Whether some worker has not taken the last version of external space yet.
     pub fn is_reloading(&self) -> bool {
         self.reloading.is_under_way()
+    }
+
+    /// Gives every worker other routes, and begins to resolve their next hops.
+    ///
+    /// # Errors
+    /// Some worker has not taken the last ones yet: these come back, to be offered again.
+    pub fn route(&mut self, routes: Arc<Routes>, clock: Instant) -> Result<(), Arc<Routes>> {
+        let Self { links, routing, resolver, .. } = self;
+        routing.route(links, resolver, routes, clock)
+    }
+
+    /// The routes that every worker has, if any were ever given.
+    pub fn routes(&self) -> Option<&Arc<Routes>> {
+        self.routing.in_use()
     }
 
     /// External space, its last version.
@@ -339,6 +361,10 @@ impl Housekeeping {
             Event::Adopted { version, old } => {
                 let Self { links, lending, reloading, .. } = self;
                 reloading.adopted(links, lending, worker, version);
+                drop(old);
+            }
+            Event::Routed { version, old } => {
+                self.routing.routed(worker, version);
                 drop(old);
             }
             Event::Withdrawn { leases } => {

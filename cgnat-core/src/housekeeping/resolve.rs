@@ -1,6 +1,6 @@
 //! Neighbour resolution: ARP requests, refresh, failure (RFC 826, RFC 1122 section 2.3.2).
 //!
-//! Configured next hops are asked for from the start and never given up. Other on-link
+//! Next hops of routes, configured and learned, are asked for from the start and never given up. Other on-link
 //! neighbours are asked for when a packet waits for them, and forgotten when they do not
 //! answer. Static neighbours of the configuration are published once and never changed.
 //!
@@ -46,8 +46,10 @@ struct Entry {
     was: Option<Mac>,
     /// The link was down since it answered.
     is_doubtful: bool,
-    /// Configured next hops are never given up.
+    /// Next hops of routes are never given up.
     keep: bool,
+    /// It is of the configuration.
+    is_configured: bool,
     static_: bool,
     tries: u32,
     /// When the last request was sent, and when the next one is due.
@@ -80,6 +82,7 @@ impl Resolver {
                 was: None,
                 is_doubtful: false,
                 keep: true,
+                is_configured: true,
                 static_: true,
                 tries: 0,
                 asked: at_once,
@@ -97,6 +100,7 @@ impl Resolver {
                     was: None,
                     is_doubtful: false,
                     keep: true,
+                    is_configured: true,
                     static_: false,
                     tries: 0,
                     asked: at_once,
@@ -107,6 +111,40 @@ impl Resolver {
             });
         }
         Self { entries, table, states, next_look: at_once }
+    }
+
+    /// Next hops of learned routes, in order. Those that are none any more are forgotten when their
+    /// time comes, like other neighbours.
+    pub(super) fn set_learned(&mut self, hops: &[(u8, u32)], clock: Instant) {
+        for (of, entry) in &mut self.entries {
+            let keep = entry.is_configured || hops.binary_search(of).is_ok();
+            if entry.keep && !keep {
+                entry.born = clock;
+            }
+            entry.keep = keep;
+        }
+        for (port, address) in hops {
+            if self.entries.contains_key(&(*port, *address))
+                || self.entries.len() >= NEIGHBOURS
+                || !self.table.publish(*port, *address, None)
+            {
+                continue;
+            }
+            let entry = Entry {
+                mac: None,
+                was: None,
+                is_doubtful: false,
+                keep: true,
+                is_configured: false,
+                static_: false,
+                tries: 0,
+                asked: clock,
+                next: clock,
+                born: clock,
+                worker: 0,
+            };
+            self.entries.insert((*port, *address), entry);
+        }
     }
 
     /// A packet waits for this neighbour.
@@ -132,6 +170,7 @@ impl Resolver {
             was: None,
             is_doubtful: false,
             keep: false,
+            is_configured: false,
             static_: false,
             tries,
             asked: clock,

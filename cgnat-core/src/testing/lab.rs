@@ -19,7 +19,9 @@ use crate::space::{AddressUse, ExternalSpace, OwnerMap};
 use crate::table::port_block::PortCensus;
 use crate::time::Instant;
 use crate::verdict::DropReason;
+use crate::worker::forwarding::Forwarding;
 use crate::worker::io::PacketBuf;
+use crate::worker::routes::{Learned, Routes};
 use crate::worker::{TimeSource, Worker};
 
 /// Rounds after which a box that still works is considered stuck.
@@ -37,6 +39,8 @@ pub struct Lab {
     pub owners: OwnerMap,
     /// Links of the ports; all are up until a test says else.
     pub links: Arc<LinkStates>,
+    /// Ports and routes of the configuration.
+    pub forwarding: Arc<Forwarding>,
     /// Time, moved by [`Lab::advance`].
     pub now: Instant,
     /// Looks at every frame that is sent, as (port, frame).
@@ -75,16 +79,18 @@ impl Lab {
         };
         let macs: Vec<Mac> = (0..config.ports().len()).map(port_mac).collect();
         let assembly = assemble(&config, &layout, memory, &macs, TimeSource::Clock, chance);
-        let Assembly { seats, housekeeping, counters, owners, links, .. } = match assembly {
-            Ok(assembly) => assembly,
-            Err(error) => panic!("{error}"),
-        };
+        let Assembly { seats, housekeeping, counters, owners, links, forwarding, .. } =
+            match assembly {
+                Ok(assembly) => assembly,
+                Err(error) => panic!("{error}"),
+            };
         let ports = config.ports().len();
         let views = MemoryIo::connected(usize::from(workers), ports);
         let workers = seats.into_iter().zip(views).map(|(seat, io)| seat.worker(io)).collect();
         let now = Instant::from_millis(1_000);
         let watch = None;
-        let mut lab = Self { workers, housekeeping, counters, owners, links, now, watch, ports };
+        let mut lab =
+            Self { workers, housekeeping, counters, owners, links, forwarding, now, watch, ports };
         lab.settle();
         // Requests for the next hops.
         lab.take_sent();
@@ -111,6 +117,17 @@ impl Lab {
         let reloaded = self.housekeeping.reload(&config)?;
         self.settle();
         Ok(reloaded)
+    }
+
+    /// Gives the workers what was learned on the internal and the external side, as version
+    /// `version`, and lets everybody take it.
+    ///
+    /// # Panics
+    /// If a worker has not taken the version before.
+    pub fn route(&mut self, version: u64, learned: &[Learned; 2]) {
+        let routes = Arc::new(Routes::new(version, &self.forwarding, learned));
+        assert!(self.housekeeping.route(routes, self.now).is_ok(), "routes are under way");
+        self.settle();
     }
 
     /// What subscribers were refused, asked as an operator asks.

@@ -19,7 +19,9 @@ use crate::layout::Layout;
 use crate::packet::{put_u32, u16_at, u32_at};
 use crate::time::Instant;
 use crate::verdict::DropReason;
+use crate::worker::forwarding::Forwarding;
 use crate::worker::io::{BURST, Burst, NOTE_BYTES, PacketBuf, PacketIo};
+use crate::worker::routes::{Action, Hop, Learned, Routes};
 use crate::worker::{TimeSource, Worker};
 use std::sync::Arc;
 
@@ -63,6 +65,8 @@ subscribers:
 pub enum Case {
     /// Out of a mapping that exists, with its session.
     OutboundUdp,
+    /// The same by ten thousand learned routes.
+    RoutedUdp,
     /// Into one.
     InboundUdp,
     /// Out of an open connection.
@@ -81,8 +85,9 @@ pub enum Case {
 
 impl Case {
     /// All, in the order in which they are told.
-    pub const ALL: [Case; 8] = [
+    pub const ALL: [Case; 9] = [
         Case::OutboundUdp,
+        Case::RoutedUdp,
         Case::InboundUdp,
         Case::OutboundTcp,
         Case::InboundTcp,
@@ -96,6 +101,7 @@ impl Case {
     pub fn name(self) -> &'static str {
         match self {
             Case::OutboundUdp => "outbound-hit-udp",
+            Case::RoutedUdp => "outbound-hit-routed",
             Case::InboundUdp => "inbound-hit-udp",
             Case::OutboundTcp => "outbound-hit-tcp",
             Case::InboundTcp => "inbound-hit-tcp",
@@ -244,6 +250,7 @@ pub struct Round {
     worker: Worker<RoundIo>,
     housekeeping: Housekeeping,
     counters: Arc<WorkerCounters>,
+    forwarding: Arc<Forwarding>,
     now: Instant,
     free: Vec<RoundPacket>,
     /// Frames of the next round, the buffers used again.
@@ -284,7 +291,7 @@ impl Round {
         let mut random = ChaCha8Rng::seed_from_u64(1);
         let chance = |bytes: &mut [u8]| random.fill_bytes(bytes);
         let assembly = assemble(&config, &layout, memory, &macs, TimeSource::Clock, chance);
-        let Assembly { seats, housekeeping, counters, .. } =
+        let Assembly { seats, housekeeping, counters, forwarding, .. } =
             assembly.unwrap_or_else(|error| panic!("{error}"));
         let seat = seats.into_iter().next().unwrap_or_else(|| unreachable!("one worker"));
         let counters = counters.into_iter().next().unwrap_or_else(|| unreachable!("one worker"));
@@ -292,6 +299,7 @@ impl Round {
             worker: seat.worker(RoundIo::new()),
             housekeeping,
             counters,
+            forwarding,
             now: Instant::from_millis(1_000),
             free: (0..FLOWS).map(|_| RoundPacket::new()).collect(),
             frames: Vec::with_capacity(FLOWS),
@@ -312,6 +320,10 @@ impl Round {
         match case {
             Case::FirstUdp => {}
             Case::OutboundUdp | Case::InboundUdp | Case::Unasked | Case::Expiry => self.open_udp(),
+            Case::RoutedUdp => {
+                self.route();
+                self.open_udp();
+            }
             Case::FirstTcp => {}
             Case::OutboundTcp | Case::InboundTcp => self.open_tcp(),
         }
@@ -325,7 +337,9 @@ impl Round {
     pub fn lay_out(&mut self, case: Case) {
         let flows = 0..FLOWS;
         let (port, frames): (usize, Vec<Vec<u8>>) = match case {
-            Case::OutboundUdp | Case::FirstUdp => (INTERNAL, flows.map(udp_out).collect()),
+            Case::OutboundUdp | Case::RoutedUdp | Case::FirstUdp => {
+                (INTERNAL, flows.map(udp_out).collect())
+            }
             Case::FirstTcp => (INTERNAL, flows.map(|flow| tcp_out(flow, SYN, 100, 0)).collect()),
             Case::OutboundTcp => {
                 (INTERNAL, flows.map(|flow| tcp_out(flow, ACK, 101, 501)).collect())
@@ -389,6 +403,18 @@ impl Round {
     /// UDP mappings that there are.
     pub fn mappings(&self) -> u64 {
         self.counters.mappings[Protocol::Udp as usize].value()
+    }
+
+    /// Ten thousand routes learned, each server in one of its own.
+    fn route(&mut self) {
+        let via = Some(u32::from_be_bytes([192, 0, 2, 1]));
+        let action = Action::Forward(vec![Hop { port: EXTERNAL as u8, via, weight: 1 }]);
+        let first = u32::from_be_bytes([198, 51, 80, 0]);
+        let outside: Learned = (0..10_000).map(|n| ((first + n, 32), action.clone())).collect();
+        let routes = Routes::new(1, &self.forwarding, &[Learned::new(), outside]);
+        let given = self.housekeeping.route(Arc::new(routes), self.now).is_ok();
+        assert!(given, "there was none before");
+        self.settle();
     }
 
     fn open_udp(&mut self) {

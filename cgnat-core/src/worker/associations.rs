@@ -59,7 +59,7 @@ impl<I: PacketIo> Worker<I> {
                 self.counters.hairpinned.add(1);
                 self.hairpin(port, packet, offset, (0, 0));
             }
-            Ok(()) => self.egress(Side::External, packet, offset),
+            Ok(()) => self.egress(Side::External, packet, offset, header.source),
             Err(reason) => {
                 let owner = self.steering.owner_of(header.source);
                 if owner == self.id {

@@ -11,15 +11,22 @@ use crate::packet::{options, u32_at};
 use crate::verdict::DropReason;
 
 impl<I: PacketIo> Worker<I> {
-    /// Sends a translated packet out of a side.
-    pub(super) fn egress(&mut self, side: Side, mut packet: I::Packet, offset: usize) {
+    /// Sends a translated packet out of a side. `subscriber` is the internal address that it is
+    /// from or to.
+    pub(super) fn egress(
+        &mut self,
+        side: Side,
+        mut packet: I::Packet,
+        offset: usize,
+        subscriber: u32,
+    ) {
         // A header of another length than 20 bytes has options.
         if packet.bytes()[offset] != 0x45 {
-            self.record_route(side, &mut packet, offset);
+            self.record_route(side, &mut packet, offset, subscriber);
         }
-        let next_hop = (0, 0);
+        let (since, next_hop) = (self.clock, (0, 0));
         let waiting =
-            AwaitsNeighbour { packet, side, offset, since: self.clock, next_hop, is_part: false };
+            AwaitsNeighbour { packet, side, offset, since, next_hop, subscriber, is_part: false };
         if let Some((port, next_hop)) = self.egress_waiting(waiting) {
             // Asked once per packet that starts to wait; housekeeping paces the requests.
             self.note_event(Event::Resolve { port, address: next_hop });
@@ -43,9 +50,12 @@ impl<I: PacketIo> Worker<I> {
             self.drop_packet(waiting.packet, DropReason::LeakPrevented);
             return None;
         }
-        let Some((port, next_hop)) = self.forwarding.next_hop(side, destination) else {
-            self.drop_packet(waiting.packet, DropReason::NoRoute);
-            return None;
+        let (port, next_hop) = match self.way(side, destination, waiting.subscriber) {
+            Ok(way) => way,
+            Err(reason) => {
+                self.drop_packet(waiting.packet, reason);
+                return None;
+            }
         };
         let mtu = usize::from(self.forwarding.ports()[usize::from(port)].mtu);
         if bytes.len() > mtu {
@@ -69,11 +79,25 @@ impl<I: PacketIo> Worker<I> {
         (neighbour == Neighbour::Unknown).then_some((port, next_hop))
     }
 
+    /// Port and next hop towards `destination` on a side, for a subscriber.
+    #[inline]
+    pub(super) fn way(
+        &self,
+        side: Side,
+        destination: u32,
+        subscriber: u32,
+    ) -> Result<(u8, u32), DropReason> {
+        match &self.routes {
+            None => self.forwarding.next_hop(side, destination).ok_or(DropReason::NoRoute),
+            Some(routes) => routes.find(side, destination, subscriber),
+        }
+    }
+
     /// A packet that asks for its route gets the address of the port that it leaves by.
     #[cold]
-    fn record_route(&self, side: Side, packet: &mut I::Packet, offset: usize) {
+    fn record_route(&self, side: Side, packet: &mut I::Packet, offset: usize, subscriber: u32) {
         let destination = u32_at(packet.bytes(), offset + 16);
-        let Some((port, next_hop)) = self.forwarding.next_hop(side, destination) else {
+        let Ok((port, next_hop)) = self.way(side, destination, subscriber) else {
             return;
         };
         let own = self.forwarding.ports()[usize::from(port)].address_towards(next_hop);

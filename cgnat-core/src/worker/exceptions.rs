@@ -74,7 +74,12 @@ impl<I: PacketIo> Worker<I> {
         let hairpin = self.shard.space.contains(header.destination);
         let too_big = match hairpin {
             true => None,
-            false => self.too_big_for(Side::External, header, header.destination),
+            false => self.too_big_for(
+                Side::External,
+                header,
+                header.destination,
+                transport.subscriber(header),
+            ),
         };
         let (reason, kind) = match (header.ttl, too_big) {
             (..=1, _) => (Some(DropReason::TtlExpired), told_inside(DropReason::TtlExpired)),
@@ -104,7 +109,7 @@ impl<I: PacketIo> Worker<I> {
             self.counters.hairpinned.add(1);
             self.hairpin(port, packet, offset, ports);
         } else {
-            self.egress(Side::External, packet, offset);
+            self.egress(Side::External, packet, offset, transport.subscriber(header));
         }
         Some(left_with)
     }
@@ -158,7 +163,7 @@ impl<I: PacketIo> Worker<I> {
             self.refuse(port, packet, DropReason::TtlExpired);
             return None;
         }
-        if let Some(mtu) = self.too_big_for(Side::Internal, header, mapping.to.0) {
+        if let Some(mtu) = self.too_big_for(Side::Internal, header, mapping.to.0, mapping.to.0) {
             let error = fragmentation_needed(mtu);
             self.tell_back(kind, error, port, &mut packet, offset, (header, transport));
             self.refuse(port, packet, DropReason::TooBig);
@@ -167,7 +172,7 @@ impl<I: PacketIo> Worker<I> {
         let bytes = &mut packet.bytes_mut()[offset..];
         self.shard.static_inbound(bytes, header, transport, mapping, hairpinned);
         self.counters.static_inbound.add(1);
-        self.egress(Side::Internal, packet, offset);
+        self.egress(Side::Internal, packet, offset, mapping.to.0);
         None
     }
 
@@ -202,7 +207,10 @@ impl<I: PacketIo> Worker<I> {
         header: &Header,
         parsed: Parsed,
     ) {
-        let to = if from == Side::Internal { Side::External } else { Side::Internal };
+        let (to, host) = match from {
+            Side::Internal => (Side::External, header.source),
+            Side::External => (Side::Internal, header.destination),
+        };
         // About a fragment that is not the first nobody is told (RFC 1812 section 4.3.2.7).
         let told = parsed.ok();
         if header.ttl <= 1 {
@@ -211,7 +219,7 @@ impl<I: PacketIo> Worker<I> {
             }
             return self.refuse(port, packet, DropReason::TtlExpired);
         }
-        if let Some(mtu) = self.too_big_for(to, header, header.destination) {
+        if let Some(mtu) = self.too_big_for(to, header, header.destination, host) {
             if let Some(transport) = told {
                 let kind = fragmentation_needed(mtu);
                 self.tell(kind, port, &packet, offset, (header, transport));
@@ -223,7 +231,7 @@ impl<I: PacketIo> Worker<I> {
             Side::Internal => self.counters.bypassed_outbound.add(1),
             Side::External => self.counters.bypassed_inbound.add(1),
         }
-        self.egress(to, packet, offset);
+        self.egress(to, packet, offset, host);
     }
 
     /// The last check's question: whether an untranslated packet may leave an external port.

@@ -192,6 +192,12 @@ impl<I: PacketIo> Worker<I> {
                 let sent = self.note_event(Event::Adopted { version, old });
                 debug_assert!(sent, "take_commands has made room");
             }
+            Command::Route(routes) => {
+                let version = routes.version();
+                let old = self.routes.replace(routes);
+                let sent = self.note_event(Event::Routed { version, old });
+                debug_assert!(sent, "take_commands has made room");
+            }
             Command::Withdraw => {
                 let leases = self.shard.give_back_closed();
                 let sent = self.note_event(Event::Withdrawn { leases });

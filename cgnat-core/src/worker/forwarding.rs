@@ -174,12 +174,6 @@ impl Forwarding {
         self.smallest_mtu
     }
 
-    /// MTU of the port towards `destination` on a side.
-    pub fn mtu_towards(&self, side: Side, destination: u32) -> Option<u16> {
-        let (port, _) = self.next_hop(side, destination)?;
-        Some(self.ports[usize::from(port)].mtu)
-    }
-
     /// Whether `address` is one of our own.
     #[inline]
     pub fn is_own(&self, address: u32) -> bool {
@@ -216,6 +210,15 @@ impl Forwarding {
             .iter()
             .find(|route| destination & route.mask == route.network)
             .map(|route| (route.port, route.via.unwrap_or(destination)))
+    }
+
+    /// Routes of a side as configured, prefixes of ports among them: network, mask, port, next hop.
+    pub(super) fn configured(
+        &self,
+        side: Side,
+    ) -> impl Iterator<Item = (u32, u32, u8, Option<u32>)> + '_ {
+        let table = if side == Side::Internal { &self.internal } else { &self.external };
+        table.iter().map(|Route { network, mask, port, via }| (*network, *mask, *port, *via))
     }
 
     /// Neighbours from the configuration.

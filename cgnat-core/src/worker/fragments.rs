@@ -381,7 +381,7 @@ impl<I: PacketIo> Worker<I> {
                 self.counters.hairpinned.add(1);
                 self.hairpin(port, packet, offset, (external, destination));
             }
-            Ok(_) => self.egress(Side::External, packet, offset),
+            Ok(_) => self.egress(Side::External, packet, offset, header.source),
         }
     }
 

@@ -54,6 +54,16 @@ pub(super) struct Lately {
     header: [u8; 12],
 }
 
+/// Link headers that are remembered where routes are learned.
+pub(super) const HEADERS: usize = 128;
+
+/// Where the header towards a next hop is remembered.
+#[inline]
+fn place_of(port: u8, next_hop: u32) -> usize {
+    let mixed = (next_hop ^ u32::from(port) << 24).wrapping_mul(0x9e37_79b1);
+    (mixed >> 25) as usize % HEADERS
+}
+
 impl<I: PacketIo> Worker<I> {
     /// Takes received frames to their end here, or hands them to their owners.
     pub(super) fn take_burst(&mut self, port: usize, burst: &mut Burst<I::Packet>) {
@@ -205,7 +215,7 @@ impl<I: PacketIo> Worker<I> {
         if packet.frame_len() != len {
             packet.truncate(len);
         }
-        self.send_translated(towards, packet);
+        self.send_translated(towards, packet, plain.source);
         None
     }
 
@@ -265,7 +275,7 @@ impl<I: PacketIo> Worker<I> {
         }
         self.counters.begun.add(1);
         packet.truncate(OFFSET + usize::from(plain.total_len));
-        self.send_translated(Side::External, packet);
+        self.send_translated(Side::External, packet, plain.source);
     }
 
     /// A packet from inside that is another worker's, or not plain.
@@ -287,9 +297,12 @@ impl<I: PacketIo> Worker<I> {
         self.ingress(port, packet);
     }
 
-    /// Sends a translated packet that is not larger than any MTU.
+    /// Sends a translated packet that is not larger than any MTU; `from` is the source that it had.
     #[inline(always)]
-    fn send_translated(&mut self, side: Side, mut packet: I::Packet) {
+    fn send_translated(&mut self, side: Side, mut packet: I::Packet, from: u32) {
+        if self.routes.is_some() {
+            return self.send_routed(side, packet, from);
+        }
         let bytes = &packet.bytes()[OFFSET..];
         let (source, destination) = (u32_at(bytes, 12), u32_at(bytes, 16));
         let leaks = side == Side::External && !self.shard.space.contains(source);
@@ -301,26 +314,58 @@ impl<I: PacketIo> Worker<I> {
             if let Some((port, next_hop)) = hop {
                 self.remember(side, port, next_hop);
             }
-            return self.egress(side, packet, OFFSET);
+            let subscriber = if side == Side::External { from } else { destination };
+            return self.egress(side, packet, OFFSET, subscriber);
         }
         let port = usize::from(lately.port);
         packet.bytes_mut()[..12].copy_from_slice(&lately.header);
         self.queue(port, packet);
     }
 
-    /// Remembers the link header towards a neighbour. A port with a tag has a longer one.
+    /// The same where routes are learned: there are many next hops, so more headers are remembered.
+    #[inline(never)]
+    fn send_routed(&mut self, side: Side, mut packet: I::Packet, from: u32) {
+        let bytes = &packet.bytes()[OFFSET..];
+        let (source, destination) = (u32_at(bytes, 12), u32_at(bytes, 16));
+        let subscriber = if side == Side::External { from } else { destination };
+        let leaks = side == Side::External && !self.shard.space.contains(source);
+        if !leaks && let Ok((port, next_hop)) = self.way(side, destination, subscriber) {
+            let place = place_of(port, next_hop);
+            let header = &self.headers[place];
+            if header.port == port
+                && header.next_hop == next_hop
+                && header.version == self.neighbours.version()
+            {
+                packet.bytes_mut()[..12].copy_from_slice(&header.header);
+                return self.queue(usize::from(port), packet);
+            }
+            if let Some(header) = self.header(port, next_hop) {
+                self.headers[place] = header;
+            }
+        }
+        self.egress(side, packet, OFFSET, subscriber);
+    }
+
+    /// Remembers the link header towards a neighbour.
     #[cold]
     fn remember(&mut self, side: Side, port: u8, next_hop: u32) {
+        if let Some(header) = self.header(port, next_hop) {
+            self.lately[side as usize] = header;
+        }
+    }
+
+    /// The link header towards a neighbour, if it is known and the port has no tag.
+    fn header(&self, port: u8, next_hop: u32) -> Option<Lately> {
         let version = self.neighbours.version();
         let info = &self.forwarding.ports()[usize::from(port)];
-        if let Neighbour::At(mac) = self.neighbours.find(port, next_hop)
-            && info.vlan.is_none()
-        {
-            let mut header = [0; 12];
-            header[..6].copy_from_slice(&mac);
-            header[6..].copy_from_slice(&info.mac);
-            self.lately[side as usize] = Lately { version, next_hop, port, header };
+        let Neighbour::At(mac) = self.neighbours.find(port, next_hop) else { return None };
+        if info.vlan.is_some() {
+            return None;
         }
+        let mut header = [0; 12];
+        header[..6].copy_from_slice(&mac);
+        header[6..].copy_from_slice(&info.mac);
+        Some(Lately { version, next_hop, port, header })
     }
 
     /// Says whether there are packets of which no mapping was found.

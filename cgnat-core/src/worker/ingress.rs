@@ -12,7 +12,7 @@ use crate::endpoint::ExternalEndpoint;
 use crate::packet::ethernet::Frame;
 use crate::packet::icmp_error::fragmentation_needed;
 use crate::packet::ipv4::{self, Header, Query, Transport};
-use crate::packet::{ethernet, partial, rewrite};
+use crate::packet::{ethernet, partial, rewrite, u32_at};
 use crate::policy::alg;
 use crate::space::Location;
 use crate::time::Instant;
@@ -191,7 +191,7 @@ impl<I: PacketIo> Worker<I> {
         match verdict {
             Verdict::ForwardExternal => {
                 self.let_out(&packet, offset, header, transport);
-                self.egress(Side::External, packet, offset);
+                self.egress(Side::External, packet, offset, transport.subscriber(header));
             }
             Verdict::Hairpin => {
                 self.counters.hairpinned.add(1);
@@ -311,7 +311,8 @@ impl<I: PacketIo> Worker<I> {
         match self.shard.inbound(bytes, header, transport, hairpinned, now) {
             Verdict::ForwardInternal => {
                 self.let_in(header, transport);
-                self.egress(Side::Internal, packet, offset);
+                let subscriber = u32_at(packet.bytes(), offset + 16);
+                self.egress(Side::Internal, packet, offset, subscriber);
             }
             Verdict::Drop(reason) => {
                 let about = (header, transport);

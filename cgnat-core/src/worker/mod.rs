@@ -5,7 +5,7 @@
 //! results. Files: `ingress` (what arrived?), `exchange` (other workers and housekeeping), `endings`,
 //! `egress` (next hop, link header, transmission), `mtu` (what is too big for a port),
 //! `fragments` (datagrams in pieces), `associations` (packets without ports), `parking` (packets that wait), `arp`, `errors` (ICMP
-//! errors of the box itself), `punt` (what is the kernel's), `held_syns` (those that are answered late), `exceptions` (static
+//! errors of the box itself), `punt` (what is the kernel's), `routes` (what was learned), `held_syns` (those that are answered late), `exceptions` (static
 //! mappings and bypass), `floods` (what is shed of what comes from outside).
 //!
 //! Always true:
@@ -34,6 +34,7 @@ pub mod io;
 mod mtu;
 mod parking;
 mod punt;
+pub mod routes;
 pub mod steering;
 
 use std::sync::Arc;
@@ -61,6 +62,7 @@ use hits::Lately;
 use io::{Burst, PacketBuf, PacketIo};
 use parking::Parking;
 use punt::Punts;
+use routes::Routes;
 use steering::Steering;
 
 /// Commands of housekeeping that one poll carries out at most.
@@ -114,6 +116,8 @@ pub struct Worker<I: PacketIo> {
     shard: Shard,
     io: I,
     forwarding: Arc<Forwarding>,
+    /// Learned routes with those of `forwarding`; without it those alone.
+    routes: Option<Arc<Routes>>,
     steering: Steering,
     owners: OwnerMap,
     neighbours: Arc<NeighbourTable>,
@@ -148,6 +152,8 @@ pub struct Worker<I: PacketIo> {
     takes_hits: bool,
     /// By side.
     lately: [Lately; 2],
+    /// By next hop, where routes are learned.
+    headers: Vec<Lately>,
     /// The last poll found a full burst somewhere.
     was_full: bool,
 }
@@ -184,6 +190,7 @@ impl<I: PacketIo> Worker<I> {
             transmit: bursts(forwarding.ports().len()),
             hand_off: bursts(usize::from(steering.workers())),
             forwarding,
+            routes: None,
             steering,
             owners,
             neighbours,
@@ -208,6 +215,7 @@ impl<I: PacketIo> Worker<I> {
             has_exceptions,
             takes_hits,
             lately: [Lately::default(); 2],
+            headers: vec![Lately::default(); hits::HEADERS],
             was_full: false,
         }
     }

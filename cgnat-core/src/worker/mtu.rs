@@ -28,7 +28,7 @@ impl<I: PacketIo> Worker<I> {
         if is_error || !goes_on || self.shard.space.contains(header.destination) {
             return None;
         }
-        self.too_big_for(Side::External, header, header.destination)
+        self.too_big_for(Side::External, header, header.destination, transport.subscriber(header))
     }
 
     /// The MTU of the internal port if a packet to a mapping is larger and must not be
@@ -47,15 +47,22 @@ impl<I: PacketIo> Worker<I> {
             return None;
         }
         let internal = self.shard.internal_address(header, transport, self.now.tick())?;
-        self.too_big_for(Side::Internal, header, internal)
+        self.too_big_for(Side::Internal, header, internal, internal)
     }
 
     /// The MTU towards `destination` if a packet is larger and must not be fragmented.
-    pub(super) fn too_big_for(&self, side: Side, header: &Header, destination: u32) -> Option<u16> {
+    pub(super) fn too_big_for(
+        &self,
+        side: Side,
+        header: &Header,
+        destination: u32,
+        subscriber: u32,
+    ) -> Option<u16> {
         if self.fits_anywhere(header) {
             return None;
         }
-        let mtu = self.forwarding.mtu_towards(side, destination)?;
+        let (port, _) = self.way(side, destination, subscriber).ok()?;
+        let mtu = self.forwarding.ports()[usize::from(port)].mtu;
         (header.total_len > usize::from(mtu)).then_some(mtu)
     }
 
@@ -72,7 +79,7 @@ impl<I: PacketIo> Worker<I> {
         waiting: AwaitsNeighbour<I::Packet>,
         mtu: usize,
     ) -> Option<(u8, u32)> {
-        let AwaitsNeighbour { packet, side, offset, since, next_hop, .. } = waiting;
+        let AwaitsNeighbour { packet, side, offset, since, next_hop, subscriber, .. } = waiting;
         let bytes = &packet.bytes()[offset..];
         let header = match ipv4::fields(bytes) {
             Ok(header) if !header.dont_fragment => header,
@@ -102,8 +109,16 @@ impl<I: PacketIo> Worker<I> {
             fragments.write_next(&mut part.bytes_mut()[offset..]);
             self.counters.originated.add(u64::from(sent > 0));
             sent += 1;
-            let part =
-                AwaitsNeighbour { packet: part, side, offset, since, next_hop, is_part: true };
+            let packet = part;
+            let part = AwaitsNeighbour {
+                packet,
+                side,
+                offset,
+                since,
+                next_hop,
+                subscriber,
+                is_part: true,
+            };
             unresolved = self.egress_waiting(part).or(unresolved);
         }
         self.counters.fragmented.add(1);

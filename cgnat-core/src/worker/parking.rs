@@ -49,6 +49,8 @@ pub(super) struct AwaitsNeighbour<P> {
     pub(super) is_part: bool,
     /// Port and address of the next hop, once it is known.
     pub(super) next_hop: (u8, u32),
+    /// The internal address that the packet is from or to.
+    pub(super) subscriber: u32,
 }
 
 pub(super) struct Parking<P> {

@@ -66,6 +66,7 @@ impl Running {
         let name = |port: usize| config.ports()[port].name().to_owned();
         let standstills = self.watchdog.borrow().found();
         let kernel = self.kernel.iter().map(|thread| ("kernel", thread.is_finished()));
+        let routes = self.follower.iter().map(|thread| ("routes", thread.is_finished()));
         let interface = |(port, counters): &(usize, Arc<KernelCounters>)| {
             let interface = config.ports()[*port].kernel_interface().unwrap_or_default();
             (interface.to_owned(), counters.state())
@@ -76,16 +77,35 @@ impl Running {
             let is_known = matches!(self.neighbours.find(*port, *address), Neighbour::At(_));
             (name(usize::from(*port)), (*address).into(), is_known)
         };
+        // Where routes are learned they are a fallback.
+        let must_answer =
+            self.forwarding.next_hops().iter().filter(|(port, _)| {
+                !config.follows_kernel(config.ports()[usize::from(*port)].side())
+            });
         Readiness::of(&Facts {
             standstills: standstills.workers.iter().map(|worker| worker.is_now).collect(),
             threads: [("housekeeping", self.housekeeping.is_finished())]
                 .into_iter()
                 .chain(kernel)
+                .chain(routes)
                 .collect(),
             interfaces: self.kernel_counters.iter().map(interface).collect(),
             links: links.map(|(port, is_up)| (port.name().to_owned(), is_up)).collect(),
-            next_hops: self.forwarding.next_hops().iter().map(next_hop).collect(),
+            next_hops: must_answer.map(next_hop).collect(),
+            ways: self.board.iter().flat_map(|b| b.ways(config, &self.neighbours)).collect(),
         })
+    }
+
+    /// For `cgnat show routes`.
+    ///
+    /// # Errors
+    /// No port follows the kernel.
+    pub fn routes(&self, config: &Config) -> Result<serde_json::Value, String> {
+        let board = self.board.as_ref().ok_or_else(|| {
+            "no port has `routes-from-kernel: true`, so routes are those of the configuration"
+                .to_owned()
+        })?;
+        Ok(board.json(config, &self.neighbours))
     }
 
     /// Looks whether workers shed floods; what the operator should know.

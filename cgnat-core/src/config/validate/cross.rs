@@ -85,14 +85,19 @@ pub(super) fn ways(
     let of = |side| all.iter().filter(move |p| p.side == Some(side));
     let routes_of = |side| routes.iter().filter(move |r| all[r.value.port].side == Some(side));
 
+    let follows = |side| of(side).any(|p| p.routes_from_kernel);
     if of(Side::External).all(|p| !p.has_next_hop)
+        && !follows(Side::External)
         && routes_of(Side::External).next().is_none()
         && let Some(port) = of(Side::External).next()
     {
         let message = "the external side has neither a next hop nor a route; expected `next-hop`";
         report.error(&port.name.at, message);
     }
-    if of(Side::Internal).next().is_none() || of(Side::Internal).any(|p| p.has_next_hop) {
+    if of(Side::Internal).next().is_none()
+        || of(Side::Internal).any(|p| p.has_next_hop)
+        || follows(Side::Internal)
+    {
         return;
     }
     let connected = of(Side::Internal).flat_map(|p| p.addresses.iter().map(|a| a.value.trunc()));

@@ -29,6 +29,7 @@ pub(super) struct Draft {
     mtu: u16,
     neighbours: Vec<Located<(Ipv4Addr, [u8; 6])>>,
     pub(super) kernel_interface: Option<Located<String>>,
+    pub(super) routes_from_kernel: bool,
 }
 
 impl Draft {
@@ -44,6 +45,7 @@ impl Draft {
             mtu: self.mtu,
             neighbours: self.neighbours.into_iter().map(|n| n.value).collect(),
             kernel_interface: self.kernel_interface.map(|name| name.value),
+            routes_from_kernel: self.routes_from_kernel,
         })
     }
 
@@ -113,6 +115,17 @@ fn port(report: &mut Report<'_>, name: Located<String>, cursor: &Cursor<'_>) -> 
         report.error(at, "a port that replays a capture talks to nobody; expected no interface");
     }
 
+    let follows = fields.get("routes-from-kernel");
+    let routes_from_kernel = follows.and_then(|c| c.flag(report)).unwrap_or(false);
+    if let Some(cursor) = follows
+        && routes_from_kernel
+        && fields.get("kernel-interface").is_none()
+    {
+        let message = "the port has no `kernel-interface`, so the kernel has no routes by it; \
+                       expected one, or `false`";
+        report.error(cursor.at(), message);
+    }
+
     let mut draft = Draft {
         name,
         side,
@@ -125,6 +138,7 @@ fn port(report: &mut Report<'_>, name: Located<String>, cursor: &Cursor<'_>) -> 
         mtu,
         neighbours: Vec::new(),
         kernel_interface,
+        routes_from_kernel,
     };
     let listed = fields.required(report, "addresses");
     addresses(report, listed, &mut draft);
