@@ -299,7 +299,7 @@ impl Routed {
             }
             Daemon::Bird => {
                 let directory = self.directory.path().join(&name);
-                std::fs::create_dir(&directory).context("cannot make a directory")?;
+                std::fs::create_dir_all(&directory).context("cannot make a directory")?;
                 let (file, log) = (directory.join("bird.conf"), directory.join("log"));
                 let log = format!("log \"{}\" all;", log.display());
                 std::fs::write(&file, moved(BIRD, n).replace("log syslog all;", &log))
@@ -333,6 +333,11 @@ impl Routed {
         }
         daemons.configure().with_context(|| format!("{name}:\n{}", daemons.log()))?;
         Ok(daemons)
+    }
+
+    /// What the routing daemons beside a box logged.
+    pub fn log(&self, n: usize) -> String {
+        read_log(&self.directory.path().join(format!("box{n}")).join("log"))
     }
 
     /// Whether the router inside has a default route through a box, by OSPF.

@@ -21,7 +21,8 @@ fn wait_for(lab: &Routed, what: &str, n: usize, is_wanted: bool) -> Result<()> {
     })
     .inspect_err(|_| {
         let ways = [lab.draws(n).ok(), lab.reaches(n).ok()];
-        eprintln!("default route and pool of box {n}: {ways:?}");
+        let sessions = lab.router(1, "show bgp summary").unwrap_or_default();
+        eprintln!("default route and pool of box {n}: {ways:?}\n{sessions}{}", lab.log(n));
     })?;
     let [inside, outside] = when.map(|when| when.unwrap_or_default().as_millis());
     println!("{what}: inside after {inside} ms, outside after {outside} ms");
@@ -119,4 +120,38 @@ fn root_netns_frr_announces_a_pool_when_it_is_ready_and_withdraws_it_first() -> 
     passes(&lab, 1)?;
     drop(other);
     b.stop()?.nothing_is_amiss()
+}
+
+/// The short round with BIRD; and a daemon that dies, which takes nothing but the announcement with
+/// it.
+#[test]
+fn root_netns_bird_announces_a_pool_and_its_death_takes_no_packets() -> Result<()> {
+    let lab = Routed::new()?;
+    let a = lab.start(0)?;
+    let mut bird = lab.announce(0, Daemon::Bird)?;
+    wait_for(&lab, "announced", 0, true)?;
+    passes(&lab, 0)?;
+    lab.ask(0, &["drain"])?;
+    wait_for(&lab, "drained", 0, false)?;
+    ensure!(lab.pings(PINNED, 2)?, "a box that drains translates no more");
+    lab.ask(0, &["undrain"])?;
+    wait_for(&lab, "undrained", 0, true)?;
+
+    // The daemon is killed: the box has nothing to do with it.
+    bird.kill("bird")?;
+    wait_for(&lab, "daemon killed", 0, false)?;
+    says(&lab, 0, "ready\n  ok ")?;
+    says(&lab, 0, "announced by cgn-ext for ")?;
+    ensure!(lab.pings(PINNED, 2)?, "the box translates no more without its daemon");
+    drop(bird);
+    let _bird = lab.announce(0, Daemon::Bird)?;
+    wait_for(&lab, "daemon started again", 0, true)?;
+    passes(&lab, 0)?;
+
+    drop(a);
+    wait_for(&lab, "killed", 0, false)?;
+    let a = lab.start(0)?;
+    wait_for(&lab, "started again", 0, true)?;
+    passes(&lab, 0)?;
+    a.stop()?.nothing_is_amiss()
 }
