@@ -145,7 +145,7 @@ deny: deps-test ## licences, sources and advisories of the dependencies
 		echo "advisories: NOT CHECKED, the advisory database cannot be reached from here"; \
 	fi
 
-bench: need-root deps-test build ## the worker's loop beside DPDK's testpmd, tables of 1 to 16 million mappings; needs 3 GiB of huge pages (root)
+bench: need-root deps-test build ## the worker's loop beside DPDK's testpmd, of tables of 1 to 16 million mappings, flows that come and go, two workers; needs 3.25 GiB of huge pages (root)
 	@$(call install,dpdk-dev)
 	$(TARGET)/release/bench all $(if $(COMPARE),--compare $(COMPARE)) --out $(TARGET)/bench/core.json
 

@@ -60,6 +60,25 @@ struct Entry {
     worker: u16,
 }
 
+impl Entry {
+    /// Of a neighbour that becomes known now, and is to be asked now.
+    fn unasked(now: Instant) -> Self {
+        Self {
+            mac: None,
+            was: None,
+            is_doubtful: false,
+            keep: false,
+            is_configured: false,
+            static_: false,
+            tries: 0,
+            asked: now,
+            next: now,
+            born: now,
+            worker: 0,
+        }
+    }
+}
+
 pub(super) struct Resolver {
     entries: HashMap<(u8, u32), Entry>,
     table: Arc<NeighbourTable>,
@@ -79,35 +98,17 @@ impl Resolver {
             table.publish(*port, *address, Some(*mac));
             let entry = Entry {
                 mac: Some(*mac),
-                was: None,
-                is_doubtful: false,
                 keep: true,
                 is_configured: true,
                 static_: true,
-                tries: 0,
-                asked: at_once,
-                next: at_once,
-                born: at_once,
-                worker: 0,
+                ..Entry::unasked(at_once)
             };
             entries.insert((*port, *address), entry);
         }
         for (port, address) in forwarding.next_hops() {
             entries.entry((*port, *address)).or_insert_with(|| {
                 table.publish(*port, *address, None);
-                Entry {
-                    mac: None,
-                    was: None,
-                    is_doubtful: false,
-                    keep: true,
-                    is_configured: true,
-                    static_: false,
-                    tries: 0,
-                    asked: at_once,
-                    next: at_once,
-                    born: at_once,
-                    worker: 0,
-                }
+                Entry { keep: true, is_configured: true, ..Entry::unasked(at_once) }
             });
         }
         Self { entries, table, states, next_look: at_once }
@@ -130,19 +131,7 @@ impl Resolver {
             {
                 continue;
             }
-            let entry = Entry {
-                mac: None,
-                was: None,
-                is_doubtful: false,
-                keep: true,
-                is_configured: false,
-                static_: false,
-                tries: 0,
-                asked: clock,
-                next: clock,
-                born: clock,
-                worker: 0,
-            };
+            let entry = Entry { keep: true, ..Entry::unasked(clock) };
             self.entries.insert((*port, *address), entry);
         }
     }
@@ -165,19 +154,7 @@ impl Resolver {
         let asked = ask(links, worker, port, address, BROADCAST);
         let next = if asked { clock.plus_millis(RETRY_MS) } else { clock };
         let tries = u32::from(asked);
-        let entry = Entry {
-            mac: None,
-            was: None,
-            is_doubtful: false,
-            keep: false,
-            is_configured: false,
-            static_: false,
-            tries,
-            asked: clock,
-            next,
-            born: clock,
-            worker,
-        };
+        let entry = Entry { tries, next, worker, ..Entry::unasked(clock) };
         self.entries.insert((port, address), entry);
     }
 

@@ -1,4 +1,4 @@
-//! A burst of received packets, most of which belong to mappings that exist.
+//! A burst of packets, received or handed over, most of which belong to mappings that exist.
 //!
 //! Memory is what a hit waits for, so the burst goes through the steps of a hit together: each
 //! step asks the CPU for what the next one reads, and by the time the last packet has taken it,
@@ -11,7 +11,7 @@
 //!
 //! The steps before the last change nothing and promise nothing: the last one takes packet by
 //! packet in the order of arrival, looks at the record itself, and gives what is no plain hit to
-//! [`Worker::ingress`].
+//! [`Worker::ingress`], or to [`Worker::handed`] if another worker handed it over.
 
 use std::sync::atomic::AtomicU32;
 
@@ -44,7 +44,7 @@ struct Ahead {
 
 type Aheads = ArrayVec<Option<Ahead>, BURST>;
 
-/// The link header towards the neighbour that was last sent to on a side.
+/// A link header that was used lately: by side, or by next hop where routes are learned.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Lately {
     /// Version of the neighbour table that says so; 0 is none.
@@ -136,37 +136,27 @@ impl<I: PacketIo> Worker<I> {
         if !self.takes_hits || self.time == TimeSource::Packets {
             return burst.drain(..).for_each(|packet| self.handed(packet));
         }
-        let (mut sides, mut ahead) = (ArrayVec::<Side, BURST>::new(), Aheads::new());
+        let (mut outward, mut inward) = (Aheads::new(), Aheads::new());
         let mut words = ArrayVec::<Option<&AtomicU32>, BURST>::new();
         for packet in burst.iter_mut() {
-            let place = self.place_handed(packet);
-            let (side, port) = place.unwrap_or((Side::Internal, 0));
-            let (found, word) = match side {
-                _ if place.is_none() => (None, None),
-                Side::Internal => (self.foresee_outbound(port, packet), None),
-                Side::External => self.foresee_inbound(port, packet),
+            let (outbound, (inbound, word)) = match self.place_handed(packet) {
+                Some((Side::Internal, port)) => (self.foresee_outbound(port, packet), (None, None)),
+                Some((Side::External, port)) => (None, self.foresee_inbound(port, packet)),
+                None => (None, (None, None)),
             };
-            sides.push(side);
-            ahead.push(found);
+            outward.push(outbound);
+            inward.push(inbound);
             words.push(word);
         }
-        self.find_named(&mut ahead, words);
-        let outbound = |ahead: &mut Aheads| -> Aheads {
-            let of = |(side, ahead): (&Side, &mut Option<Ahead>)| {
-                if *side == Side::Internal { ahead.take() } else { None }
-            };
-            sides.iter().zip(ahead).map(of).collect()
-        };
-        let mut outward = outbound(&mut ahead);
+        self.find_named(&mut inward, words);
         if self.look_up(&mut outward, |place| self.shard.first_candidate(place)) {
             self.look_further(&mut outward);
         }
         let mut hits = 0;
-        for (nth, packet) in burst.drain(..).enumerate() {
-            let missed = match ahead[nth].or(outward[nth]) {
-                Some(Ahead { plain, slot: Some(slot), .. }) => {
-                    self.hit(sides[nth], packet, &plain, slot)
-                }
+        for (packet, (outbound, inbound)) in burst.drain(..).zip(outward.iter().zip(&inward)) {
+            let side = if outbound.is_some() { Side::Internal } else { Side::External };
+            let missed = match outbound.as_ref().or(inbound.as_ref()) {
+                Some(Ahead { plain, slot: Some(slot), .. }) => self.hit(side, packet, plain, *slot),
                 _ => Some(packet),
             };
             match missed {
