@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps deps-test build demo demo-live test test-vm check fmt clippy deny unit conformance bench bench-live performance \
+.PHONY: help deps deps-test build lab demo demo-live test test-vm check fmt clippy deny unit conformance bench bench-live performance \
 	hairpin soak fuzz recording clean need-root
 
 # Where cargo builds, as cargo and the tests see it too.
@@ -75,14 +75,18 @@ endef
 deps: ## install what a build needs, if it is missing
 	@$(call install,$(BUILD_PACKAGES))
 
+# cargo-deny runs for seconds, so it is compiled without optimisation: that takes half the time.
 deps-test: ## install what the tests need, if it is missing
 	@$(call install,$(BUILD_PACKAGES) $(TEST_PACKAGES))
 	@if ! $(CARGO) deny --version >/dev/null 2>&1; then \
 		echo "cargo-deny is missing; building it takes some minutes"; \
-		env -u CARGO_TARGET_DIR $(CARGO) install cargo-deny --locked --version '^$(CARGO_DENY)'; \
+		env -u CARGO_TARGET_DIR $(CARGO) install --debug cargo-deny --locked --version '^$(CARGO_DENY)'; \
 	fi
 
-build: deps ## release build of cgnat and of the laboratory's programs
+build: deps ## release build of cgnat, and of what counts its instructions
+	$(CARGO) build $(LOCKED) --release --bin cgnat --bin hot-path
+
+lab: deps ## release build of everything, with the benches and what else the laboratory has
 	$(CARGO) build $(LOCKED) --release --bins
 
 demo: build ## translate a recording of real traffic; needs no root, huge pages or network card
@@ -94,7 +98,7 @@ demo: build ## translate a recording of real traffic; needs no root, huge pages 
 	@echo "  $(DEMO)/internal-out.pcap   what came back, as subscribers see it"
 	@echo "Statistics: $(DEMO)/stats.json. What they came from: tests/captures/README.md."
 
-demo-live: need-root deps-test build ## curl, dig, ping and iperf3 through the NAT, live (root)
+demo-live: need-root deps-test lab ## curl, dig, ping and iperf3 through the NAT, live (root)
 	$(TARGET)/release/demo-live
 
 need-root:
@@ -145,14 +149,14 @@ deny: deps-test ## licences, sources and advisories of the dependencies
 		echo "advisories: NOT CHECKED, the advisory database cannot be reached from here"; \
 	fi
 
-bench: need-root deps-test build ## the worker's loop beside DPDK's testpmd, of tables of 1 to 16 million mappings, flows that come and go, two workers; needs 3.25 GiB of huge pages (root)
+bench: need-root deps-test lab ## the worker's loop beside DPDK's testpmd, of tables of 1 to 16 million mappings, flows that come and go, two workers; needs 3.25 GiB of huge pages (root)
 	@$(call install,dpdk-dev)
 	$(TARGET)/release/bench all $(if $(COMPARE),--compare $(COMPARE)) --out $(TARGET)/bench/core.json
 
-bench-live: need-root deps-test build ## the kernel's NAT and cgnat in turn over veths, 4 minutes (root)
+bench-live: need-root deps-test lab ## the kernel's NAT and cgnat in turn over veths, 4 minutes (root)
 	$(TARGET)/release/bench-live --output $(TARGET)/bench/live.json
 
-performance: build ## docs/performance.md from what `make bench` and `make bench-live` measured
+performance: lab ## docs/performance.md from what `make bench` and `make bench-live` measured
 	$(TARGET)/release/bench document --from $(TARGET)/bench/core.json --live $(TARGET)/bench/live.json
 
 conformance: deps build ## every clause of the RFCs through the real program; a table at the end
@@ -184,7 +188,7 @@ fuzz: deps ## look for inputs that break a parser or the NAT, 60 s for each targ
 		[[ $${PIPESTATUS[0]} -eq 0 ]] || { echo "$$name: what broke it is $(TARGET)/fuzz/found-$$name-*" >&2; exit 1; }; \
 	done
 
-recording: need-root deps-test build ## record tests/captures anew from real programs (root)
+recording: need-root deps-test lab ## record tests/captures anew from real programs (root)
 	$(TARGET)/release/record-capture
 
 clean: ## remove what was built

@@ -30,11 +30,7 @@ fn file() -> PathBuf {
 /// Counts of one case of the release build, and how many things they are for.
 fn count(case: Case) -> Result<(Counts, u64)> {
     let program = appliance::program()?.with_file_name("hot-path");
-    ensure!(
-        program.is_file(),
-        "no program {}: build it with `cargo build --release --bins`",
-        program.display()
-    );
+    ensure!(program.is_file(), "no program {}: build it with `make build`", program.display());
     let (printed, counts) = callgrind::count(&program, &[case.name()], "*Round*polls*")?;
     let things = printed.trim().strip_prefix(case.name()).map(str::trim);
     let things = things.and_then(|count| count.parse().ok()).filter(|count| *count > 0);

@@ -195,6 +195,7 @@ impl<I: PacketIo> Worker<I> {
             Command::Route(routes) => {
                 let version = routes.version();
                 let old = self.routes.replace(routes);
+                self.remember_by_next_hop();
                 let sent = self.note_event(Event::Routed { version, old });
                 debug_assert!(sent, "take_commands has made room");
             }

@@ -54,8 +54,17 @@ pub(super) struct Lately {
     header: [u8; 12],
 }
 
+impl Lately {
+    fn leads_to(&self, port: u8, next_hop: u32) -> bool {
+        self.port == port && self.next_hop == next_hop
+    }
+}
+
 /// Link headers that are remembered where routes are learned.
-pub(super) const HEADERS: usize = 128;
+const HEADERS: usize = 128;
+
+/// They, by next hop.
+pub(super) type Headers = Box<[Lately; HEADERS]>;
 
 /// Where the header towards a next hop is remembered.
 #[inline]
@@ -205,7 +214,7 @@ impl<I: PacketIo> Worker<I> {
         if packet.frame_len() != len {
             packet.truncate(len);
         }
-        self.send_translated(towards, packet, plain.source);
+        self.send_translated(towards, packet, plain);
         None
     }
 
@@ -265,7 +274,7 @@ impl<I: PacketIo> Worker<I> {
         }
         self.counters.begun.add(1);
         packet.truncate(OFFSET + usize::from(plain.total_len));
-        self.send_translated(Side::External, packet, plain.source);
+        self.send_translated(Side::External, packet, plain);
     }
 
     /// A packet from inside that is another worker's, or not plain.
@@ -287,61 +296,55 @@ impl<I: PacketIo> Worker<I> {
         self.ingress(port, packet);
     }
 
-    /// Sends a translated packet that is not larger than any MTU; `from` is the source that it had.
+    /// Sends a translated packet that is not larger than any MTU; `plain` says what it was.
     #[inline(always)]
-    fn send_translated(&mut self, side: Side, mut packet: I::Packet, from: u32) {
-        if self.routes.is_some() {
-            return self.send_routed(side, packet, from);
-        }
+    fn send_translated(&mut self, side: Side, mut packet: I::Packet, plain: &Plain) {
         let bytes = &packet.bytes()[OFFSET..];
         let (source, destination) = (u32_at(bytes, 12), u32_at(bytes, 16));
         let leaks = side == Side::External && !self.shard.space.contains(source);
         let lately = &self.lately[side as usize];
-        let hop = self.forwarding.next_hop(side, destination);
-        let is_known = hop == Some((lately.port, lately.next_hop))
-            && lately.version == self.neighbours.version();
+        let is_known = lately.version == self.neighbours.version()
+            && self.forwarding.next_hop(side, destination) == Some((lately.port, lately.next_hop));
         if leaks || !is_known {
-            if let Some((port, next_hop)) = hop {
-                self.remember(side, port, next_hop);
-            }
-            let subscriber = if side == Side::External { from } else { destination };
-            return self.egress(side, packet, OFFSET, subscriber);
+            let subscriber = if side == Side::External { plain.source } else { destination };
+            return self.send_anew(side, packet, subscriber);
         }
         let port = usize::from(lately.port);
         packet.bytes_mut()[..12].copy_from_slice(&lately.header);
         self.queue(port, packet);
     }
 
-    /// The same where routes are learned: there are many next hops, so more headers are remembered.
+    /// The same to another next hop than lately. Where routes are learned there are many next
+    /// hops, and all packets come here.
     #[inline(never)]
-    fn send_routed(&mut self, side: Side, mut packet: I::Packet, from: u32) {
+    fn send_anew(&mut self, side: Side, mut packet: I::Packet, subscriber: u32) {
         let bytes = &packet.bytes()[OFFSET..];
         let (source, destination) = (u32_at(bytes, 12), u32_at(bytes, 16));
-        let subscriber = if side == Side::External { from } else { destination };
         let leaks = side == Side::External && !self.shard.space.contains(source);
         if !leaks && let Ok((port, next_hop)) = self.way(side, destination, subscriber) {
             let place = place_of(port, next_hop);
-            let header = &self.headers[place];
-            if header.port == port
-                && header.next_hop == next_hop
-                && header.version == self.neighbours.version()
+            if let Some(headers) = &self.headers
+                && headers[place].leads_to(port, next_hop)
+                && headers[place].version == self.neighbours.version()
             {
-                packet.bytes_mut()[..12].copy_from_slice(&header.header);
+                packet.bytes_mut()[..12].copy_from_slice(&headers[place].header);
                 return self.queue(usize::from(port), packet);
             }
             if let Some(header) = self.header(port, next_hop) {
-                self.headers[place] = header;
+                match &mut self.headers {
+                    Some(headers) => headers[place] = header,
+                    None => self.lately[side as usize] = header,
+                }
             }
         }
         self.egress(side, packet, OFFSET, subscriber);
     }
 
-    /// Remembers the link header towards a neighbour.
+    /// Remembers headers by next hop from now on; the last of a side is no longer enough.
     #[cold]
-    fn remember(&mut self, side: Side, port: u8, next_hop: u32) {
-        if let Some(header) = self.header(port, next_hop) {
-            self.lately[side as usize] = header;
-        }
+    pub(super) fn remember_by_next_hop(&mut self) {
+        self.lately = Default::default();
+        self.headers.get_or_insert_with(|| Box::new([Lately::default(); HEADERS]));
     }
 
     /// The link header towards a neighbour, if it is known and the port has no tag.

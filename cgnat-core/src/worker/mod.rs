@@ -58,7 +58,7 @@ use errors::Telling;
 use forwarding::Forwarding;
 use fragments::{FragmentLimits, Fragments};
 use held_syns::HeldSyns;
-use hits::Lately;
+use hits::{Headers, Lately};
 use io::{Burst, PacketBuf, PacketIo};
 use parking::Parking;
 use punt::Punts;
@@ -152,8 +152,8 @@ pub struct Worker<I: PacketIo> {
     takes_hits: bool,
     /// By side.
     lately: [Lately; 2],
-    /// By next hop, where routes are learned.
-    headers: Vec<Lately>,
+    /// Where routes are learned.
+    headers: Option<Headers>,
     /// The last poll found a full burst somewhere.
     was_full: bool,
 }
@@ -215,7 +215,7 @@ impl<I: PacketIo> Worker<I> {
             has_exceptions,
             takes_hits,
             lately: [Lately::default(); 2],
-            headers: vec![Lately::default(); hits::HEADERS],
+            headers: None,
             was_full: false,
         }
     }
