@@ -16,16 +16,27 @@ pub struct Share {
     pub waiting: f64,
 }
 
-/// Nanoseconds since the thread began: it ran, it waited.
-fn times(task: &Path) -> Result<[u64; 2]> {
-    let text = std::fs::read_to_string(task.join("schedstat"))
-        .with_context(|| format!("cannot read {}/schedstat", task.display()))?;
+/// Nanoseconds since the thread began: it ran, it waited. Nothing if it has ended.
+fn times(task: &Path) -> Result<Option<[u64; 2]>> {
+    let text = match std::fs::read_to_string(task.join("schedstat")) {
+        Ok(text) => text,
+        Err(error) if has_ended(&error) => return Ok(None),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read {}/schedstat", task.display()));
+        }
+    };
     let mut numbers = text.split_whitespace().map(str::parse::<u64>);
     let mut next = || numbers.next().and_then(Result::ok).context("a number");
-    Ok([next()?, next()?])
+    Ok(Some([next()?, next()?]))
 }
 
-/// What each thread of `process` does in the next `time`.
+/// A thread that ends takes its files with it, or they cannot be read any more (ESRCH).
+fn has_ended(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
+}
+
+/// What each thread of `process` that was there all the time does in the next `time`.
 ///
 /// # Errors
 /// It has ended, or the kernel keeps no such account.
@@ -41,9 +52,10 @@ pub fn shares(process: u32, time: Duration) -> Result<Vec<Share>> {
     ensure!(after != before, "the kernel does not count what threads do");
     let mut shares = Vec::new();
     for (task, (before, after)) in tasks.iter().zip(before.into_iter().zip(after)) {
+        let (Some(before), Some(after)) = (before, after) else { continue };
         let [running, waiting] = [0, 1].map(|n| (after[n] - before[n]) as f64 / lasted);
-        let thread = std::fs::read_to_string(task.join("comm"))?.trim().to_owned();
-        shares.push(Share { thread, running, waiting });
+        let Ok(thread) = std::fs::read_to_string(task.join("comm")) else { continue };
+        shares.push(Share { thread: thread.trim().to_owned(), running, waiting });
     }
     Ok(shares)
 }
@@ -64,22 +76,30 @@ pub fn thread(process: u32, name: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
     fn a_thread_that_works_is_told_from_one_that_sleeps() {
-        let end = Instant::now() + Duration::from_millis(400);
-        let busy = std::thread::Builder::new().name("works".to_owned());
-        let busy = busy.spawn(move || while Instant::now() < end {}).expect("a thread");
-        let idle = std::thread::Builder::new().name("sleeps".to_owned());
-        let idle = idle.spawn(|| std::thread::sleep(Duration::from_millis(400))).expect("one");
-        let shares = shares(std::process::id(), Duration::from_millis(200)).expect("shares");
+        let over = &AtomicBool::new(false);
+        let (end, wait) = std::sync::mpsc::channel::<()>();
+        let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let shares = std::thread::scope(|scope| {
+            let busy =
+                named("works").spawn_scoped(scope, || while !over.load(Ordering::Relaxed) {});
+            let idle = named("sleeps").spawn_scoped(scope, move || wait.recv().is_err());
+            let shares = shares(std::process::id(), Duration::from_millis(200));
+            over.store(true, Ordering::Relaxed);
+            drop(end);
+            assert!(busy.is_ok() && idle.is_ok(), "threads");
+            shares.expect("shares")
+        });
         let of = |name: &str| {
             let share = shares.iter().find(|share| share.thread == name).expect("its share");
             share.running + share.waiting
         };
         assert!(of("works") > 0.8, "{shares:?}");
         assert!(of("sleeps") < 0.2, "{shares:?}");
-        busy.join().and(idle.join()).expect("they end");
     }
 }
