@@ -27,7 +27,7 @@ use model::worlds::{
     reloading, selecting, short_timers, transferring, tunnelling, world,
 };
 
-const EVENTS: u64 = 250_000;
+const EVENTS: u64 = 170_000;
 
 /// 2^32 ticks of 100 ms.
 const TICK_WRAP_MS: u64 = (1 << 32) * 100;

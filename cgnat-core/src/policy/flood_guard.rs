@@ -27,6 +27,9 @@ pub const LEAST: u32 = 20_000;
 /// A culprit has more than one in so many packets that came from outside.
 const SHARE: u64 = 4;
 
+/// And leaves the others at least one in so many; else there is nobody to spare.
+const REST: u64 = 512;
+
 /// An address that is one has more than so many times what the others have on the average.
 const OUTSTANDING: u64 = 4;
 
@@ -212,7 +215,10 @@ impl FloodGuard {
         let (endpoint, _) = self.endpoints.heaviest;
         let (address, _) = self.addresses.heaviest;
         let others = u64::from(self.addresses.used.saturating_sub(1));
-        let is_share = |count: u32| u64::from(count) * SHARE > self.total;
+        let is_share = |count: u32| {
+            let (is_heavy, count) = (count > LEAST, u64::from(count));
+            is_heavy && count * SHARE > self.total && (self.total - count) * REST >= self.total
+        };
         let is_outstanding = others > 0
             && u64::from(address) * others > OUTSTANDING * (self.total - u64::from(address));
         let told = |is_address| move |(arrived, aim)| Flood { aim, is_address, arrived };
@@ -369,10 +375,14 @@ mod tests {
         model.ticks(5, &mix);
         let outcome = model.ticks(20, &mix);
         assert!((0.54..0.57).contains(&share(outcome[0])), "what it can take: {outcome:?}");
-        // Nor is the only address one.
-        let mix = [(180_000, one_address())];
-        model.ticks(5, &mix);
-        assert!((0.54..0.57).contains(&share(model.ticks(20, &mix)[0])));
+        // Nor is the only address one, nor the only download.
+        for aims in [one_address(), one_endpoint()] {
+            let mix = [(180_000, aims), (100, others())];
+            model.ticks(5, &mix);
+            let outcome = model.ticks(20, &mix);
+            assert!((0.54..0.57).contains(&share(outcome[0])), "{outcome:?}");
+            assert_eq!(model.guard.flood(), None);
+        }
     }
 
     #[test]
@@ -391,8 +401,8 @@ mod tests {
 
     #[test]
     fn the_least_passes_whatever_happens_and_one_that_is_off_sheds_nothing() {
-        let mut model = Model::new(5_000);
-        let mix = [(1_500, others()), (400_000, one_endpoint())];
+        let mut model = Model::new(25_000);
+        let mix = [(8_000, others()), (400_000, one_endpoint())];
         model.ticks(20, &mix);
         assert_eq!(model.guard.endpoints.level, Some(LEAST));
         let mut off = Model::new(5_000);

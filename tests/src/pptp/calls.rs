@@ -14,7 +14,7 @@ const GRE: i32 = 47;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Between one packet and the next, and for each echo.
-const PATIENCE: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_millis(600);
 
 /// What is to be done.
 #[derive(Debug, Clone)]
