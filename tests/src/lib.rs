@@ -11,6 +11,7 @@
 //! | [`traffic`] | real clients and servers: curl, busybox httpd, dig, dnsmasq, ping, iperf3, tcpdump |
 //! | [`live`] | what must go through any appliance, all of it |
 //! | [`judges`] | programs that find out what a NAT does: natdiscovery, tracepath, ping with options |
+//! | [`pings`] | pings at an even rate, none of which may be lost |
 //! | [`file_transfer`] | FTP and TFTP: vsftpd, dnsmasq, curl |
 //! | [`pptp`] | PPTP: pptpd, pptp, and calls whose identifiers are chosen |
 //! | [`connect_test`] | very many TCP connections, each checked for mix-ups: `cgnat connect-test` |
@@ -46,6 +47,7 @@ pub mod lab;
 pub mod leases;
 pub mod live;
 pub mod ordeal;
+pub mod pings;
 pub mod pptp;
 pub mod process;
 pub mod reports;

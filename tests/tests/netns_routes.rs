@@ -379,9 +379,26 @@ fn routes(workers: u16) -> Result<()> {
     wait_until("an empty table", LIMIT, || {
         Ok(world.appliance()?.values().all(BTreeSet::is_empty))
     })?;
+    // And for good; the next one by that name has another number.
+    let ip = |words: &str| world.lab.middle.run("ip", &words.split(' ').collect::<Vec<_>>());
+    ip("link set k-ext up")?;
+    ip("link delete k-ext")?;
+    wait_until("the interface again", LIMIT, || Ok(said().contains("k-ext was made again")))
+        .with_context(said)?;
+    // Those that drop have no interface, and stay.
+    world.wanted.retain(|_, says| !says.contains(' '));
+    world.churn(0, 0)?;
+    let table = world.agree().with_context(said)?;
+    world.follow(&table).with_context(said)?;
     let outcome = appliance.stop()?;
     outcome.nothing_is_amiss()?;
     ensure!(outcome.stats.drops()?.contains_key("route-refused"), "nothing was refused by a route");
+    let figures = &outcome.stats.document()["routes"];
+    let number = |key: &str| outcome.number(&format!("/routes/{key}"));
+    ensure!(number("from_kernel")? == table.len() as u64, "{} routes: {figures}", table.len());
+    ensure!(number("next_hops")? > u64::from(HOPS) && number("silent")? <= 1, "{figures}");
+    ensure!(number("lost")? >= 1 && number("repaired")? >= 1, "{figures}");
+    ensure!(number("version")? == number("tables")?, "{figures}");
     ensure!(lab.leaks()? == before, "something of the inside was shown");
     Ok(())
 }

@@ -8,12 +8,14 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cgnat_core::config::{Announce, Config};
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 
+use super::kernel::KernelCounters;
 use super::readiness::Readiness;
 use super::say::say;
 use super::start::Running;
@@ -295,16 +297,23 @@ impl Announcing {
 /// Routes in the kernel's main table, on one interface.
 struct KernelRoutes {
     kernel: Kernel,
-    interface: u32,
+    interface: Arc<KernelCounters>,
 }
 
 impl Routes for KernelRoutes {
     fn add(&mut self, prefix: Ipv4Net) -> io::Result<()> {
-        self.kernel.add_route(prefix, self.interface)
+        match self.interface.index() {
+            Some(interface) => self.kernel.add_route(prefix, interface),
+            None => Err(io::Error::new(io::ErrorKind::NotFound, "the interface is gone")),
+        }
     }
 
     fn remove(&mut self, prefix: Ipv4Net) -> io::Result<()> {
-        self.kernel.remove_route(prefix, self.interface)
+        match self.interface.index() {
+            Some(interface) => self.kernel.remove_route(prefix, interface),
+            // They went with it.
+            None => Ok(()),
+        }
     }
 }
 

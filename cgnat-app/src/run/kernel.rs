@@ -2,13 +2,16 @@
 //!
 //! Workers put frames into a ring per port, and never wait; one thread writes them to the port's
 //! TAP interface and brings what the kernel sends to the worker that owns the port's first
-//! transmit queue. All that is bounded: a full ring drops and counts.
+//! transmit queue. All that is bounded: a full ring drops and counts. An interface that somebody
+//! deletes is made again.
+
+mod presence;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use arrayvec::ArrayVec;
 use cgnat_core::config::{Config, Port};
 use cgnat_core::control::counters::Counter;
@@ -18,9 +21,9 @@ use cgnat_core::worker::io::BURST;
 use dpdk::{Mbuf, Mempool, RingConsumer, RingProducer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
-use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
 use super::say::complain;
+use presence::{Mended, Presence, Recipe};
 
 /// How long a frame for the kernel waits at most before it is looked at.
 const LOOK: Duration = Duration::from_millis(1);
@@ -48,7 +51,7 @@ pub enum InterfaceState {
     Up,
     /// It is there and down.
     Down,
-    /// It was deleted; for good.
+    /// It was deleted, and has not all that it had.
     Gone,
 }
 
@@ -65,8 +68,8 @@ impl InterfaceState {
 /// What went between a port and its interface; the kernel's thread is the only writer.
 #[derive(Debug, Default)]
 pub struct KernelCounters {
-    /// Of the interface, in the kernel.
-    index: u32,
+    /// Of the interface, in the kernel; 0 while there is none.
+    index: AtomicU32,
     /// [`InterfaceState`] as a number.
     state: AtomicU8,
     /// Frames written to the interface.
@@ -84,9 +87,13 @@ pub struct KernelCounters {
 }
 
 impl KernelCounters {
-    /// The kernel's number of the interface.
-    pub fn index(&self) -> u32 {
-        self.index
+    /// The kernel's number of the interface, while there is one; another after it was made again.
+    pub fn index(&self) -> Option<u32> {
+        Some(self.index.load(Ordering::Relaxed)).filter(|index| *index != 0)
+    }
+
+    fn set_index(&self, index: u32) {
+        self.index.store(index, Ordering::Relaxed);
     }
 
     /// How the interface is.
@@ -157,9 +164,13 @@ impl KernelReport {
 
 /// One interface and its way to and from the port.
 pub struct Interface {
-    name: String,
     port: String,
-    device: SyncDevice,
+    recipe: Recipe,
+    presence: Presence,
+    /// When it was made again, if it ever was.
+    remade: Option<Instant>,
+    /// It was said that the kernel does not make it again.
+    is_refusal_said: bool,
     vlan: Option<u16>,
     own: Arc<[u32]>,
     /// What the port's workers have for the kernel.
@@ -169,8 +180,6 @@ pub struct Interface {
     /// Links, and which of them is the port's.
     link: (Arc<LinkStates>, usize),
     counters: Arc<KernelCounters>,
-    /// The interface does not answer any more: nothing is read from it.
-    is_gone: bool,
 }
 
 impl Interface {
@@ -187,31 +196,31 @@ impl Interface {
         link: (Arc<LinkStates>, usize),
         (to_kernel, to_wire): (RingConsumer, RingProducer),
     ) -> Result<Self> {
-        let make = || -> std::io::Result<(SyncDevice, u32)> {
-            let builder = DeviceBuilder::new().name(name).layer(Layer::L2).mac_addr(mac);
-            let device = builder.mtu(port.mtu()).offload(false).build_sync()?;
-            device.set_nonblocking(true)?;
-            let index = device.if_index()?;
-            Ok((device, index))
-        };
-        let (device, index) = make().with_context(|| {
+        let (name, addresses) = (name.to_owned(), port.addresses().to_vec());
+        let recipe = Recipe { name, mac, mtu: port.mtu(), addresses };
+        let (device, index) = recipe.make().with_context(|| {
             format!(
-                "port {}: cannot make the interface {name} in the kernel; expected a name that is \
-                 free (ip link show {name}), /dev/net/tun, and CAP_NET_ADMIN",
-                port.name()
+                "port {}: cannot make the interface {} in the kernel; expected a name that is free \
+                 (ip link show {}), /dev/net/tun, and CAP_NET_ADMIN",
+                port.name(),
+                recipe.name,
+                recipe.name
             )
         })?;
+        let counters = KernelCounters::default();
+        counters.set_index(index);
         Ok(Self {
-            name: name.to_owned(),
             port: port.name().to_owned(),
-            device,
+            recipe,
+            presence: Presence::There(device),
+            remade: None,
+            is_refusal_said: false,
             vlan: port.vlan(),
             own,
             to_kernel,
             to_wire,
             link,
-            counters: Arc::new(KernelCounters { index, ..KernelCounters::default() }),
-            is_gone: false,
+            counters: Arc::new(counters),
         })
     }
 
@@ -219,13 +228,12 @@ impl Interface {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn give_addresses(&self, port: &Port) -> Result<()> {
-        for net in port.addresses() {
-            self.device.add_address_v4(net.addr(), net.prefix_len()).with_context(|| {
-                format!("port {}: the interface {} does not take {net}", self.port, self.name)
-            })?;
-        }
-        Ok(())
+    pub fn give_addresses(&self) -> Result<()> {
+        let Some(device) = self.presence.device() else { return Ok(()) };
+        self.recipe.give_addresses(device).map_err(|(net, error)| {
+            let (port, name) = (&self.port, &self.recipe.name);
+            anyhow!("port {port}: the interface {name} does not take {net}: {error}")
+        })
     }
 
     /// What it counts.
@@ -240,9 +248,9 @@ impl Interface {
         let had_any = !frames.is_empty();
         for mut frame in frames {
             untag(&mut frame);
-            match self.device.send(frame.data()) {
-                Ok(_) => self.counters.written.add(1),
-                Err(_) => self.counters.unwritten.add(1),
+            match self.presence.device().map(|device| device.send(frame.data())) {
+                Some(Ok(_)) => self.counters.written.add(1),
+                Some(Err(_)) | None => self.counters.unwritten.add(1),
             }
         }
         had_any
@@ -252,8 +260,10 @@ impl Interface {
     fn read(&mut self, pool: &Mempool, frame: &mut [u8; LONGEST]) -> bool {
         let mut burst = ArrayVec::<Mbuf, BURST>::new();
         let mut count = 0;
-        while count < BURST && !self.is_gone {
-            match self.device.recv(frame) {
+        while count < BURST
+            && let Some(device) = self.presence.device()
+        {
+            match device.recv(frame) {
                 Ok(len) => {
                     count += 1;
                     self.take(&frame[..len], pool, &mut burst);
@@ -291,16 +301,14 @@ impl Interface {
         }
     }
 
-    /// Looks whether somebody has set it down.
-    fn look(&self) {
-        if self.is_gone {
-            return;
-        }
+    /// Looks whether somebody has set it down, and after one that was deleted.
+    fn look(&mut self) {
+        let Presence::There(device) = &self.presence else { return self.mend() };
         // One that is gone says so to who reads.
-        let Ok(is_up) = self.device.is_running() else { return };
+        let Ok(is_up) = device.is_running() else { return };
         let was_up = self.counters.state() == InterfaceState::Up;
         self.counters.set_state(if is_up { InterfaceState::Up } else { InterfaceState::Down });
-        let (port, name) = (&self.port, &self.name);
+        let (port, name) = (&self.port, &self.recipe.name);
         match (was_up, is_up) {
             (true, false) => {
                 self.counters.lost.add(1);
@@ -315,20 +323,51 @@ impl Interface {
         }
     }
 
+    /// Takes the next step to have it again.
+    fn mend(&mut self) {
+        let (port, name) = (&self.port, &self.recipe.name);
+        match self.presence.mend(&self.recipe) {
+            Mended::Not => {}
+            Mended::Made(index) => {
+                self.counters.set_index(index);
+                self.remade = Some(Instant::now());
+            }
+            Mended::Whole => {
+                self.counters.set_state(InterfaceState::Up);
+                self.is_refusal_said = false;
+                complain(&format!(
+                    "port {port}: the interface {name} was made again, with its addresses. What else was \
+                     set on it, routes, rules and sysctls, is for who set it to set again"
+                ));
+            }
+            Mended::Refused(error) => {
+                self.counters.set_index(0);
+                if !std::mem::replace(&mut self.is_refusal_said, true) {
+                    complain(&format!(
+                        "error: port {port}: the interface {name} cannot be made again ({error}); \
+                         expected a name that is free (ip link show {name}) and CAP_NET_ADMIN. It is \
+                         tried again each second"
+                    ));
+                }
+            }
+        }
+    }
+
     /// An error of reading: nothing there, for the moment or for good.
     fn mind(&mut self, error: &std::io::Error) {
         use std::io::ErrorKind::{Interrupted, WouldBlock};
         if matches!(error.kind(), WouldBlock | Interrupted) || error.raw_os_error() == Some(DOWN) {
             return;
         }
-        self.is_gone = true;
+        let pause = self.presence.lose(self.remade).as_secs();
+        self.counters.set_index(0);
         self.counters.set_state(InterfaceState::Gone);
         self.counters.lost.add(1);
         complain(&format!(
-            "error: port {}: the interface {} does not answer any more ({error}); somebody may have \
-             deleted it. The kernel gets nothing of what is for the box itself, and routing daemons \
-             have lost it. Packets of subscribers go on; a restart of this box makes it again",
-            self.port, self.name
+            "error: port {}: the interface {} is gone ({error}); somebody has deleted it. The kernel \
+             gets nothing of what is for the box itself, and routing daemons have lost it. Packets of \
+             subscribers go on; it is made again in {pause} s",
+            self.port, self.recipe.name
         ));
     }
 }
@@ -382,7 +421,7 @@ pub fn serve(mut interfaces: Vec<Interface>, pool: &Mempool, cpus: &[u16], stop:
         }
         if looked.elapsed() >= STATE_LOOK {
             looked = Instant::now();
-            interfaces.iter().for_each(Interface::look);
+            interfaces.iter_mut().for_each(Interface::look);
         }
         if !worked {
             wait(&interfaces);
@@ -392,9 +431,8 @@ pub fn serve(mut interfaces: Vec<Interface>, pool: &Mempool, cpus: &[u16], stop:
 
 /// Waits until the kernel sends something, and not longer than frames for it may wait.
 fn wait(interfaces: &[Interface]) {
-    let there = interfaces.iter().filter(|interface| !interface.is_gone);
-    let mut waited: Vec<_> =
-        there.map(|interface| PollFd::new(&interface.device, PollFlags::IN)).collect();
+    let there = interfaces.iter().filter_map(|interface| interface.presence.device());
+    let mut waited: Vec<_> = there.map(|device| PollFd::new(device, PollFlags::IN)).collect();
     let timeout = Timespec { tv_sec: 0, tv_nsec: LOOK.as_nanos() as i64 };
     // Interrupted or not: it is time to look.
     let answer = poll(&mut waited, Some(&timeout));

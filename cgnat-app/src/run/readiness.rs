@@ -66,7 +66,7 @@ impl Readiness {
                 says: match state {
                     InterfaceState::Up => "up",
                     InterfaceState::Down => "down; somebody has set it so (ip link set up)",
-                    InterfaceState::Gone => "gone; somebody has deleted it, and a restart makes it",
+                    InterfaceState::Gone => "gone; somebody has deleted it, and it is made again",
                 }
                 .to_owned(),
             }

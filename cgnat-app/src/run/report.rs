@@ -41,6 +41,8 @@ pub struct Report {
     kernel: Vec<KernelReport>,
     links: Vec<LinkReport>,
     buffers: Vec<Buffers>,
+    /// Of the kernel's routes, if they are followed.
+    routes: Option<Value>,
     originated: u64,
     errors_sent: u64,
     errors_withheld: u64,
@@ -151,6 +153,7 @@ impl Report {
             kernel: Vec::new(),
             links: Vec::new(),
             buffers: Vec::new(),
+            routes: None,
             originated: sum(&|c| c.originated.value()),
             errors_sent: sum(&|c| c.errors_sent.value()),
             errors_withheld: sum(&|c| c.errors_withheld.value()),
@@ -264,6 +267,12 @@ impl Report {
     /// Adds packet buffers.
     pub fn with_buffers(mut self, buffers: Vec<Buffers>) -> Self {
         self.buffers = buffers;
+        self
+    }
+
+    /// Adds what came of the kernel's routes.
+    pub fn with_routes(mut self, routes: Option<Value>) -> Self {
+        self.routes = routes;
         self
     }
 
@@ -414,6 +423,9 @@ impl Report {
         for sentence in self.links.iter().filter_map(LinkReport::sentence) {
             writeln!(out, "{sentence}")?;
         }
+        if let Some(routes) = &self.routes {
+            write!(out, "{}", super::routes::sentences(routes))?;
+        }
         if self.errors_sent + self.errors_withheld > 0 {
             writeln!(
                 out,
@@ -518,6 +530,7 @@ impl Report {
             "kernel": self.kernel.iter().map(KernelReport::json).collect::<Vec<_>>(),
             "links": self.links.iter().map(LinkReport::json).collect::<Vec<_>>(),
             "buffers": self.buffers.iter().map(Buffers::json).collect::<Vec<_>>(),
+            "routes": self.routes,
             "arp_conflicts": self.arp_conflicts,
             "originated": self.originated,
             "icmp_errors": {

@@ -25,7 +25,7 @@ use super::say::complain;
 use crate::netlink::watch::{Heard, Watch};
 use mirror::{Follower, Mirror};
 
-pub use show::text;
+pub use show::{sentences, text};
 
 /// Between two tables.
 const PUBLISH: Duration = Duration::from_millis(200);
@@ -102,6 +102,8 @@ impl Board {
 pub struct Following {
     watch: Watch,
     mirror: Mirror,
+    /// The interfaces of the ports that follow, in the order of the mirror's.
+    interfaces: Vec<Arc<KernelCounters>>,
     forwarding: Arc<Forwarding>,
     board: Arc<Board>,
     /// Something is other than in the last table.
@@ -127,15 +129,16 @@ pub fn begin(
     forwarding: &Arc<Forwarding>,
     interfaces: &[(usize, Arc<KernelCounters>)],
 ) -> Result<Option<Following>> {
-    let followers: Vec<Follower> = interfaces
+    let follows = |(port, _): &&(usize, _)| config.ports()[*port].follows_kernel();
+    let (followers, interfaces): (Vec<Follower>, Vec<_>) = interfaces
         .iter()
-        .filter(|(port, _)| config.ports()[*port].follows_kernel())
-        .map(|(port, counters)| Follower {
-            interface: counters.index(),
-            port: *port as u8,
-            side: config.ports()[*port].side(),
+        .filter(follows)
+        .map(|(port, counters)| {
+            let side = config.ports()[*port].side();
+            let follower = Follower { interface: counters.index(), port: *port as u8, side };
+            (follower, counters.clone())
         })
-        .collect();
+        .unzip();
     if followers.is_empty() {
         return Ok(None);
     }
@@ -143,6 +146,7 @@ pub fn begin(
     Ok(Some(Following {
         watch,
         mirror: Mirror::new(followers),
+        interfaces,
         forwarding: forwarding.clone(),
         board: Arc::new(Board::new()),
         has_changed: true,
@@ -183,6 +187,7 @@ impl Following {
             for heard in heard.drain(..) {
                 self.take(&heard);
             }
+            self.mind_interfaces();
             // After a loss the kernel drops all further notifications, and says so no more, until
             // the socket is empty: a dump that begins before that would miss changes.
             if !more {
@@ -222,6 +227,16 @@ impl Following {
             Heard::Dumped(..) => _ = self.mirror.take(heard),
         }
         counters.kernel.store(self.mirror.len() as u64, Ordering::Relaxed);
+    }
+
+    /// An interface that was deleted and made again has another number, and what the kernel has of
+    /// the one before it does not tell.
+    fn mind_interfaces(&mut self) {
+        for (n, interface) in self.interfaces.iter().enumerate() {
+            let has_changed = self.mirror.set_interface(n, interface.index());
+            self.has_changed |= has_changed;
+            self.wants_dump |= has_changed;
+        }
     }
 
     /// Begins a dump if one is due.

@@ -316,8 +316,8 @@ fn interfaces(
     if !made.is_empty() {
         std::thread::sleep(kernel::ADDRESS_DELAY);
     }
-    for (port, interface) in &made {
-        interface.give_addresses(&config.ports()[*port])?;
+    for (_, interface) in &made {
+        interface.give_addresses()?;
     }
     Ok(made)
 }
@@ -490,6 +490,8 @@ impl Running {
     /// Stops receiving, lets packets under way come to their end, stops workers, then
     /// housekeeping; ports close when the last queue is gone.
     pub fn stop(self, config: &Config) -> Result<(Report, Complete)> {
+        // The kernel's own go with its interfaces.
+        let routes = self.route_figures();
         self.gate.store(false, Ordering::Release);
         self.let_drain(std::time::Instant::now() + STOP_LIMIT);
         self.stop.store(true, Ordering::Relaxed);
@@ -518,6 +520,7 @@ impl Running {
         let links = self.links.into_inner().report(self.started.elapsed());
         let report = Report::of(config, &self.counters).with_steering(steering).with_kernel(kernel);
         let report = report.with_links(links).with_buffers(watching::buffers(&self.pools));
+        let report = report.with_routes(routes);
         let now = self.counters.iter().map(|c| c.now()).max().unwrap_or_default().tick();
         let config = config.clone();
         let complete: Complete = Box::new(move |report: Report| {

@@ -20,8 +20,8 @@ type Kept = BTreeMap<Key, Vec<Kind>>;
 /// A port that follows the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Follower {
-    /// The kernel's number of its interface.
-    pub interface: u32,
+    /// The kernel's number of its interface, while there is one.
+    pub interface: Option<u32>,
     /// Index of the port.
     pub port: u8,
     /// Its side.
@@ -46,6 +46,11 @@ impl Mirror {
     /// Empty.
     pub fn new(followers: Vec<Follower>) -> Self {
         Self { followers, ..Self::default() }
+    }
+
+    /// A port that follows has its interface by another number, or none; whether that is new.
+    pub fn set_interface(&mut self, follower: usize, interface: Option<u32>) -> bool {
+        std::mem::replace(&mut self.followers[follower].interface, interface) != interface
     }
 
     /// A dump begins; one before is forgotten.
@@ -119,7 +124,7 @@ impl Mirror {
 
     /// Whether an interface is that of a port which follows.
     pub fn is_followed(&self, interface: u32) -> bool {
-        self.followers.iter().any(|follower| follower.interface == interface)
+        self.followers.iter().any(|follower| follower.interface == Some(interface))
     }
 
     /// What is to be used of it on the internal and on the external side.
@@ -135,8 +140,9 @@ impl Mirror {
                         let mut hops: Vec<Hop> = hops
                             .iter()
                             .filter_map(|hop| {
-                                let by =
-                                    |f: &&Follower| f.interface == hop.interface && f.side == side;
+                                let by = |f: &&Follower| {
+                                    f.interface == Some(hop.interface) && f.side == side
+                                };
                                 let port = self.followers.iter().find(by)?.port;
                                 Some(Hop { port, via: hop.via, weight: hop.weight })
                             })
@@ -197,8 +203,8 @@ mod tests {
     use crate::netlink::watch::KernelHop;
 
     const PORTS: [Follower; 2] = [
-        Follower { interface: 7, port: 0, side: Side::Internal },
-        Follower { interface: 8, port: 1, side: Side::External },
+        Follower { interface: Some(7), port: 0, side: Side::Internal },
+        Follower { interface: Some(8), port: 1, side: Side::External },
     ];
 
     fn key(network: u32, length: u8, metric: u32) -> Key {
@@ -236,6 +242,20 @@ mod tests {
         mirror.take(&Heard::Gone(key(0, 0, 20), by(8, 2)));
         assert_eq!(default_of(&mirror, Side::Internal), Some(None));
         assert_eq!(default_of(&mirror, Side::External), Some(None));
+    }
+
+    #[test]
+    fn an_interface_that_was_made_again_takes_its_routes_by_its_new_number() {
+        let mut mirror = Mirror::new(PORTS.to_vec());
+        mirror.take(&Heard::New(key(0, 0, 10), by(8, 1), Place::First));
+        assert!(!mirror.set_interface(1, Some(8)));
+        let used = |mirror: &Mirror| used(mirror, Side::External, (0, 0));
+        assert_eq!(used(&mirror), Some(Some(1)));
+        assert!(mirror.set_interface(1, None));
+        assert_eq!((used(&mirror), mirror.is_followed(8)), (None, false));
+        assert!(mirror.set_interface(1, Some(12)));
+        mirror.take(&Heard::New(key(0, 0, 20), by(12, 2), Place::First));
+        assert_eq!((used(&mirror), mirror.is_followed(12)), (Some(Some(2)), true));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use cgnat_core::config::{Config, Side};
 use cgnat_core::control::neighbours::{Neighbour, NeighbourTable};
-use cgnat_core::worker::routes::{Action, Destination, Hop, Listed, Origin};
+use cgnat_core::worker::routes::{Action, Destination, Hop, Listed, Origin, Routes};
 use serde_json::{Value, json};
 
 use super::super::readiness::Condition;
@@ -68,59 +68,74 @@ impl Board {
         wanted.into_iter().map(condition).collect()
     }
 
-    /// For `cgnat show routes`.
-    pub fn json(&self, config: &Config, neighbours: &NeighbourTable) -> Value {
+    /// Numbers, for the statistics.
+    pub fn figures(&self, neighbours: &NeighbourTable) -> Value {
         let count = |value: &std::sync::atomic::AtomicU64| value.load(Ordering::Relaxed);
         let counters = &self.counters;
-        let mut answer = json!({
+        let (mut counts, mut next_hops, mut silent, mut version, mut for_s) =
+            ([0u64; 3], 0, 0, 0, 0);
+        if let Some((routes, since)) = self.in_use() {
+            routes.list().for_each(|route| counts[route.origin as usize] += 1);
+            (version, for_s) = (routes.version(), since.elapsed().as_secs());
+            next_hops = routes.next_hops().len();
+            silent = silent_hops(&routes, neighbours).count();
+        }
+        json!({
             "kernel": count(&counters.kernel), "changes": count(&counters.changes),
             "dumps": count(&counters.dumps), "lost": count(&counters.lost),
             "repaired": count(&counters.repaired), "tables": count(&counters.tables),
-            "refused": count(&counters.refused), "version": 0, "routes": [], "unresolved": [],
-        });
-        let Some((routes, since)) = self.in_use() else { return answer };
+            "refused": count(&counters.refused), "version": version, "for_s": for_s,
+            "from_port": counts[Origin::Connected as usize],
+            "from_kernel": counts[Origin::Learned as usize],
+            "from_configuration": counts[Origin::Configured as usize],
+            "next_hops": next_hops, "silent": silent,
+        })
+    }
+
+    /// For `cgnat show routes`.
+    pub fn json(&self, config: &Config, neighbours: &NeighbourTable) -> Value {
+        let mut answer = self.figures(neighbours);
+        let (mut list, mut unresolved) = (Vec::new(), Vec::new());
         let name = |port: u8| config.ports()[usize::from(port)].name();
-        let hop = |hop: &Hop| {
-            json!({
-                "port": name(hop.port), "via": hop.via.map(|via| Ipv4Addr::from(via).to_string()),
-                "weight": hop.weight, "known": is_known(hop, neighbours),
-            })
-        };
-        let mut counts = [0u64; 3];
-        let mut list = Vec::new();
-        for Listed { side, to, origin, action } in routes.list() {
-            counts[origin as usize] += 1;
-            let hops = match action {
-                Action::Forward(hops) => hops.iter().map(hop).collect(),
-                Action::Refuse => Vec::new(),
+        if let Some((routes, _)) = self.in_use() {
+            let hop = |hop: &Hop| {
+                json!({
+                    "port": name(hop.port), "via": hop.via.map(|via| Ipv4Addr::from(via).to_string()),
+                    "weight": hop.weight, "known": is_known(hop, neighbours),
+                })
             };
-            list.push(json!({
-                "to": shown(to), "side": if side == Side::Internal { "internal" } else { "external" },
-                "from": match origin {
-                    Origin::Connected => "port",
-                    Origin::Learned => "kernel",
-                    Origin::Configured => "configuration",
-                },
-                "drops": *action == Action::Refuse, "hops": hops,
-            }));
+            for Listed { side, to, origin, action } in routes.list() {
+                let hops = match action {
+                    Action::Forward(hops) => hops.iter().map(hop).collect(),
+                    Action::Refuse => Vec::new(),
+                };
+                list.push(json!({
+                    "to": shown(to), "side": if side == Side::Internal { "internal" } else { "external" },
+                    "from": match origin {
+                        Origin::Connected => "port",
+                        Origin::Learned => "kernel",
+                        Origin::Configured => "configuration",
+                    },
+                    "drops": *action == Action::Refuse, "hops": hops,
+                }));
+            }
+            let silent = silent_hops(&routes, neighbours).map(|(port, address)| {
+                json!({ "port": name(port), "address": Ipv4Addr::from(address).to_string() })
+            });
+            unresolved.extend(silent);
         }
-        let unresolved = routes.next_hops().iter().filter_map(|(port, address)| {
-            let one = Hop { port: *port, via: Some(*address), weight: 1 };
-            let is_unknown = !is_known(&one, neighbours);
-            is_unknown.then(
-                || json!({ "port": name(*port), "address": Ipv4Addr::from(*address).to_string() }),
-            )
-        });
-        answer["unresolved"] = unresolved.collect();
-        answer["version"] = routes.version().into();
-        answer["for_s"] = since.elapsed().as_secs().into();
-        answer["from_port"] = counts[Origin::Connected as usize].into();
-        answer["from_kernel"] = counts[Origin::Learned as usize].into();
-        answer["from_configuration"] = counts[Origin::Configured as usize].into();
-        answer["next_hops"] = routes.next_hops().len().into();
         answer["routes"] = list.into();
+        answer["unresolved"] = unresolved.into();
         answer
     }
+}
+
+/// Next hops whose MAC is not known: port and address.
+fn silent_hops(routes: &Routes, neighbours: &NeighbourTable) -> impl Iterator<Item = (u8, u32)> {
+    let is_silent = move |(port, address): &(u8, u32)| {
+        !is_known(&Hop { port: *port, via: Some(*address), weight: 1 }, neighbours)
+    };
+    routes.next_hops().iter().copied().filter(is_silent)
 }
 
 fn is_known(hop: &Hop, neighbours: &NeighbourTable) -> bool {
@@ -133,18 +148,20 @@ fn overlap(a: Destination, b: Destination) -> bool {
     (u64::from(a.0) >> bits) == (u64::from(b.0) >> bits)
 }
 
-/// An answer to `show routes` for people.
-pub fn text(answer: &Value) -> String {
+/// The numbers of an answer, for people: two lines.
+pub fn sentences(answer: &Value) -> String {
     let number = |key: &str| answer[key].as_u64().unwrap_or(0);
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(
         out,
-        "{} routes of the kernel, {} of ports, {} of the configuration; {} next hops. Version {}, for {} s.",
+        "{} routes of the kernel, {} of ports, {} of the configuration; {} next hops, {} of which do not \
+         answer. Version {}, for {} s.",
         number("from_kernel"),
         number("from_port"),
         number("from_configuration"),
         number("next_hops"),
+        number("silent"),
         number("version"),
         number("for_s"),
     );
@@ -159,6 +176,13 @@ pub fn text(answer: &Value) -> String {
         number("repaired"),
         number("refused"),
     );
+    out
+}
+
+/// An answer to `show routes` for people.
+pub fn text(answer: &Value) -> String {
+    let mut out = sentences(answer);
+    // Writing to a String cannot fail.
     for unresolved in answer["unresolved"].as_array().into_iter().flatten() {
         let word = |key: &str| unresolved[key].as_str().unwrap_or("?");
         let _ =

@@ -36,6 +36,7 @@ impl Running {
             .with_steering(self.steering_report())
             .with_kernel(KernelReport::of(config, &self.kernel_counters))
             .with_links(self.links.borrow().report(self.started.elapsed()))
+            .with_routes(self.route_figures())
             .with_buffers(buffers(&self.pools))
     }
 
@@ -55,10 +56,10 @@ impl Running {
         self.watchdog.borrow_mut().look(self.started.elapsed(), &self.counters, link)
     }
 
-    /// The kernel's number of a port's interface there.
-    pub fn kernel_interface(&self, port: usize) -> Option<u32> {
+    /// Of a port's interface in the kernel.
+    pub fn kernel_interface(&self, port: usize) -> Option<Arc<KernelCounters>> {
         let found = self.kernel_counters.iter().find(|(of, _)| *of == port);
-        found.map(|(_, counters)| counters.index())
+        found.map(|(_, counters)| counters.clone())
     }
 
     /// Whether the box carries traffic, by the rule of decision 33.
@@ -94,6 +95,11 @@ impl Running {
             next_hops: must_answer.map(next_hop).collect(),
             ways: self.board.iter().flat_map(|b| b.ways(config, &self.neighbours)).collect(),
         })
+    }
+
+    /// Of the kernel's routes, if they are followed.
+    pub fn route_figures(&self) -> Option<serde_json::Value> {
+        self.board.as_ref().map(|board| board.figures(&self.neighbours))
     }
 
     /// For `cgnat show routes`.
