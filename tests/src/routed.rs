@@ -9,6 +9,9 @@
 //!                         10.255.0.4/30                192.0.2.4/30
 //! ```
 //!
+//! On the outer link of box 0 there is another next hop, [`HOPS`]`[1]`, to which the router outside
+//! can send it by BGP.
+//!
 //! Box 0 runs on configs/routed.yaml with configs/frr.conf or configs/bird.conf, but for names of
 //! devices, sockets and logs; box 1 on the same with other addresses and a larger metric. One server,
 //! [`PINNED`], is always reached through box 0, whatever is announced.
@@ -42,6 +45,10 @@ pub const POOLS: [&str; 2] = ["203.0.113.0/28", "203.0.113.16/28"];
 pub const INTERFACES: [&str; 2] = ["cgn-int", "cgn-ext"];
 /// Addresses of the boxes on the outer links.
 pub const OUTER: [&str; 2] = ["192.0.2.2", "192.0.2.6"];
+/// Next hops on the outer link of box 0: the configured one, and one that only BGP names.
+pub const HOPS: [&str; 2] = ["192.0.2.1", "192.0.2.9"];
+/// Their MACs.
+const HOP_MACS: [&str; 2] = ["02:00:00:00:00:04", "02:00:00:00:09:09"];
 /// Addresses of the boxes on the inner links.
 pub const INNER: [&str; 2] = ["10.255.0.2", "10.255.0.6"];
 
@@ -88,11 +95,37 @@ router bgp 64501
  neighbor 192.0.2.6 remote-as 64500
  neighbor 192.0.2.6 bfd profile quick
  neighbor 192.0.2.6 timers connect 1
+ address-family ipv4 unicast
+  neighbor 192.0.2.2 route-map ELSEWHERE out
+ exit-address-family
+route-map ELSEWHERE permit 10
+ set ip next-hop 192.0.2.9
 bfd
  profile quick
   transmit-interval 150
   receive-interval 150
 ";
+
+/// What the boxes' FRR takes of the router outside, instead of nothing.
+const FRR_LEARNS: [(&str, &str); 2] = [
+    ("route-map NOTHING deny 10\n", "ip prefix-list LEARNED seq 5 permit 198.51.100.0/24 le 32\n"),
+    ("neighbor 192.0.2.1 route-map NOTHING in", "neighbor 192.0.2.1 prefix-list LEARNED in"),
+];
+
+/// Likewise BIRD.
+const BIRD_LEARNS: [(&str, &str); 2] = [
+    ("    export none;\n", "    export where source = RTS_BGP;\n"),
+    (
+        "  ipv4 {\n    import none;\n    export where source = RTS_INHERIT;",
+        "  ipv4 {\n    import where net ~ [198.51.100.0/24+];\n    export where source = RTS_INHERIT;",
+    ),
+];
+
+/// Another next hop on the link of box 0, which is larger, and packets follow what the daemon learned.
+const BOX_FOLLOWS: [(&str, &str); 2] = [
+    ("192.0.2.2/30", "192.0.2.2/28"),
+    ("kernel-interface: cgn-ext\n", "kernel-interface: cgn-ext\n    routes-from-kernel: true\n"),
+];
 
 const STEP_LIMIT: Duration = Duration::from_secs(30);
 
@@ -199,6 +232,13 @@ impl Routed {
             }
             apply_rules(host, &(quiet + "}\n"))?;
         }
+        // Each interface answers for its own addresses alone.
+        self.outside.sysctl(&["net.ipv4.conf.all.arp_ignore=1"])?;
+        let ([_, hop], [_, mac]) = (HOPS, HOP_MACS);
+        self.outside.ip_batch(&format!(
+            "link add hop link out0 address {mac} type macvlan mode bridge\n\
+             address add {hop}/32 dev hop\nlink set hop up\n"
+        ))?;
         self.inside.ip_batch(&format!("address add {SUBSCRIBER}/32 dev lo\n"))?;
         let servers = SERVERS.map(|server| format!("address add {server}/32 dev lo\n"));
         self.outside.ip_batch(&servers.concat())
@@ -225,6 +265,14 @@ impl Routed {
         for (n, pool) in POOLS.iter().enumerate() {
             rules += &format!("ip saddr {pool} ip daddr {SERVER} counter name pool{n}\n");
         }
+        rules += "}\n}\ntable netdev hops {\n";
+        for n in 0..HOPS.len() {
+            rules += &format!("counter hop{n} {{ }}\n");
+        }
+        rules += "chain arriving { type filter hook ingress device \"out0\" priority 0;\n";
+        for (n, mac) in HOP_MACS.iter().enumerate() {
+            rules += &format!("ip daddr {SERVER} ether daddr {mac} counter name hop{n}\n");
+        }
         apply_rules(&self.outside, &(rules + "}\n}\n"))
     }
 
@@ -233,7 +281,19 @@ impl Routed {
     /// # Errors
     /// nft refused.
     pub fn seen(&self) -> Result<[u64; 2]> {
-        let text = self.outside.run("nft", &["list", "counters", "table", "ip", "seen"])?;
+        self.counted(&["ip", "seen"])
+    }
+
+    /// Packets to [`SERVER`] that came from box 0 to each of [`HOPS`] so far.
+    ///
+    /// # Errors
+    /// nft refused.
+    pub fn taken(&self) -> Result<[u64; 2]> {
+        self.counted(&["netdev", "hops"])
+    }
+
+    fn counted(&self, table: &[&str]) -> Result<[u64; 2]> {
+        let text = self.outside.run("nft", &[&["list", "counters", "table"], table].concat())?;
         let counts: Vec<u64> = text
             .split("packets ")
             .skip(1)
@@ -247,19 +307,30 @@ impl Routed {
     /// # Errors
     /// As of [`Appliance::launch`].
     pub fn start(&self, n: usize) -> Result<Appliance> {
+        self.start_on(n, &moved(BOX, n))
+    }
+
+    /// Starts box 0 in its place, which follows what its routing daemon learned outside.
+    ///
+    /// # Errors
+    /// As of [`Appliance::launch`].
+    pub fn start_following(&self) -> Result<Appliance> {
+        self.start_on(0, &replaced(BOX, &BOX_FOLLOWS))
+    }
+
+    fn start_on(&self, n: usize, text: &str) -> Result<Appliance> {
         let socket = self.socket(n);
         let yaml = |name: &str| {
-            let mut text = moved(BOX, n).replace("name: cgn1", &format!("name: {name}"));
-            for (from, to) in [
-                ("  workers: 2\n", "  workers: 2\n  huge-pages: off\n"),
-                ("/run/cgnat/control.sock", &socket.display().to_string()),
-                ("0000:3b:00.0", &format!("net_af_packet0,iface={INTERNAL},qpairs=2")),
-                ("0000:3b:00.1", &format!("net_af_packet1,iface={EXTERNAL},qpairs=2")),
-            ] {
-                assert!(text.contains(from), "configs/routed.yaml has no {from}");
-                text = text.replace(from, to);
-            }
-            text
+            let text = text.replace("name: cgn1", &format!("name: {name}"));
+            replaced(
+                &text,
+                &[
+                    ("  workers: 2\n", "  workers: 2\n  huge-pages: off\n"),
+                    ("/run/cgnat/control.sock", &socket.display().to_string()),
+                    ("0000:3b:00.0", &format!("net_af_packet0,iface={INTERNAL},qpairs=2")),
+                    ("0000:3b:00.1", &format!("net_af_packet1,iface={EXTERNAL},qpairs=2")),
+                ],
+            )
         };
         Appliance::launch(&self.boxes[n], yaml, None)
     }
@@ -295,14 +366,16 @@ impl Routed {
         let (host, name) = (&self.boxes[n], format!("box{n}"));
         match daemon {
             Daemon::Frr => {
-                self.frr(host, &name, &moved(FRR, n), &["zebra", "bfdd", "ospfd", "bgpd"])
+                let text = replaced(&moved(FRR, n), if n == 0 { &FRR_LEARNS } else { &[] });
+                self.frr(host, &name, &text, &["zebra", "bfdd", "ospfd", "bgpd"])
             }
             Daemon::Bird => {
                 let directory = self.directory.path().join(&name);
                 std::fs::create_dir_all(&directory).context("cannot make a directory")?;
                 let (file, log) = (directory.join("bird.conf"), directory.join("log"));
                 let log = format!("log \"{}\" all;", log.display());
-                std::fs::write(&file, moved(BIRD, n).replace("log syslog all;", &log))
+                let text = replaced(&moved(BIRD, n), if n == 0 { &BIRD_LEARNS } else { &[] });
+                std::fs::write(&file, text.replace("log syslog all;", &log))
                     .context("cannot write a configuration")?;
                 let mut command = host.command("bird");
                 command.arg("-f").arg("-c").arg(&file).arg("-s").arg(directory.join("socket"));
@@ -364,6 +437,21 @@ impl Routed {
     /// ping itself failed.
     pub fn pings(&self, server: Ipv4Addr, count: u32) -> Result<bool> {
         Ok(traffic::ping(&self.inside, SUBSCRIBER, server, count, 56).is_ok_and(|n| n == count))
+    }
+
+    /// The router outside tells box 0 a way to [`SERVER`] by the second of [`HOPS`], or no more.
+    ///
+    /// # Errors
+    /// vtysh refused.
+    pub fn sends_elsewhere(&self, is_told: bool) -> Result<()> {
+        let network = format!("{}network {SERVER}/32", if is_told { "" } else { "no " });
+        let lines =
+            ["configure terminal", "router bgp 64501", "address-family ipv4 unicast", &network];
+        let mut command = command("vtysh", &["--vty_socket", path(&self.routers[1].directory)?]);
+        for line in lines {
+            command.args(["-c", line]);
+        }
+        run(command, STEP_LIMIT).map(drop)
     }
 
     /// What the router inside (0) or outside (1) says to a command.
@@ -442,6 +530,16 @@ impl Daemons {
         }
         text
     }
+}
+
+/// A text with other words in it, each of which must be there.
+fn replaced(text: &str, words: &[(&str, &str)]) -> String {
+    let mut text = text.to_owned();
+    for (from, to) in words {
+        assert!(text.contains(from), "no {from:?} in\n{text}");
+        text = text.replace(from, to);
+    }
+    text
 }
 
 /// A configuration of box 0 as that of box `n`.

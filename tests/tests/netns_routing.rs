@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use cgnat_tests::pings::Pings;
 use cgnat_tests::process::wait_until;
-use cgnat_tests::routed::{Daemon, Daemons, PINNED, POOLS, Routed, SERVER};
+use cgnat_tests::routed::{Daemon, Daemons, HOPS, PINNED, POOLS, Routed, SERVER, SUBSCRIBER};
 
 /// Shorter than the dead interval of OSPF, 40 s, and the hold time of BGP, 180 s.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -42,6 +43,46 @@ fn passes(lab: &Routed, n: usize) -> Result<()> {
 fn says(lab: &Routed, n: usize, words: &str) -> Result<()> {
     let text = lab.ask(n, &["show", "readiness"])?;
     ensure!(text.contains(words), "expected {words:?} in\n{text}");
+    Ok(())
+}
+
+/// The router outside sends the box another way to a server, by BGP, and takes it back: packets follow
+/// the daemon's route in the kernel, and none is lost.
+fn follows_what_its_daemon_learned(lab: &Routed) -> Result<()> {
+    let pings = Pings::start(&lab.inside, SUBSCRIBER, SERVER)?;
+    // All go by one next hop, and the routes in use are the kernel's.
+    let goes_by = |n: usize| -> Result<Duration> {
+        let (begun, mut before) = (Instant::now(), lab.taken()?);
+        let line = format!("external {SERVER}/32 via {} port external0 (kernel)", HOPS[1]);
+        wait_until("packets by the other way", LIMIT, || {
+            let after = lab.taken()?;
+            let new = [0, 1].map(|n| after[n] - before[n]);
+            before = after;
+            let routes = lab.ask(0, &["show", "routes"])?;
+            let is_used = new[n] >= 2 && new[1 - n] == 0;
+            Ok(is_used && routes.contains(&line) == (n == 1))
+        })
+        .with_context(|| {
+            let routes = lab.ask(0, &["show", "routes"]).unwrap_or_default();
+            let kernel = lab.boxes[0].run("ip", &["route"]).unwrap_or_default();
+            let sessions = lab.router(1, "show bgp summary").unwrap_or_default();
+            format!("{before:?}\n{routes}\n{kernel}\n{sessions}{}", lab.log(0))
+        })?;
+        Ok(begun.elapsed())
+    };
+    goes_by(0)?;
+    lab.sends_elsewhere(true)?;
+    let there = goes_by(1)?;
+    lab.sends_elsewhere(false)?;
+    let back = goes_by(0)?;
+    let answered = pings.stop()?.are_all()?;
+    println!(
+        "learned by BGP: packets by the new next hop after {} ms, back {} ms after it was withdrawn; {} \
+         pings, none lost",
+        there.as_millis(),
+        back.as_millis(),
+        answered.received
+    );
     Ok(())
 }
 
@@ -109,8 +150,17 @@ fn root_netns_frr_announces_a_pool_when_it_is_ready_and_withdraws_it_first() -> 
 
     // A restart is announced again; after kill -9 BFD tells, for the timers of BGP and OSPF are
     // 180 s and 40 s.
-    let a = lab.start(0)?;
+    let a = lab.start_following()?;
     wait_for(&lab, "started again", 0, true)?;
+    sessions_are_up(&lab, &daemons)?;
+    passes(&lab, 0)?;
+    follows_what_its_daemon_learned(&lab)?;
+
+    // Somebody deletes the interface that the announcements lie on: it is made again, and the daemon
+    // takes it for the same.
+    lab.boxes[0].run("ip", &["link", "delete", "cgn-ext"])?;
+    wait_for(&lab, "interface deleted", 0, false)?;
+    wait_for(&lab, "interface made again", 0, true)?;
     sessions_are_up(&lab, &daemons)?;
     passes(&lab, 0)?;
     drop(a);
@@ -150,8 +200,9 @@ fn root_netns_bird_announces_a_pool_and_its_death_takes_no_packets() -> Result<(
 
     drop(a);
     wait_for(&lab, "killed", 0, false)?;
-    let a = lab.start(0)?;
+    let a = lab.start_following()?;
     wait_for(&lab, "started again", 0, true)?;
     passes(&lab, 0)?;
+    follows_what_its_daemon_learned(&lab)?;
     a.stop()?.nothing_is_amiss()
 }
