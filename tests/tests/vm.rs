@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use cgnat_tests::appliance::{Devices, EXTERNAL_PORT, INTERNAL_PORT, Outcome, Settings};
 use cgnat_tests::lab::{BOX_INTERNAL, Lab, MACS, ROUTER, SERVERS};
 use cgnat_tests::live::{everything_goes_through, packets_of_sizes_come_back};
+use cgnat_tests::pings::Pings;
+use cgnat_tests::process::wait_until;
 use cgnat_tests::traffic::{self, Server};
 use cgnat_tests::vm::{
     Card, Deployment, EXTERNAL_CARD, Guest, INTERNAL_CARD, Machine, SIBLING, ask_about, bind,
@@ -97,6 +99,42 @@ fn everybody_fetches(lab: &Lab, bytes: u64) -> Result<()> {
     Ok(())
 }
 
+/// Each cable is pulled for a moment and put back while a subscriber fetches a file: it is said, and the
+/// download gets through.
+fn cables_are_pulled(lab: &Lab, deployment: &mut Deployment<'_>) -> Result<()> {
+    const RATE: u64 = 1_000_000;
+    let directory = tempfile::tempdir()?;
+    let http = Server::http(&lab.server, SERVERS[0])?;
+    let (original, copy) = (http.root().join("file"), directory.path().join("copy"));
+    traffic::random_file(&original, 4 * RATE)?;
+    let client = lab.addresses()[0];
+    let answered = std::thread::scope(|scope| {
+        let download = scope.spawn(|| {
+            let (from, limit) = ((SERVERS[0], "file"), Duration::from_secs(60));
+            traffic::download_slowly(&lab.subscribers, client, from, &copy, RATE, limit)
+        });
+        let pings = Pings::start(&lab.subscribers, client, SERVERS[0])?;
+        for (card, port) in [(1, EXTERNAL_PORT), (0, INTERNAL_PORT)] {
+            std::thread::sleep(Duration::from_millis(300));
+            for (is_in, words) in [(false, "link down: look at the cable"), (true, "link up again")]
+            {
+                deployment.cable(card, is_in)?;
+                let words = format!("port {port}: {words}");
+                let limit = Duration::from_secs(20);
+                wait_until(&words, limit, || Ok(deployment.errors().contains(&words)))
+                    .with_context(|| deployment.errors())?;
+            }
+        }
+        let answered = pings.stop();
+        download.join().ok().context("a thread panicked")??;
+        answered
+    })?;
+    ensure!(traffic::sha256(&copy)? == traffic::sha256(&original)?, "SHA-256 differs");
+    ensure!(answered.lost() > 0 && answered.received > 0, "{answered:?}");
+    println!("{answered:?}\n{}", deployment.errors());
+    Ok(())
+}
+
 fn everything_goes_through_cards(card: Card, expected: &Expected) -> Result<()> {
     let lab = Lab::new(SUBSCRIBERS)?;
     let mut steps = Steps(Instant::now());
@@ -118,12 +156,22 @@ fn everything_goes_through_cards(card: Card, expected: &Expected) -> Result<()> 
 
     let mut deployment = Deployment::start(&lab, &mut guest)?;
     packets_of_sizes_come_back(&lab, (28..=50).chain(1490..=1500))?;
+    steps.done("restarted, and packets of all sizes went through");
+    cables_are_pulled(&lab, &mut deployment)?;
+    steps.done("its cables were pulled and put back");
     everybody_fetches(&lab, 5_000_000)?;
     let (text, steering) = deployment.steering()?;
     println!("{text}");
     steering_is(&steering, expected)?;
-    judge(&lab, &deployment.stop()?)?;
-    steps.done("restarted, used by both workers and stopped");
+    let outcome = deployment.stop()?;
+    judge(&lab, &outcome)?;
+    for port in 0..2 {
+        let flaps = outcome.number(&format!("/links/{port}/flaps"))?;
+        ensure!(flaps == 1, "{}", outcome.stats.document()["links"]);
+    }
+    let drops = outcome.stats.drops()?;
+    ensure!(drops.contains_key("link-down"), "{drops:?}");
+    steps.done("used by both workers and stopped");
 
     bind(&mut guest, &BOTH, None)?;
     guest.run(&format!(

@@ -6,6 +6,8 @@ use crate::lab::{MACS, TAPS};
 pub const INTERNAL_CARD: &str = "0000:00:10.0";
 /// PCI address of the card towards the servers.
 pub const EXTERNAL_CARD: &str = "0000:00:11.0";
+/// What qemu calls them, in this order.
+pub(super) const NAMES: [&str; 2] = ["inner", "outer"];
 /// PCI address of a device in the internal card's IOMMU group, where there is one.
 pub const SIBLING: &str = "0000:00:10.1";
 
@@ -58,7 +60,8 @@ impl Card {
             if queues > 1 {
                 backend.push_str(&format!(",queues={queues}"));
             }
-            let common = format!("netdev=net{number},mac={mac},addr={place},romfile=");
+            let id = NAMES[number];
+            let common = format!("netdev=net{number},mac={mac},addr={place},romfile=,id={id}");
             let mut device = match self {
                 Card::E1000e => format!("e1000e,{common}"),
                 Card::Vmxnet3 => format!("vmxnet3,{common}"),

@@ -158,6 +158,14 @@ impl<'a> Deployment<'a> {
         self.guest.complaints(self.job)
     }
 
+    /// Pulls the cable of the internal (0) or the external card (1), or puts it back.
+    ///
+    /// # Errors
+    /// qemu refuses.
+    pub fn cable(&mut self, card: usize, is_in: bool) -> Result<()> {
+        self.guest.cable(card, is_in)
+    }
+
     /// `cgnat show steering`: its text, and its JSON.
     ///
     /// # Errors

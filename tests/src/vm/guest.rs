@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 
-use super::cards::Card;
+use super::cards::{Card, NAMES};
 use super::image::Image;
 use crate::lab::Lab;
 use crate::process::{Process, read_log, wait_until};
@@ -54,6 +54,8 @@ pub struct Answer {
 pub struct Guest {
     qemu: Process,
     line: BufReader<UnixStream>,
+    /// Where qemu takes commands.
+    monitor: UnixStream,
     /// What has come of a line that is not whole.
     begun: Vec<u8>,
     finished: BTreeMap<u32, i32>,
@@ -94,6 +96,8 @@ impl Guest {
         let socket = path("line");
         command.arg("-chardev").arg(format!("socket,id=line,path={socket},server=on,wait=off"));
         command.args(["-serial", "chardev:line"]);
+        let monitor = path("monitor");
+        command.arg("-monitor").arg(format!("unix:{monitor},server=on,wait=off"));
         let shared = "security_model=none,multidevs=remap";
         command.arg("-virtfs").arg(format!("local,path=/,mount_tag=root,readonly=on,{shared}"));
         let exchange = exchange.display();
@@ -106,13 +110,18 @@ impl Guest {
             if let Some(status) = qemu.try_wait()? {
                 bail!("qemu (package qemu-system-x86) ended with {status}: {}", read_log(&errors));
             }
-            Ok(Path::new(&socket).exists())
+            Ok(Path::new(&socket).exists() && Path::new(&monitor).exists())
         })?;
+        let monitor = UnixStream::connect(&monitor).context("cannot connect to qemu's monitor")?;
+        monitor.set_read_timeout(Some(SCRIPT_LIMIT)).context("no time limits")?;
         let line = UnixStream::connect(&socket).context("cannot connect to the serial line")?;
         line.set_read_timeout(Some(Duration::from_millis(200))).context("no time limits")?;
         let (line, begun) = (BufReader::new(line), Vec::new());
+        let finished = BTreeMap::new();
         let mut guest =
-            Guest { qemu, line, begun, finished: BTreeMap::new(), started: 0, image, directory };
+            Guest { qemu, line, monitor, begun, finished, started: 0, image, directory };
+        // Its greeting.
+        guest.hear_monitor()?;
         let until = Instant::now() + BOOT_LIMIT;
         while guest.next_line(until)?.as_deref() != Some("ready") {
             ensure!(Instant::now() < until, "no guest within {BOOT_LIMIT:?}: {}", guest.console());
@@ -211,6 +220,30 @@ impl Guest {
     pub fn load(&mut self, modules: &[&str]) -> Result<()> {
         let script = self.image.modprobe(modules);
         self.run(&script).map(drop)
+    }
+
+    /// Pulls the cable of the internal (0) or the external card (1), or puts it back.
+    ///
+    /// # Errors
+    /// qemu refuses.
+    pub fn cable(&mut self, card: usize, is_in: bool) -> Result<()> {
+        let command = format!("set_link {} {}\n", NAMES[card], if is_in { "on" } else { "off" });
+        self.monitor.write_all(command.as_bytes()).context("qemu's monitor is gone")?;
+        let said = self.hear_monitor()?;
+        ensure!(!said.contains("Error"), "qemu said {said}");
+        Ok(())
+    }
+
+    /// What the monitor says until it asks for another command.
+    fn hear_monitor(&mut self) -> Result<String> {
+        let mut said = Vec::new();
+        let mut some = [0; 4096];
+        while !said.ends_with(b"(qemu) ") {
+            let count = self.monitor.read(&mut some).context("qemu's monitor does not answer")?;
+            ensure!(count > 0, "qemu's monitor is gone: {}", self.console());
+            said.extend_from_slice(&some[..count]);
+        }
+        Ok(String::from_utf8_lossy(&said).into_owned())
     }
 
     fn file(&self, job: Job, kind: &str) -> PathBuf {
