@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use cgnat_core::packet::ethernet::Tags;
 use cgnat_core::testing::packets::{echo, frame, ip, tcp, udp};
 use pcap_file::pcap::{PcapPacket, PcapReader, PcapWriter};
 use tempfile::TempDir;
@@ -352,7 +353,7 @@ fn statistics_that_cannot_be_written_are_refused_before_the_start() {
 }
 
 fn from_subscriber(packet: &[u8]) -> Vec<u8> {
-    frame(MACS[0], PEERS[0], None, packet)
+    frame(MACS[0], PEERS[0], Tags::None, packet)
 }
 
 /// Each subscriber sends a DNS query, opens a TCP connection and pings; then two hours pass.

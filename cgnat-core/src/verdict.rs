@@ -35,11 +35,11 @@ macro_rules! drop_reasons {
 
 drop_reasons! {
     // What arrives at a port but is no IPv4 packet for us.
-    FrameShort, "frame-short", "The frame is shorter than its Ethernet or 802.1Q header.";
+    FrameShort, "frame-short", "The frame is shorter than its Ethernet header with its VLAN tags.";
     FrameNotForUs, "frame-not-for-us", "The destination MAC is neither the port's nor broadcast; normal on a hub or a promiscuous port.";
     FrameLong, "frame-long", "The frame came in several packet buffers and does not fit in one, which holds the largest `mtu` of all ports; raise `mtu` if longer frames are meant to come.";
     FrameCut, "frame-cut", "The frame was longer than its port takes, and the driver cut off its end. On a packet socket: offloads are on, so `ethtool -K IFACE gro off lro off`, and at the other end of a veth `ethtool -K IFACE tx off tso off gso off`; or a datagram in fragments was put together by the kernel (docs/configuration.md, jumbo frames).";
-    VlanMismatch, "vlan-mismatch", "The 802.1Q id differs from the port's vlan, or a tag is missing or unexpected; check `vlan` of the port.";
+    VlanMismatch, "vlan-mismatch", "The VLAN tags are not those of the port, or one is missing or unexpected; check `vlan`, `outer-vlan` and `outer-tpid` of the port.";
     Ipv6, "ipv6", "An IPv6 packet; this version translates IPv4 only.";
     EtherTypeOther, "ethertype-other", "Neither IPv4, ARP nor IPv6 (for example LLDP or STP).";
     ArpMalformed, "arp-malformed", "An ARP packet that is short or not for Ethernet and IPv4.";

@@ -20,7 +20,7 @@ use model::drive::{Driver, Fault};
 use model::events::Habits;
 use model::nat::Rules;
 use model::sessions::Filtering;
-use model::wire::{ICMP, TCP, UDP};
+use model::wire::{ICMP, TCP, UDP, Vlan};
 use model::world::World;
 use model::worlds::{
     addresses, capped, choosy, deterministic, everything, exceptional, greedy, limited, overloaded,
@@ -74,7 +74,7 @@ fn one_worker_with_rfc_timers_agrees() {
 #[test]
 fn two_workers_with_short_timers_and_vlans_agree() {
     let mut world = short_timers(world(2), 1);
-    world.vlans = [Some(100), Some(200)];
+    world.vlans = [Some(Vlan::dot1q(100)), Some(Vlan::qinq(300, 200))];
     (world.rules.mtu_internal, world.rules.mtu_external) = (576, 1500);
     agree("two workers", &world, 2);
 }
@@ -83,7 +83,7 @@ fn two_workers_with_short_timers_and_vlans_agree() {
 fn four_workers_that_fight_for_few_blocks_without_hold_down_agree() {
     let mut world = short_timers(world(4), 0);
     world.rules.pools[0].addresses = addresses("203.0.113.0", "203.0.113.0");
-    world.vlans = [None, Some(200)];
+    world.vlans = [None, Some(Vlan::dot1q(200))];
     world.settles = false;
     agree("four workers", &world, 3);
 }
@@ -92,7 +92,7 @@ fn four_workers_that_fight_for_few_blocks_without_hold_down_agree() {
 fn four_workers_across_the_wrap_of_the_tick_clock_agree() {
     let mut world = world(4);
     world.start = Instant::from_millis(TICK_WRAP_MS - 3_600_000);
-    world.vlans = [Some(7), None];
+    world.vlans = [Some(Vlan { outer: Some((0x8100, 7)), id: 7 }), None];
     agree("across the wrap", &world, 4);
 }
 
@@ -311,7 +311,7 @@ fn one_worker_with_everything_at_once_agrees() {
 #[test]
 fn four_workers_with_everything_at_once_agree() {
     let mut world = everything(choosy(limited(4)));
-    world.vlans = [Some(100), None];
+    world.vlans = [Some(Vlan::qinq(1, 100)), None];
     world.rules.pools[1].filtering =
         [Filtering::Address, Filtering::AddressAndPort, Filtering::Anybody];
     world.rules.other_s = 20;

@@ -275,7 +275,7 @@ impl Lab {
 
     /// Counts frames that show an internal address where they arrive at the servers: there, because
     /// the appliance's own end does not show what it sends.
-    fn watch(&self) -> Result<()> {
+    pub(crate) fn watch(&self) -> Result<()> {
         let errors = "icmp type { destination-unreachable, time-exceeded, parameter-problem }";
         let mut rules = String::from(
             "table netdev leaks {

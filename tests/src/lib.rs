@@ -3,6 +3,7 @@
 //! | module | what |
 //! | --- | --- |
 //! | [`lab`] | three network namespaces joined by veths; the kernel's own NAT as a partner |
+//! | [`switch`] | VLANs: hosts behind a switch that puts their tags on |
 //! | [`process`] | child processes with a bound on every wait |
 //! | [`cleanup`] | what was made is removed, also on a signal |
 //! | [`appliance`] | `cgnat run` inside the laboratory |
@@ -54,6 +55,7 @@ pub mod reports;
 pub mod routed;
 pub mod stats;
 pub mod steady;
+pub mod switch;
 pub mod told;
 pub mod traffic;
 pub mod vm;

@@ -46,7 +46,7 @@ use model::leaks::nothing_of_the_inside;
 use model::limits::Limits;
 use model::nat::{Pool, Rules};
 use model::sessions::Filtering;
-use model::wire::{TCP, UDP, checksum, ip};
+use model::wire::{TCP, UDP, Vlan, checksum, ip};
 use model::world::World;
 use model::worlds::{self, addresses, everything, rested};
 
@@ -121,7 +121,7 @@ fn world(workers: u16) -> World {
             other_s: 15,
             ..ordinary.rules
         },
-        vlans: [None, Some(200)],
+        vlans: [None, Some(Vlan::qinq(300, 200))],
         start: Instant::from_millis(START_MS),
         settles: false,
         habits: Habits {

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use cgnat_core::packet::ethernet::Tags;
 use cgnat_core::testing::packets::{frame, udp};
 use cgnat_tests::appliance;
 use cgnat_tests::cpu::thread;
@@ -71,7 +72,7 @@ fn capture(path: &Path) -> Result<()> {
     let next = |number| (number, (u32::from(EXTERNAL), host(number + 1).1));
     for (number, to) in all.chain((0..SUBSCRIBERS).map(next)) {
         let packet = udp(host(number), to, b"question");
-        let bytes = frame(mac(MACS[1])?, mac(MACS[0])?, None, &packet);
+        let bytes = frame(mac(MACS[1])?, mac(MACS[0])?, Tags::None, &packet);
         let length = u32::try_from(bytes.len())?;
         writer.write_packet(&PcapPacket::new(Duration::ZERO, length, &bytes))?;
     }

@@ -61,11 +61,15 @@ impl<'a> Interfaces<'a> {
         }
         let mtu: Option<u16> =
             fs::read_to_string(device.join("mtu")).ok().and_then(|mtu| mtu.trim().parse().ok());
-        if let Some(mtu) = mtu.filter(|mtu| *mtu < port.mtu()) {
-            let wanted = port.mtu();
+        let wanted = port.interface_mtu();
+        if let Some(mtu) = mtu.filter(|mtu| *mtu < wanted) {
+            let needs = match wanted - port.mtu() {
+                0 => format!("the port {wanted}"),
+                tags => format!("the port {} and {tags} bytes of tags", port.mtu()),
+            };
             let message = format!(
-                "interface {name} has MTU {mtu}, the port {wanted}: longer packets are lost; ip \
-                 link set {name} mtu {wanted}, or lower `mtu`"
+                "interface {name} has MTU {mtu}, {needs}: longer packets are lost; ip link set \
+                 {name} mtu {wanted}, or lower `mtu`"
             );
             here.warning(&subject, message);
         }

@@ -16,7 +16,7 @@ use arrayvec::ArrayVec;
 use cgnat_core::config::{Config, Port};
 use cgnat_core::control::counters::Counter;
 use cgnat_core::control::links::LinkStates;
-use cgnat_core::packet::ethernet;
+use cgnat_core::packet::ethernet::{self, Tags};
 use cgnat_core::worker::io::BURST;
 use dpdk::{Mbuf, Mempool, RingConsumer, RingProducer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -35,14 +35,14 @@ const STATE_LOOK: Duration = Duration::from_millis(100);
 /// forgets an address of an interface that it does not know yet.
 pub const ADDRESS_DELAY: Duration = Duration::from_millis(200);
 
-/// Longest frame of an interface: the largest MTU, a header and a tag.
+/// Longest frame of an interface: the largest MTU and a header.
 const LONGEST: usize = 10_240;
 
-/// Header of a frame without tag.
+/// Header of a frame without tags.
 const HEADER: usize = 14;
 
-/// Bytes of a tag.
-const TAG: usize = 4;
+/// Its part before tags: two addresses.
+const STATIONS: usize = 12;
 
 /// How an interface is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,7 +171,7 @@ pub struct Interface {
     remade: Option<Instant>,
     /// It was said that the kernel does not make it again.
     is_refusal_said: bool,
-    vlan: Option<u16>,
+    tags: Tags,
     own: Arc<[u32]>,
     /// What the port's workers have for the kernel.
     to_kernel: RingConsumer,
@@ -215,7 +215,7 @@ impl Interface {
             presence: Presence::There(device),
             remade: None,
             is_refusal_said: false,
-            vlan: port.vlan(),
+            tags: port.tags(),
             own,
             to_kernel,
             to_wire,
@@ -247,7 +247,7 @@ impl Interface {
         self.to_kernel.pop_burst(&mut frames);
         let had_any = !frames.is_empty();
         for mut frame in frames {
-            untag(&mut frame);
+            untag(&mut frame, self.tags);
             match self.presence.device().map(|device| device.send(frame.data())) {
                 Some(Ok(_)) => self.counters.written.add(1),
                 Some(Err(_)) | None => self.counters.unwritten.add(1),
@@ -289,10 +289,10 @@ impl Interface {
             // Else it leaves when the link is back, and is about what was before.
             return self.counters.unsent.add(1);
         }
-        let tagged = frame.len() + self.vlan.map_or(0, |_| TAG);
+        let tagged = frame.len() + self.tags.len();
         let filled = pool.alloc().and_then(|mut buffer| {
             let bytes = buffer.append(u16::try_from(tagged).ok()?)?;
-            copy_tagged(frame, self.vlan, bytes);
+            copy_tagged(frame, self.tags, bytes);
             Some(buffer)
         });
         match filled {
@@ -387,23 +387,22 @@ fn may_leave(frame: &[u8], own: &[u32]) -> bool {
     sender.is_some_and(|sender| own.iter().any(|address| address.to_be_bytes() == sender))
 }
 
-/// Copies a frame without tag, and puts one in for a port that has one.
-fn copy_tagged(frame: &[u8], vlan: Option<u16>, to: &mut [u8]) {
-    let Some(id) = vlan else { return to.copy_from_slice(frame) };
-    to[..12].copy_from_slice(&frame[..12]);
-    to[12..14].copy_from_slice(&ethernet::DOT1Q.to_be_bytes());
-    to[14..16].copy_from_slice(&id.to_be_bytes());
-    to[16..].copy_from_slice(&frame[12..]);
+/// Copies a frame without tags, and puts in those of the port.
+fn copy_tagged(frame: &[u8], tags: Tags, to: &mut [u8]) {
+    to[..STATIONS].copy_from_slice(&frame[..STATIONS]);
+    tags.write(&mut to[STATIONS..]);
+    to[STATIONS + tags.len()..].copy_from_slice(&frame[STATIONS..]);
 }
 
-/// Takes the tag off a frame that has one; the port's was checked when it came in.
-fn untag(frame: &mut Mbuf) {
+/// Takes off the tags, which were compared with the port's when the frame came in. At a port without
+/// there may be one all the same, of priority alone.
+fn untag(frame: &mut Mbuf, tags: Tags) {
     let bytes = frame.data_mut();
-    if bytes.len() >= HEADER + TAG && bytes[12..14] == ethernet::DOT1Q.to_be_bytes() {
-        bytes.copy_within(..12, TAG);
-        let cut = frame.adj(TAG as u16);
-        debug_assert!(cut, "the frame is longer");
-    }
+    let has_one = bytes[STATIONS..].starts_with(&ethernet::DOT1Q.to_be_bytes());
+    let len = if tags.is_empty() && has_one { ethernet::TAG } else { tags.len() };
+    bytes.copy_within(..STATIONS, len);
+    let cut = frame.adj(len as u16);
+    debug_assert!(cut, "the frame is longer");
 }
 
 /// The loop of the thread, until it is told to stop.
@@ -482,15 +481,18 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_put_in_behind_the_macs() {
+    fn tags_are_put_in_behind_the_macs() {
         let plain = frame(ethernet::IPV4, OWN[0]);
-        let mut tagged = vec![0; plain.len() + TAG];
-        copy_tagged(&plain, Some(200), &mut tagged);
-        assert_eq!(tagged[..12], plain[..12]);
-        assert_eq!(tagged[12..16], [0x81, 0x00, 0, 200]);
-        assert_eq!(tagged[16..], plain[12..]);
-        let mut same = vec![0; plain.len()];
-        copy_tagged(&plain, None, &mut same);
-        assert_eq!(same, plain);
+        let two =
+            Tags::Two { tpid: ethernet::SERVICE, is_tpid_hidden: true, outer: 300, inner: 200 };
+        for (tags, expected) in [
+            (Tags::None, &[][..]),
+            (Tags::One(200), &[0x81, 0x00, 0, 200]),
+            (two, &[0x88, 0xa8, 1, 44, 0x81, 0x00, 0, 200]),
+        ] {
+            let mut tagged = vec![0; plain.len() + tags.len()];
+            copy_tagged(&plain, tags, &mut tagged);
+            assert_eq!(tagged, [&plain[..12], expected, &plain[12..]].concat());
+        }
     }
 }

@@ -74,6 +74,7 @@ impl Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cgnat_core::packet::ethernet::Tags;
     use cgnat_core::testing::lab::{Lab, port_mac};
     use cgnat_core::testing::packets;
 
@@ -95,7 +96,7 @@ subscribers:
         let send = |lab: &mut Lab, port: u16| {
             let from = (packets::ip("100.64.0.9"), port);
             let packet = packets::udp(from, (packets::ip("198.51.100.7"), 53), b"x");
-            lab.arrive(0, 0, &packets::frame(port_mac(0), [2; 6], None, &packet));
+            lab.arrive(0, 0, &packets::frame(port_mac(0), [2; 6], Tags::None, &packet));
         };
         for port in 1..=4 {
             send(&mut lab, port);

@@ -238,13 +238,16 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pools: &[Mempool]) -> Res
         let wish = Wish::of(steering, port.side(), rx_queues, abilities);
         // A card that cannot hash uses its first queue only; of others who spreads is not known.
         let rx_queues = if is_card && !abilities.hashes_addresses { 1 } else { rx_queues };
+        // At its most a driver reckons with tags.
+        let most = device.answers().with_context(context)?.mtu.1;
+        let mtu = port.device_mtu().min(most).max(port.mtu());
         let settings = PortConfig {
             rx_queues,
             tx_queues,
             rx_descriptors: DESCRIPTORS,
             tx_descriptors: DESCRIPTORS,
             // DPDK states one for packet sockets that is not theirs: their ring decides.
-            mtu: (device.driver_name() != "net_af_packet").then_some(port.mtu()),
+            mtu: (device.driver_name() != "net_af_packet").then_some(mtu),
             rss: wish.rss(is_card, rx_queues, abilities),
             nodes: nodes.clone(),
             // Routing protocols talk to groups.

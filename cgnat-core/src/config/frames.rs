@@ -5,14 +5,15 @@
 //! counts slots, the kernel counts blocks), and packet buffers that hold what a slot does.
 
 use super::{Config, Device, Port};
+use crate::packet::ethernet::{DOT1Q, TAG, Tags};
 
 /// Largest MTU of a port: cards whose longest frame is 9,728 bytes, with CRC and two 802.1Q
 /// tags, take no larger one.
 pub const MOST_MTU: u16 = 9702;
 
 /// Bytes that a buffer or slot needs beside an IPv4 packet: what the kernel puts before a frame
-/// in a slot (66, linux/if_packet.h), Ethernet (14), 802.1Q (4). That is more than the two tags
-/// and the CRC of a card need.
+/// in a slot (66, linux/if_packet.h), Ethernet (14), 802.1Q (4). Of two tags the kernel keeps the
+/// outer one beside the frame. That is more than the two tags and the CRC of a card need.
 const BESIDE: u32 = 84;
 
 /// Buffers and slots are a multiple of this: some cards count their buffers in KiB, and four
@@ -45,6 +46,24 @@ impl Port {
         is_packet_socket(&self.device)
     }
 
+    /// The MTU that DPDK is asked for: drivers reckon with one tag beside it, some with two.
+    pub fn device_mtu(&self) -> u16 {
+        match self.tags {
+            Tags::Two { .. } => self.mtu + 2 * TAG as u16,
+            Tags::None | Tags::One(_) => self.mtu,
+        }
+    }
+
+    /// The MTU that a Linux interface needs: the kernel reckons with one 802.1Q tag beside it, and
+    /// with none before that.
+    pub fn interface_mtu(&self) -> u16 {
+        match self.tags {
+            Tags::Two { tpid: DOT1Q, .. } => self.mtu + TAG as u16,
+            Tags::Two { .. } => self.mtu + 2 * TAG as u16,
+            Tags::None | Tags::One(_) => self.mtu,
+        }
+    }
+
     /// Slot and block of a packet socket's ring, bytes, where DPDK's own are too small and the
     /// configuration names none.
     pub fn ring(&self) -> Option<(u32, u32)> {
@@ -58,7 +77,7 @@ fn room_for(mtu: u16) -> u32 {
     (u32::from(mtu) + BESIDE).next_multiple_of(STEP).max(DEFAULT_RING.0)
 }
 
-fn is_packet_socket(device: &Device) -> bool {
+pub(super) fn is_packet_socket(device: &Device) -> bool {
     matches!(device, Device::Virtual { driver, .. } if driver == "net_af_packet")
 }
 

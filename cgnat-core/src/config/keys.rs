@@ -24,6 +24,8 @@ pub const KEYS: &[&str] = &[
     "ports.<name>.side",
     "ports.<name>.device",
     "ports.<name>.vlan",
+    "ports.<name>.outer-vlan",
+    "ports.<name>.outer-tpid",
     "ports.<name>.addresses",
     "ports.<name>.next-hop",
     "ports.<name>.mtu",

@@ -40,6 +40,8 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+use crate::packet::ethernet::Tags;
+
 pub use announce::Announce;
 pub use difference::Source;
 pub use frames::MOST_MTU;
@@ -174,7 +176,7 @@ pub struct Port {
     pub(crate) name: String,
     pub(crate) side: Side,
     pub(crate) device: Device,
-    pub(crate) vlan: Option<u16>,
+    pub(crate) tags: Tags,
     pub(crate) addresses: Vec<Ipv4Net>,
     pub(crate) next_hop: Option<Ipv4Addr>,
     pub(crate) mtu: u16,
@@ -483,9 +485,9 @@ impl Port {
         &self.device
     }
 
-    /// 802.1Q id that frames carry, if any.
-    pub fn vlan(&self) -> Option<u16> {
-        self.vlan
+    /// VLAN tags that all frames carry.
+    pub fn tags(&self) -> Tags {
+        self.tags
     }
 
     /// Own addresses with their prefix lengths.

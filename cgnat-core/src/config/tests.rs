@@ -25,6 +25,8 @@ ports:
     side: internal
     device: "0000:3B:00.0"
     vlan: 100
+    outer-vlan: 4094
+    outer-tpid: 0x9100
     kernel-interface: cgn-int
     addresses: [10.255.0.2/29]
     next-hop: 10.255.0.1
@@ -185,7 +187,7 @@ fn the_smallest_file_gets_the_defaults_that_are_documented() {
     let t = config.timeouts();
     assert_eq!((t.tcp_established_s(), t.tcp_opening_s()), (7440, 240));
     assert_eq!((t.tcp_closing_s(), t.tcp_reset_s(), t.udp_s(), t.icmp_s()), (240, 240, 300, 60));
-    assert_eq!((config.ports()[0].mtu(), config.ports()[0].vlan()), (1500, None));
+    assert_eq!((config.ports()[0].mtu(), config.ports()[0].tags()), (1500, Tags::None));
     assert!(config.warnings().is_empty());
 }
 
@@ -203,7 +205,8 @@ fn every_value_of_a_full_file_arrives() {
     let port = &config.ports()[0];
     assert_eq!(port.device(), &Device::Pci("0000:3b:00.0".into()));
     assert_eq!(port.neighbours(), [(Ipv4Addr::new(10, 255, 0, 1), [2, 0, 0, 0, 0, 1])]);
-    assert_eq!((port.vlan(), port.mtu()), (Some(100), 1900));
+    let tags = Tags::Two { tpid: 0x9100, is_tpid_hidden: false, outer: 4094, inner: 100 };
+    assert_eq!((port.tags(), port.mtu()), (tags, 1900));
     assert_eq!(port.kernel_interface(), Some("cgn-int"));
     assert_eq!((config.routes()[0].port(), config.routes()[0].to().prefix_len()), (0, 11));
     let last: Vec<u8> = config.pools()[0].addresses().iter().map(|a| a.octets()[3]).collect();

@@ -1,7 +1,7 @@
 //! Frames for tests, with right checksums, built independently of `packet::rewrite`.
 
 use crate::packet::arp::{self, Arp};
-use crate::packet::ethernet::{self, Mac};
+use crate::packet::ethernet::{self, Mac, Tags};
 use crate::packet::{checksum, put_u16, put_u32};
 
 /// An address in dotted form.
@@ -84,10 +84,10 @@ pub fn echo(
 }
 
 /// An Ethernet frame around an IPv4 packet.
-pub fn frame(to: Mac, from: Mac, vlan: Option<u16>, packet: &[u8]) -> Vec<u8> {
-    let header = ethernet::header_len(vlan);
+pub fn frame(to: Mac, from: Mac, tags: Tags, packet: &[u8]) -> Vec<u8> {
+    let header = ethernet::header_len(tags);
     let mut frame = vec![0; header];
-    ethernet::write(&mut frame, to, from, vlan, ethernet::IPV4);
+    ethernet::write(&mut frame, to, from, tags, ethernet::IPV4);
     frame.extend_from_slice(packet);
     frame
 }
@@ -95,7 +95,7 @@ pub fn frame(to: Mac, from: Mac, vlan: Option<u16>, packet: &[u8]) -> Vec<u8> {
 /// An Ethernet frame around an ARP packet.
 pub fn arp_frame(to: Mac, from: Mac, packet: &Arp) -> Vec<u8> {
     let mut frame = vec![0; 14 + arp::LEN];
-    ethernet::write(&mut frame, to, from, None, ethernet::ARP);
+    ethernet::write(&mut frame, to, from, Tags::None, ethernet::ARP);
     arp::write(&mut frame[14..], packet);
     frame
 }

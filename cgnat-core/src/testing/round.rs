@@ -16,6 +16,7 @@ use crate::control::counters::WorkerCounters;
 use crate::endpoint::Protocol;
 use crate::housekeeping::Housekeeping;
 use crate::layout::Layout;
+use crate::packet::ethernet::Tags;
 use crate::packet::{put_u32, u16_at, u32_at};
 use crate::time::Instant;
 use crate::verdict::DropReason;
@@ -452,7 +453,7 @@ impl Round {
         let io = self.worker.io_mut();
         for packet in self.frames.iter().rev() {
             let mut place = self.free.pop().unwrap_or_else(|| unreachable!("as many as flows"));
-            place.set(&packets::frame(port_mac(port), hop, None, packet));
+            place.set(&packets::frame(port_mac(port), hop, Tags::None, packet));
             io.arriving[port].push(place);
         }
     }

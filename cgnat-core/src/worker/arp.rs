@@ -59,7 +59,7 @@ impl<I: PacketIo> Worker<I> {
         };
         packet.truncate(offset + arp::LEN);
         let bytes = packet.bytes_mut();
-        ethernet::write(bytes, arp.sender_mac, info.mac, info.vlan, ethernet::ARP);
+        ethernet::write(bytes, arp.sender_mac, info.mac, info.tags, ethernet::ARP);
         arp::write(&mut bytes[offset..], &reply);
         self.originate(port, packet);
     }
@@ -105,18 +105,18 @@ impl<I: PacketIo> Worker<I> {
 
     fn send_request(&mut self, port: usize, sender: u32, target: u32, to: Mac) {
         let info = &self.forwarding.ports()[port];
-        let (mac, vlan) = (info.mac, info.vlan);
+        let (mac, tags) = (info.mac, info.tags);
         let Some(mut packet) = self.io.allocate() else {
             return;
         };
-        let offset = ethernet::header_len(vlan);
+        let offset = ethernet::header_len(tags);
         if !packet.fill(offset + arp::LEN) {
             return;
         }
         let operation = Operation::Request;
         let request = Arp { operation, sender_mac: mac, sender, target_mac: [0; 6], target };
         let bytes = packet.bytes_mut();
-        ethernet::write(bytes, to, mac, vlan, ethernet::ARP);
+        ethernet::write(bytes, to, mac, tags, ethernet::ARP);
         arp::write(&mut bytes[offset..], &request);
         self.originate(port, packet);
     }

@@ -112,8 +112,8 @@ impl<I: PacketIo> Worker<I> {
     /// Puts the link header of `port` before the IPv4 header and queues the frame.
     fn send(&mut self, port: usize, mut packet: I::Packet, offset: usize, to: Mac) {
         let info = &self.forwarding.ports()[port];
-        let (mac, vlan) = (info.mac, info.vlan);
-        let header = ethernet::header_len(vlan);
+        let (mac, tags) = (info.mac, info.tags);
+        let header = ethernet::header_len(tags);
         let fits = if header <= offset {
             packet.cut_front(offset - header);
             true
@@ -123,7 +123,7 @@ impl<I: PacketIo> Worker<I> {
         if !fits {
             return self.drop_packet(packet, DropReason::NoHeadroom);
         }
-        ethernet::write(packet.bytes_mut(), to, mac, vlan, ethernet::IPV4);
+        ethernet::write(packet.bytes_mut(), to, mac, tags, ethernet::IPV4);
         self.queue(port, packet);
     }
 

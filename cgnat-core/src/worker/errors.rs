@@ -168,7 +168,7 @@ impl<I: PacketIo> Worker<I> {
         let info = &self.forwarding.ports()[port];
         let from = info.address_towards(receiver)?;
         let second = self.now.tick().0 / TICKS_PER_SECOND;
-        let link = ethernet::header_len(info.vlan);
+        let link = ethernet::header_len(info.tags);
         let length = link + icmp_error::length_about(quoted);
         let made = match self.telling.allows(info.side, receiver, second) {
             true => self.io.allocate().and_then(|mut error| error.fill(length).then_some(error)),
@@ -179,7 +179,7 @@ impl<I: PacketIo> Worker<I> {
             return None;
         };
         let bytes = error.bytes_mut();
-        ethernet::write(bytes, to, info.mac, info.vlan, ethernet::IPV4);
+        ethernet::write(bytes, to, info.mac, info.tags, ethernet::IPV4);
         icmp_error::write(&mut bytes[link..], kind, from, quoted);
         Some((error, link))
     }

@@ -25,7 +25,7 @@ impl<I: PacketIo> Worker<I> {
 
     fn takes_in_flood(&mut self, port: usize, packet: &I::Packet) -> bool {
         let info = &self.forwarding.ports()[port];
-        let frame = ethernet::parse(packet.bytes(), info.mac, info.vlan);
+        let frame = ethernet::parse(packet.bytes(), info.mac, info.tags);
         let aim = match frame {
             Ok(frame) if frame.ether_type == ethernet::IPV4 => {
                 aim_of(&packet.bytes()[frame.payload..])

@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 use ipnet::Ipv4Net;
 
 use crate::config::{Config, Side};
-use crate::packet::ethernet::Mac;
+use crate::packet::ethernet::{Mac, Tags};
 use crate::policy::bypass::Bypass;
 use crate::space::{ExternalSpace, inside};
 
@@ -19,8 +19,8 @@ pub struct PortInfo {
     pub side: Side,
     /// MAC of the device.
     pub mac: Mac,
-    /// 802.1Q id.
-    pub vlan: Option<u16>,
+    /// VLAN tags of all frames.
+    pub tags: Tags,
     /// Largest IPv4 packet, bytes.
     pub mtu: u16,
     /// What is for the box itself goes to the kernel.
@@ -123,7 +123,7 @@ impl Forwarding {
                 name: port.name().to_owned(),
                 side: port.side(),
                 mac: *mac,
-                vlan: port.vlan(),
+                tags: port.tags(),
                 mtu: port.mtu(),
                 punts: port.kernel_interface().is_some(),
                 completes_checksums: port.is_packet_socket(),

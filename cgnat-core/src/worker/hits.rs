@@ -352,7 +352,7 @@ impl<I: PacketIo> Worker<I> {
         let version = self.neighbours.version();
         let info = &self.forwarding.ports()[usize::from(port)];
         let Neighbour::At(mac) = self.neighbours.find(port, next_hop) else { return None };
-        if info.vlan.is_some() {
+        if !info.tags.is_empty() {
             return None;
         }
         let mut header = [0; 12];
@@ -445,7 +445,7 @@ impl<I: PacketIo> Worker<I> {
         let frame = packet.bytes();
         let header = frame.first_chunk::<OFFSET>()?;
         let is_for_us = header[..6] == info.mac
-            && info.vlan.is_none()
+            && info.tags.is_empty()
             && header[12..] == ethernet::IPV4.to_be_bytes();
         if !is_for_us || !packet.is_whole() {
             return None;

@@ -26,7 +26,7 @@ impl<I: PacketIo> Worker<I> {
             return self.refuse(port, packet, DropReason::FrameLong);
         }
         let info = &self.forwarding.ports()[port];
-        let frame = match ethernet::parse(packet.bytes(), info.mac, info.vlan) {
+        let frame = match ethernet::parse(packet.bytes(), info.mac, info.tags) {
             Ok(frame) => frame,
             Err(reason) => return self.refuse(port, packet, reason),
         };
@@ -52,7 +52,7 @@ impl<I: PacketIo> Worker<I> {
     pub(super) fn complete_checksums(&self, port: usize, burst: &mut Burst<I::Packet>) {
         let info = &self.forwarding.ports()[port];
         for packet in burst {
-            let frame = ethernet::parse(packet.bytes(), info.mac, info.vlan);
+            let frame = ethernet::parse(packet.bytes(), info.mac, info.tags);
             if let Ok(Frame { ether_type: ethernet::IPV4, payload }) = frame {
                 let is_completed = partial::complete(&mut packet.bytes_mut()[payload..]);
                 self.counters.ports[port].rx_completed.add(u64::from(is_completed));

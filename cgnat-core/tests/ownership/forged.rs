@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use cgnat_core::endpoint::Protocol;
+use cgnat_core::packet::ethernet::Tags;
 use cgnat_core::packet::rewrite;
 use cgnat_core::path::Proposal;
 use cgnat_core::shard::ShardGauges;
@@ -69,9 +70,9 @@ impl Scene {
         for worker in 0..WORKERS {
             let mut hosts = ip("100.64.0.1")..;
             let host = hosts.find(|host| steering.owner_of(*host) == worker).unwrap();
-            let packet = frame(port_mac(0), [2; 6], None, &tcp((host, 9), SERVER, 2, b""));
+            let packet = frame(port_mac(0), [2; 6], Tags::None, &tcp((host, 9), SERVER, 2, b""));
             assert_eq!(lab.arrive(0, 0, &packet).len(), 1);
-            let packet = frame(port_mac(0), [2; 6], None, &udp((host, 9), SERVER, b"a"));
+            let packet = frame(port_mac(0), [2; 6], Tags::None, &udp((host, 9), SERVER, b"a"));
             let sent = lab.arrive(0, 0, &packet);
             let bytes = &sent[0].1;
             let address = u32::from_be_bytes([bytes[26], bytes[27], bytes[28], bytes[29]]);
@@ -123,11 +124,11 @@ impl Scene {
     }
 
     fn outbound(&self, worker: usize) -> Vec<u8> {
-        frame(port_mac(0), [2; 6], None, &udp((self.flows[worker].0, 9), SERVER, b"forged"))
+        frame(port_mac(0), [2; 6], Tags::None, &udp((self.flows[worker].0, 9), SERVER, b"forged"))
     }
 
     fn inbound(&self, worker: usize) -> Vec<u8> {
-        frame(port_mac(1), [2; 6], None, &udp(SERVER, self.flows[worker].1, b"forged"))
+        frame(port_mac(1), [2; 6], Tags::None, &udp(SERVER, self.flows[worker].1, b"forged"))
     }
 
     /// Puts a packet into the ring of `ring`; returns what was sent.
@@ -236,7 +237,7 @@ fn an_inbound_note_for_an_address_that_is_no_pools_is_refused() {
     let mut scene = Scene::new();
     let note = scene.right(Kind::Inbound, 1);
     for to in [(ip("203.0.113.9"), 1024), (ip("203.0.113.2"), 1023), (ip("203.0.113.2"), 2560)] {
-        let frame = frame(port_mac(1), [2; 6], None, &udp(SERVER, to, b""));
+        let frame = frame(port_mac(1), [2; 6], Tags::None, &udp(SERVER, to, b""));
         scene.refused(1, &frame, OwnershipViolation, |n| note.write(n));
     }
 }
@@ -367,7 +368,8 @@ fn an_expiry_that_is_early_changes_nothing_and_one_that_is_repeated_is_stale() {
 fn associated(scene: &mut Scene, worker: usize) -> (Vec<u8>, u32, u32, usize) {
     let (host, (external, _)) = scene.flows[worker];
     let remote = ip("198.51.100.0");
-    let bytes = frame(port_mac(0), [2; 6], None, &ipv4(host, remote, 47, vec![0x42; 30], None));
+    let bytes =
+        frame(port_mac(0), [2; 6], Tags::None, &ipv4(host, remote, 47, vec![0x42; 30], None));
     assert_eq!(scene.lab.arrive(0, 0, &bytes).len(), 1);
     let keeps = |of: &usize| {
         let mut claims = scene.lab.workers[*of].shard().claim_list();
@@ -405,7 +407,7 @@ fn a_claim_in_the_wrong_ring_or_of_an_address_that_is_not_ours_is_refused() {
     let stranger = packets::ipv4(ip("172.16.0.1"), ip("198.51.100.7"), 47, vec![0; 30], None);
     let other = packets::ipv4(scene.flows[1].0, ip("198.51.100.7"), 50, vec![0; 30], None);
     for packet in [udp((scene.flows[1].0, 9), SERVER, b"no"), stranger, other] {
-        let frame = packets::frame(port_mac(0), [2; 6], None, &packet);
+        let frame = packets::frame(port_mac(0), [2; 6], Tags::None, &packet);
         for ring in 0..3 {
             let lie = Note { to: ring as u16, ..right };
             scene.refused(ring, &frame, OwnershipViolation, |n| lie.write(n));
@@ -430,7 +432,8 @@ fn a_refused_claim_that_no_keeper_can_have_refused_is_refused() {
         let lie = Note { ports: (reason, 0), ..right };
         scene.refused(1, &frame, OwnershipViolation, |n| lie.write(n));
     }
-    let udp = packets::frame(port_mac(0), [2; 6], None, &udp((scene.flows[1].0, 9), SERVER, b""));
+    let udp =
+        packets::frame(port_mac(0), [2; 6], Tags::None, &udp((scene.flows[1].0, 9), SERVER, b""));
     scene.refused(1, &udp, OwnershipViolation, |n| right.write(n));
     // The right one ends the hold and nothing else; the tuple goes on.
     let (sessions, claims) = (scene.state().gauges[1], scene.state().claims);
@@ -445,7 +448,7 @@ fn inbound_packets_of_a_tuple_are_believed_at_its_keeper_alone() {
     let mut scene = Scene::new();
     let (_, external, remote, keeper) = associated(&mut scene, 1);
     let packet = packets::ipv4(remote, external, 47, vec![0x42; 30], None);
-    let frame = packets::frame(port_mac(1), [2; 6], None, &packet);
+    let frame = packets::frame(port_mac(1), [2; 6], Tags::None, &packet);
     let at = Instant::from_millis(1);
     let to = keeper as u16;
     for kind in [Kind::Inbound, Kind::Hairpin] {
@@ -463,7 +466,7 @@ fn inbound_packets_of_a_tuple_are_believed_at_its_keeper_alone() {
     piece[10..12].fill(0);
     let sum = cgnat_core::packet::checksum::full(&piece[..20]);
     piece[10..12].copy_from_slice(&sum.to_be_bytes());
-    let frame = packets::frame(port_mac(1), [2; 6], None, &piece);
+    let frame = packets::frame(port_mac(1), [2; 6], Tags::None, &piece);
     for ring in 0..3 {
         let (kind, to) = (Kind::Keep, ring as u16);
         let lie = Note { kind, port: 1, offset: 14, to, generation: 0, ports: (0, 0), at };
@@ -480,7 +483,7 @@ fn gre_of_a_call_and_errors_about_it_are_believed_at_their_owner_alone() {
     for worker in 0..3 {
         let (address, port) = scene.flows[worker].1;
         let packet = ipv4(SERVER.0, address, 47, gre(port), None);
-        let inbound = frame(port_mac(1), [2; 6], None, &packet);
+        let inbound = frame(port_mac(1), [2; 6], Tags::None, &packet);
         let right = Note { port: 1, ports: (1723, port), ..scene.right(Kind::Inbound, worker) };
         scene.refused(worker, &inbound, PptpNoCall, |n| right.write(n));
         let stale = Note { generation: right.generation + 1, ..right };
@@ -490,7 +493,7 @@ fn gre_of_a_call_and_errors_about_it_are_believed_at_their_owner_alone() {
         rewrite::identification(&mut quoted, 3 * 77 + worker as u16);
         let message = [&[3, 4, 0, 0, 0, 0, 5, 0xdc][..], &quoted].concat();
         let error = ipv4(ip("198.51.100.99"), address, 1, message, Some(2));
-        let error = frame(port_mac(1), [2; 6], None, &error);
+        let error = frame(port_mac(1), [2; 6], Tags::None, &error);
         let about = Note { generation: 0, ports: (0, 0), ..right };
         scene.refused(worker, &error, IcmpNoMapping, |n| about.write(n));
         for wrong in (0..3).filter(|wrong| *wrong != worker) {

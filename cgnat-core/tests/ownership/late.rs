@@ -4,6 +4,7 @@
 use cgnat_core::config::Config;
 use cgnat_core::endpoint::ExternalEndpoint;
 use cgnat_core::housekeeping::{Notice, ReloadError};
+use cgnat_core::packet::ethernet::Tags;
 use cgnat_core::shard::BlockWish;
 use cgnat_core::space::Location;
 use cgnat_core::testing::io::MemoryPacket;
@@ -72,7 +73,7 @@ fn holders(lab: &Lab, address: &str) -> Vec<Option<u16>> {
 fn goes_out(lab: &mut Lab, worker: u16, port: u16) -> Option<(u32, u16)> {
     let steering = Steering::new(WORKERS);
     let host = (ip("100.64.0.1")..).find(|host| steering.owner_of(*host) == worker).unwrap();
-    let packet = frame(port_mac(0), [2; 6], None, &udp((host, port), SERVER, b"a"));
+    let packet = frame(port_mac(0), [2; 6], Tags::None, &udp((host, port), SERVER, b"a"));
     let sent = lab.arrive(usize::from(worker), 0, &packet);
     let bytes = &sent.iter().find(|(port, _)| *port == 1)?.1;
     let address = u32::from_be_bytes([bytes[26], bytes[27], bytes[28], bytes[29]]);
@@ -98,7 +99,8 @@ fn nothing_is_lent_withdrawn_or_forgotten_while_one_worker_is_late() {
         assert_eq!(again, Err(ReloadError::UnderWay { worker: late as u16 }));
         // What arrives for the new address finds no mapping, whoever knows it already.
         let other = (late + 1) % usize::from(WORKERS);
-        let packet = frame(port_mac(1), [2; 6], None, &udp(SERVER, (ip("203.0.113.2"), 1100), b""));
+        let packet =
+            frame(port_mac(1), [2; 6], Tags::None, &udp(SERVER, (ip("203.0.113.2"), 1100), b""));
         lab.workers[other].io_mut().arrive(1, MemoryPacket::new(&packet));
         without(&mut lab, late, 0);
         assert_eq!((lab.all_drops(), lab.drops(NoMapping)), (1, 1));
@@ -178,7 +180,7 @@ fn a_block_that_comes_late_for_a_drained_address_serves_nobody_and_goes_back() {
 fn housekeeping_waits_for_a_worker_that_is_late_with_its_packets_or_with_a_sweep() {
     let mut lab = Lab::new(&yaml("203.0.113.0/30"), WORKERS, 1);
     for host in ip("100.64.0.0")..ip("100.64.0.0") + 64 {
-        let packet = frame(port_mac(0), [2; 6], None, &udp((host, 1000), SERVER, b"a"));
+        let packet = frame(port_mac(0), [2; 6], Tags::None, &udp((host, 1000), SERVER, b"a"));
         lab.workers[0].io_mut().arrive(0, MemoryPacket::new(&packet));
     }
     lab.settle();

@@ -11,6 +11,7 @@ use cgnat_core::config::Config;
 use cgnat_core::control::counters::WorkerCounters;
 use cgnat_core::housekeeping::Housekeeping;
 use cgnat_core::layout::Layout;
+use cgnat_core::packet::ethernet::Tags;
 use cgnat_core::shard::Shard;
 use cgnat_core::testing::io::{MemoryIo, MemoryPacket};
 use cgnat_core::testing::lab::port_mac;
@@ -142,7 +143,7 @@ fn packet(stage: &Stage, random: &mut ChaCha8Rng) -> MemoryPacket {
     } else {
         udp(from, to, &payload)
     };
-    MemoryPacket::new(&frame(port_mac(0), [2; 6], None, &ip))
+    MemoryPacket::new(&frame(port_mac(0), [2; 6], Tags::None, &ip))
 }
 
 /// Checks every frame sent and learns external endpoints from it.

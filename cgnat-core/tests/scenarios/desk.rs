@@ -7,7 +7,7 @@ use cgnat_core::testing::packets;
 use cgnat_core::verdict::DropReason;
 use cgnat_core::worker::steering::Steering;
 
-use crate::wire::{Body, ICMP, Link, Packet, ip, numbers};
+use crate::wire::{Body, ICMP, Link, Packet, Vlan, ip, link_len, numbers};
 
 pub const INTERNAL: usize = 0;
 pub const EXTERNAL: usize = 1;
@@ -109,7 +109,7 @@ pub fn subscriber_of(worker: u16, workers: u16, n: usize) -> String {
 
 pub struct Desk {
     pub lab: Lab,
-    pub vlans: [Option<u16>; 2],
+    pub vlans: [Option<Vlan>; 2],
     /// Worker at which packets arrive.
     pub at: usize,
 }
@@ -158,7 +158,7 @@ impl Desk {
     pub fn goes_out(&mut self, packet: &Packet) -> (u32, u16) {
         let sent = self.offer(INTERNAL, packet);
         assert_eq!(sent.len(), 1, "{packet:?}: drops {:?}", self.drops());
-        let ip = if self.vlans[EXTERNAL].is_some() { 18 } else { 14 };
+        let ip = link_len(self.vlans[EXTERNAL]);
         let half = |at: usize| u16::from_be_bytes([sent[0].1[ip + at], sent[0].1[ip + at + 1]]);
         let address = u32::from(half(12)) << 16 | u32::from(half(14));
         let port = half(if packet.protocol() == ICMP { 24 } else { 20 });
@@ -189,7 +189,7 @@ impl Desk {
         *expected.entry(reason).or_default() += 1;
         let mut sent = self.lab.arrive(self.at, port, frame);
         // The sender may be told; what exactly is for `errors_of_the_box` to test.
-        let offset = if self.vlans[port].is_some() { 18 } else { 14 };
+        let offset = link_len(self.vlans[port]);
         sent.retain(|(by, frame)| !(*by == port && is_told(&frame[offset..], port)));
         assert_eq!(sent, [], "should be dropped under {}", reason.name());
         assert_eq!(self.drops(), expected);
@@ -232,7 +232,7 @@ fn is_told(packet: &[u8], port: usize) -> bool {
     packet.len() > 28 && packet[9] == 1 && matches!(packet[20], 3 | 11) && packet[12..16] == own
 }
 
-pub fn arp_frame(port: usize, vlan: Option<u16>, arp: &cgnat_core::packet::arp::Arp) -> Vec<u8> {
+pub fn arp_frame(port: usize, vlan: Option<Vlan>, arp: &cgnat_core::packet::arp::Arp) -> Vec<u8> {
     let plain = packets::arp_frame([0xff; 6], HOPS[port], arp);
     let link = Link { to: [0xff; 6], from: HOPS[port], vlan };
     link.frame(0x0806, &plain[14..])

@@ -6,15 +6,15 @@ use cgnat_core::verdict::DropReason::*;
 use cgnat_core::worker::io::PacketBuf as _;
 
 use crate::desk::*;
-use crate::wire::{Body, Link, Packet, ip};
+use crate::wire::{Body, Link, Packet, Vlan, ip, vlan_keys};
 
 const OWN: [&str; 2] = ["10.255.0.2", "192.0.2.2"];
 const NEAR: [&str; 2] = ["10.255.0.1", "192.0.2.1"];
 
 /// The external port has an interface in the kernel, and is in a VLAN if there is one.
-fn desk(vlan: Option<u16>) -> Desk {
-    let tag = vlan.map_or(String::new(), |id| format!("\n    vlan: {id}"));
-    let port = format!("device: net_null1\n    kernel-interface: k-ext{tag}");
+fn desk(vlan: Option<Vlan>) -> Desk {
+    let tags = vlan_keys(vlan);
+    let port = format!("device: net_null1\n{tags}    kernel-interface: k-ext");
     let mut desk = Desk::new(&plain().replace("device: net_null1", &port));
     desk.vlans = [None, vlan];
     desk
@@ -32,7 +32,7 @@ fn to_us(port: usize, service: u16) -> Packet {
 
 #[test]
 fn what_is_for_an_own_address_goes_to_the_kernel_of_a_port_that_has_an_interface() {
-    for vlan in [None, Some(200)] {
+    for vlan in [None, Some(Vlan::dot1q(200)), Some(Vlan::qinq(300, 200))] {
         let mut desk = desk(vlan);
         for packet in [
             to_us(EXTERNAL, 179),

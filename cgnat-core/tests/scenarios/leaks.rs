@@ -11,10 +11,11 @@ pub fn nothing_of_the_inside(port: usize, frame: &[u8]) {
     if port != EXTERNAL {
         return;
     }
-    let (ether_type, payload) = match word(frame, 12) {
-        0x8100 => (word(frame, 16), &frame[18..]),
-        other => (other, &frame[14..]),
-    };
+    let mut at = 12;
+    while matches!(word(frame, at), 0x8100 | 0x88a8 | 0x9100) {
+        at += 4;
+    }
+    let (ether_type, payload) = (word(frame, at), &frame[at + 2..]);
     match ether_type {
         0x0800 => packet(payload, frame),
         0x0806 => {

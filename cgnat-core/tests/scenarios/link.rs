@@ -15,15 +15,14 @@ use cgnat_core::worker::TimeSource;
 use cgnat_core::worker::io::{Burst, NOTE_BYTES, PacketBuf, PacketIo};
 
 use crate::desk::*;
-use crate::wire::{Body, Link, ip};
+use crate::wire::{Body, Link, Vlan, ip, vlan_keys};
 
 const HOST: &str = "100.64.3.9";
 
-fn with_vlans(internal: Option<u16>, external: Option<u16>) -> Desk {
-    let line = |id: Option<u16>| id.map_or(String::new(), |id| format!("\n    vlan: {id}"));
+fn with_vlans(internal: Option<Vlan>, external: Option<Vlan>) -> Desk {
     let yaml = plain()
-        .replace("device: net_null0", &format!("device: net_null0{}", line(internal)))
-        .replace("device: net_null1", &format!("device: net_null1{}", line(external)));
+        .replace("device: net_null0\n", &format!("device: net_null0\n{}", vlan_keys(internal)))
+        .replace("device: net_null1\n", &format!("device: net_null1\n{}", vlan_keys(external)));
     let mut desk = Desk::new(&yaml);
     desk.vlans = [internal, external];
     desk
@@ -31,14 +30,28 @@ fn with_vlans(internal: Option<u16>, external: Option<u16>) -> Desk {
 
 #[test]
 fn a_packet_changes_from_the_vlan_of_one_port_to_that_of_the_other() {
-    for vlans in [(None, Some(200)), (Some(100), None), (Some(100), Some(200)), (Some(5), Some(5))]
-    {
+    let tag = |id| Some(Vlan::dot1q(id));
+    let tags = |outer, id| Some(Vlan::qinq(outer, id));
+    let old = Some(Vlan { outer: Some((0x9100, 5)), id: 5 });
+    for vlans in [
+        (None, tag(200)),
+        (tag(100), None),
+        (tag(100), tag(200)),
+        (tag(5), tag(5)),
+        (tags(300, 100), None),
+        (None, tags(300, 100)),
+        (tag(100), tags(300, 100)),
+        (tags(300, 100), tags(300, 101)),
+        (old, tags(5, 5)),
+    ] {
         let mut desk = with_vlans(vlans.0, vlans.1);
         let outside = desk.goes_out(&udp((HOST, 1), server(80)));
         desk.comes_in(&udp((SERVER, 80), outside), (HOST, 1));
-        let wrong = Link { to: port_mac(INTERNAL), from: HOPS[0], vlan: Some(999) };
-        let frame = wrong.frame(0x0800, &udp((HOST, 1), server(80)).bytes());
-        desk.frame_refused(INTERNAL, &frame, VlanMismatch);
+        for vlan in [tag(999), tags(300, 999), tags(999, 100), tags(100, 100), tags(101, 300)] {
+            let wrong = Link { to: port_mac(INTERNAL), from: HOPS[0], vlan };
+            let frame = wrong.frame(0x0800, &udp((HOST, 1), server(80)).bytes());
+            desk.frame_refused(INTERNAL, &frame, VlanMismatch);
+        }
     }
 }
 
@@ -47,7 +60,7 @@ fn a_priority_tag_is_no_vlan() {
     let mut desk = Desk::new(&plain());
     let mut packet = udp((HOST, 1), server(80));
     let outside = desk.goes_out(&packet);
-    let tagged = Link { to: port_mac(INTERNAL), from: HOPS[0], vlan: Some(0) };
+    let tagged = Link { to: port_mac(INTERNAL), from: HOPS[0], vlan: Some(Vlan::dot1q(0)) };
     let sent = desk.lab.arrive(0, INTERNAL, &tagged.frame(0x0800, &packet.bytes()));
     packet.set_source(outside);
     packet.ttl -= 1;
@@ -64,7 +77,7 @@ fn request(sender: &str, target: &str, port: usize) -> Arp {
     }
 }
 
-fn answer(request: &Arp, port: usize, vlan: Option<u16>) -> (usize, Vec<u8>) {
+fn answer(request: &Arp, port: usize, vlan: Option<Vlan>) -> (usize, Vec<u8>) {
     let link = Link { to: request.sender_mac, from: port_mac(port), vlan };
     let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 2];
     arp.extend(port_mac(port));
@@ -76,9 +89,15 @@ fn answer(request: &Arp, port: usize, vlan: Option<u16>) -> (usize, Vec<u8>) {
 
 #[test]
 fn arp_is_answered_for_own_addresses_and_no_others() {
-    let mut desk = with_vlans(None, Some(200));
+    for external in [Vlan::dot1q(200), Vlan::qinq(300, 200)] {
+        arp_is_answered(Some(external));
+    }
+}
+
+fn arp_is_answered(external: Option<Vlan>) {
+    let mut desk = with_vlans(None, external);
     for (port, vlan, sender, own) in
-        [(0, None, "10.255.0.1", "10.255.0.2"), (1, Some(200), "192.0.2.1", "192.0.2.2")]
+        [(0, None, "10.255.0.1", "10.255.0.2"), (1, external, "192.0.2.1", "192.0.2.2")]
     {
         let ask = request(sender, own, port);
         let mut frame = arp_frame(port, vlan, &ask);

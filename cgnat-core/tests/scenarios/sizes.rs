@@ -1,5 +1,5 @@
 //! No length has a fault of its own: frames of 60 to 9,018 bytes, each of them, with and without
-//! VLANs and IPv4 options, in both directions and hairpinned, whole, in pieces and as fragments,
+//! VLAN tags, one or two, and IPv4 options, in both directions and hairpinned, whole, in pieces and as fragments,
 //! into ports that are as large and into smaller ones. Every byte that leaves is compared.
 
 use cgnat_core::testing::io::MemoryPacket;
@@ -7,7 +7,7 @@ use cgnat_core::verdict::DropReason::TooBig;
 
 use crate::desk::*;
 use crate::mtu::{reassembled_behind, with_mtu};
-use crate::wire::{Body, Packet, ip};
+use crate::wire::{Body, Packet, Vlan, ip, link_len, vlan_keys};
 
 const HOST: (&str, u16) = ("100.64.3.9", 4000);
 const PEER: (&str, u16) = ("100.64.3.10", 5000);
@@ -17,8 +17,12 @@ const LARGEST: usize = 9004;
 /// The shortest frame, without its CRC (IEEE 802.3).
 const SHORTEST_FRAME: usize = 60;
 
-const VLANS: [[Option<u16>; 2]; 4] =
-    [[None, None], [Some(100), None], [None, Some(200)], [Some(100), Some(200)]];
+const INSIDE: Option<Vlan> = Some(Vlan::dot1q(100));
+const OUTSIDE: Option<Vlan> = Some(Vlan::dot1q(200));
+const STACKED: Option<Vlan> = Some(Vlan::qinq(300, 200));
+
+const VLANS: [[Option<Vlan>; 2]; 5] =
+    [[None, None], [INSIDE, None], [None, OUTSIDE], [INSIDE, STACKED], [STACKED, None]];
 
 /// Bytes of IPv4 options.
 const OPTIONS: [usize; 3] = [0, 4, 40];
@@ -79,16 +83,15 @@ fn flow(kind: Kind, from: (&str, u16), to: (u32, u16)) -> Packet {
 }
 
 impl Road {
-    fn new(mtus: [u16; 2], vlans: [Option<u16>; 2]) -> Self {
+    fn new(mtus: [u16; 2], vlans: [Option<Vlan>; 2]) -> Self {
         let mut yaml = with_mtu(mtus[0], mtus[1]);
         for (device, vlan) in ["net_null0", "net_null1"].into_iter().zip(vlans) {
             let line = format!("    device: {device}\n");
-            let tag = vlan.map_or(String::new(), |id| format!("    vlan: {id}\n"));
-            yaml = yaml.replace(&line, &format!("{line}{tag}"));
+            yaml = yaml.replace(&line, &format!("{line}{}", vlan_keys(vlan)));
         }
         yaml += "nat44: { icmp-errors: { per-receiver: 10_000, in-all: 1_000_000 } }\n";
         // With several, packets are handed to the workers that own them.
-        let workers = if vlans == VLANS[3] { 3 } else { 1 };
+        let workers = if vlans[0].is_some() && vlans[1].is_some() { 3 } else { 1 };
         let mut desk = Desk::with(&yaml, workers, 1);
         desk.vlans = vlans;
         let outside = [HOST, PEER].map(|subscriber| {
@@ -193,7 +196,7 @@ impl Road {
     }
 
     fn link(&self, port: usize) -> usize {
-        if self.desk.vlans[port].is_some() { 18 } else { 14 }
+        link_len(self.desk.vlans[port])
     }
 
     fn must_be(&self, sent: &[(usize, Vec<u8>)], expected: &[(usize, Vec<u8>)], of: &Packet) {
@@ -245,9 +248,9 @@ fn crossings() -> impl Iterator<Item = (usize, Kind, Way)> {
     let each = KINDS.into_iter().flat_map(|kind| WAYS.into_iter().map(move |way| (kind, way)));
     each.enumerate().map(|(n, (kind, way))| (n, kind, way))
 }
-/// Every size and kind and way. Options take turns, so that with the four pairs of VLANs each size
+/// Every size and kind and way. Options take turns, so that with the pairs of VLANs each size
 /// has met all of them; so do frames in pieces, cut anywhere.
-fn every_size_passes(vlans: [Option<u16>; 2], turn: usize) {
+fn every_size_passes(vlans: [Option<Vlan>; 2], turn: usize) {
     let mut road = Road::new([LARGEST as u16; 2], vlans);
     let mut sizes = 0;
     for total in 28..=LARGEST {
@@ -291,8 +294,13 @@ fn frames_of_every_size_pass_into_a_vlan() {
 }
 
 #[test]
-fn frames_of_every_size_pass_from_one_vlan_into_another() {
+fn frames_of_every_size_pass_from_a_vlan_into_two_tags() {
     every_size_passes(VLANS[3], 0);
+}
+
+#[test]
+fn frames_of_every_size_pass_from_two_tags() {
+    every_size_passes(VLANS[4], 1);
 }
 
 /// What a sender is told about a packet that it sent.
@@ -331,7 +339,7 @@ impl Road {
 }
 
 /// Packets of every size meet a port of `mtu` behind one that takes them all, or before it.
-fn every_size_meets(mtu: u16, vlans: [Option<u16>; 2], ways: &[Way]) {
+fn every_size_meets(mtu: u16, vlans: [Option<Vlan>; 2], ways: &[Way]) {
     let is_narrow_inside = !ways.contains(&Way::Out);
     let mtus = if is_narrow_inside { [mtu, LARGEST as u16] } else { [LARGEST as u16, mtu] };
     let mut road = Road::new(mtus, vlans);
@@ -412,7 +420,7 @@ impl Road {
 
 #[test]
 fn fragments_of_every_size_pass_and_are_cut_further_4787_req_14() {
-    let mtus = [[LARGEST, LARGEST], [LARGEST, 1502], [580, LARGEST], [1280, 1280]];
+    let mtus = [[LARGEST, LARGEST], [LARGEST, 1502], [580, LARGEST], [1280, 1280], [1500, LARGEST]];
     let mut roads: Vec<(Road, [usize; 2])> = std::iter::zip(mtus, VLANS)
         .map(|(mtus, vlans)| (Road::new(mtus.map(|mtu| mtu as u16), vlans), mtus))
         .collect();

@@ -4,7 +4,7 @@
 use cgnat_core::verdict::DropReason::{self, *};
 
 use super::events::{Event, Events, INTERNAL};
-use super::wire::{Body, ICMP, Packet, TCP, UDP, checksum, ip, put};
+use super::wire::{Body, ICMP, Packet, TCP, UDP, Vlan, checksum, ip, link_len, put};
 
 /// Bytes of the longest frame that any buffer has room for, and some.
 const LONGEST: usize = 12_000;
@@ -134,8 +134,21 @@ impl Events {
             }
             18 => {
                 link.vlan = match link.vlan {
-                    Some(id) => self.pick(&[None, Some(id + 1)]),
-                    None => Some(5),
+                    Some(Vlan { outer: None, id }) => self.pick(&[
+                        None,
+                        Some(Vlan::dot1q(id + 1)),
+                        Some(Vlan::qinq(id, id)),
+                        Some(Vlan { outer: Some((0x8100, id)), id }),
+                    ]),
+                    Some(Vlan { outer: Some((tpid, outer)), id }) => self.pick(&[
+                        None,
+                        Some(Vlan::dot1q(outer)),
+                        Some(Vlan::dot1q(id)),
+                        Some(Vlan { outer: Some((tpid, outer + 1)), id }),
+                        Some(Vlan { outer: Some((tpid, outer)), id: id + 1 }),
+                        Some(Vlan { outer: Some((tpid ^ 0x09a8, outer)), id }),
+                    ]),
+                    None => Some(Vlan::dot1q(5)),
                 };
                 VlanMismatch
             }
@@ -173,10 +186,10 @@ impl Events {
             frame.resize(LONGEST + 1 + self.below(3_000) as usize, 0);
         }
         if reason == ArpMalformed {
-            frame.truncate(ethernet(link.vlan) + self.below(28) as usize);
+            frame.truncate(link_len(link.vlan) + self.below(28) as usize);
         }
         let reason = if reason == IpShort && self.one_in(4) {
-            frame.truncate(self.below(ethernet(link.vlan) as u32) as usize);
+            frame.truncate(self.below(link_len(link.vlan) as u32) as usize);
             FrameShort
         } else {
             reason
@@ -234,9 +247,4 @@ impl Events {
         put(&mut bytes, 22, sum);
         (bytes, IcmpQuote)
     }
-}
-
-/// Bytes of the link header.
-fn ethernet(vlan: Option<u16>) -> usize {
-    if vlan.is_some() { 18 } else { 14 }
 }

@@ -16,7 +16,7 @@ use cgnat_core::worker::steering::Steering;
 use super::events::{EXTERNAL, Event, Events, INTERNAL};
 use super::nat::{Block, Key, Nat, Outcome, Pool, Rules, Seen, Ticks};
 use super::realms::number;
-use super::wire::{Body, Link, Packet, Protocol, ip};
+use super::wire::{Body, Link, Packet, Protocol, ip, link_len};
 use super::world::{EXTERNAL_OWN, INTERNAL_OWN, World};
 
 const INTERNAL_HOP: [u8; 6] = [2, 0, 0, 0, 9, 1];
@@ -292,7 +292,7 @@ impl Driver {
             )
         {
             translated.hide_route(external);
-            let link = if self.world.vlans[port].is_some() { 18 } else { 14 };
+            let link = link_len(self.world.vlans[port]);
             let at = frame.len().min(link + 28 + 4);
             if let (false, [high, low, ..]) = (packet.df, &frame[at..]) {
                 translated.identification = u16::from_be_bytes([*high, *low]);

@@ -7,7 +7,7 @@ use super::drive::Driver;
 use super::events::{EXTERNAL, Event, Events, INTERNAL};
 use super::nat::{Nat, Outcome, Ticks};
 use super::pptp::is_tunnelled;
-use super::wire::{Body, Packet, UDP, checksum, put};
+use super::wire::{Body, Packet, UDP, checksum, link_len, put};
 
 /// A datagram and how it arrives.
 #[derive(Debug, Clone)]
@@ -240,7 +240,7 @@ impl Driver {
         else {
             return Ok(());
         };
-        let at = if self.world.vlans[*port].is_some() { 22 } else { 18 };
+        let at = link_len(self.world.vlans[*port]) + 4;
         let Some(id) = frame.get(at..at + 2) else { return Ok(()) };
         packet.identification = u16::from_be_bytes([id[0], id[1]]);
         let now = self.ticks();

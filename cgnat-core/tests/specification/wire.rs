@@ -285,13 +285,50 @@ impl Packet {
 pub struct Link {
     pub to: [u8; 6],
     pub from: [u8; 6],
-    pub vlan: Option<u16>,
+    pub vlan: Option<Vlan>,
+}
+
+/// Tags of a link's frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vlan {
+    /// TPID and id of a tag before the 802.1Q one.
+    pub outer: Option<(u16, u16)>,
+    pub id: u16,
+}
+
+impl Vlan {
+    pub const fn dot1q(id: u16) -> Self {
+        Self { outer: None, id }
+    }
+
+    pub const fn qinq(outer: u16, id: u16) -> Self {
+        Self { outer: Some((0x88a8, outer)), id }
+    }
+}
+
+/// Keys of a port with these tags.
+pub fn vlan_keys(vlan: Option<Vlan>) -> String {
+    let Some(Vlan { outer, id }) = vlan else { return String::new() };
+    let outer = outer.map_or(String::new(), |(tpid, outer)| {
+        format!("    outer-vlan: {outer}\n    outer-tpid: {tpid:#x}\n")
+    });
+    format!("    vlan: {id}\n{outer}")
+}
+
+/// Bytes of the link header.
+pub fn link_len(vlan: Option<Vlan>) -> usize {
+    match vlan {
+        None => 14,
+        Some(Vlan { outer: None, .. }) => 18,
+        Some(Vlan { outer: Some(_), .. }) => 22,
+    }
 }
 
 impl Link {
     pub fn frame(&self, ether_type: u16, payload: &[u8]) -> Vec<u8> {
         let mut frame = [self.to, self.from].concat();
-        if let Some(id) = self.vlan {
+        if let Some(Vlan { outer, id }) = self.vlan {
+            outer.inspect(|(tpid, outer)| push(&mut frame, &[*tpid, *outer]));
             push(&mut frame, &[0x8100, id]);
         }
         push(&mut frame, &[ether_type]);

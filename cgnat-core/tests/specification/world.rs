@@ -10,6 +10,7 @@ use super::limits::Limits;
 use super::nat::{Pool, Rules};
 use super::overloading;
 use super::sessions::word;
+use super::wire::{Vlan, vlan_keys};
 
 pub const INTERNAL_OWN: &str = "10.255.0.2";
 pub const EXTERNAL_OWN: &str = "192.0.2.2";
@@ -19,7 +20,7 @@ pub const EXTERNAL_OWN: &str = "192.0.2.2";
 pub struct World {
     pub rules: Rules,
     pub workers: u16,
-    pub vlans: [Option<u16>; 2],
+    pub vlans: [Option<Vlan>; 2],
     pub max_mappings: u32,
     pub start: Instant,
     /// Lending comes to rest after each event; else blocks may be under way meanwhile.
@@ -31,7 +32,6 @@ impl World {
     pub fn yaml(&self) -> String {
         let mut yaml = String::from("version: 1\nlab: { allow-short-timers: true }\n");
         let rules = &self.rules;
-        let vlan = |id: Option<u16>| id.map_or(String::new(), |id| format!("    vlan: {id}\n"));
         let (mappings, sessions) = (self.max_mappings, self.max_mappings / 4);
         let _ = write!(
             yaml,
@@ -64,7 +64,7 @@ impl World {
                 "  {name}:\n    side: {side}\n    device: {device}\n    addresses: [{own}/30]\n    \
                  next-hop: {hop}\n    mtu: {mtu}\n    neighbours: [{{ address: {hop}, mac: \
                  \"{mac}\" }}]\n{}",
-                vlan(id)
+                vlan_keys(id)
             );
         }
         yaml.push_str("pools:\n");

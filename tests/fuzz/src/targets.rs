@@ -10,7 +10,7 @@ use std::cell::RefCell;
 
 use cgnat_core::packet::arp;
 use cgnat_core::packet::checksum;
-use cgnat_core::packet::ethernet;
+use cgnat_core::packet::ethernet::{self, Tags};
 use cgnat_core::packet::icmp_error;
 use cgnat_core::packet::ipv4::{self, Transport};
 use cgnat_core::packet::rewrite::{self, End, NewEndpoint};
@@ -38,14 +38,15 @@ pub const TARGETS: &[(&str, Target)] = &[
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 1, 0];
 
-/// Ethernet, 802.1Q and ARP.
+/// Ethernet, VLAN tags and ARP.
 fn ethernet(data: &[u8]) {
-    for vlan in [None, Some(100)] {
+    let two = Tags::Two { tpid: ethernet::SERVICE, is_tpid_hidden: true, outer: 7, inner: 100 };
+    for tags in [Tags::None, Tags::One(100), two] {
         let mut frame = data.to_vec();
         if let Some(to) = frame.get_mut(..6) {
             to.copy_from_slice(&MAC);
         }
-        let Ok(parsed) = ethernet::parse(&frame, MAC, vlan) else { continue };
+        let Ok(parsed) = ethernet::parse(&frame, MAC, tags) else { continue };
         assert!(parsed.payload <= frame.len());
         if let Ok(read) = arp::parse(&frame[parsed.payload..]) {
             let mut written = [0; arp::LEN];

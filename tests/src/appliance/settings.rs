@@ -7,6 +7,7 @@ use super::{EXTERNAL_PORT, INTERNAL_PORT};
 use crate::lab::{
     BOX_EXTERNAL, BOX_INTERNAL, EXTERNAL, INTERNAL, MACS, ROUTER, SUBSCRIBER_PREFIX, TAPS, WORLD,
 };
+use crate::switch::Tag;
 
 /// The kernel's interfaces of the internal and of the external port.
 pub const KERNEL_INTERFACES: [&str; 2] = ["k-int", "k-ext"];
@@ -64,6 +65,8 @@ pub struct Settings {
     pub nat44: Vec<String>,
     /// Whether the ports have the interfaces [`KERNEL_INTERFACES`] in the kernel.
     pub kernel_interfaces: bool,
+    /// VLAN tags of the internal and of the external port, outermost first: none, one or two.
+    pub tags: [&'static [Tag]; 2],
     /// Largest IPv4 packet of the internal port; the default if `None`.
     pub internal_mtu: Option<u16>,
     /// Largest IPv4 packet of the external port; the default if `None`.
@@ -105,6 +108,7 @@ impl Default for Settings {
             static_mappings: Vec::new(),
             nat44: Vec::new(),
             kernel_interfaces: false,
+            tags: [&[], &[]],
             internal_mtu: None,
             external_mtu: None,
             ring: String::new(),
@@ -196,6 +200,7 @@ impl Settings {
             static_mappings,
             nat44,
             kernel_interfaces,
+            tags,
             internal_mtu,
             external_mtu,
             ring: _,
@@ -213,6 +218,12 @@ impl Settings {
         let idle = idle.as_ref().map(|idle| format!("  idle: {idle}\n")).unwrap_or_default();
         let mtu = |mtu: &Option<u16>| mtu.map(|mtu| format!("    mtu: {mtu}\n"));
         let [inner, outer] = [internal_mtu, external_mtu].map(|of| mtu(of).unwrap_or_default());
+        let [tags_in, tags_out] = tags.map(|tags| match tags {
+            [Tag { tpid, id: outer }, Tag { id, .. }] => {
+                format!("    vlan: {id}\n    outer-vlan: {outer}\n    outer-tpid: {tpid:#x}\n")
+            }
+            tags => tags.iter().map(|tag| format!("    vlan: {}\n", tag.id)).collect(),
+        });
         let kernel = |name: &str| match kernel_interfaces {
             true => format!("    kernel-interface: {name}\n"),
             false => String::new(),
@@ -232,9 +243,9 @@ impl Settings {
              \x20 memory: 512MiB\n  huge-pages: {huge_pages}\n{socket}{idle}\
              ports:\n\
              \x20 {INTERNAL_PORT}:\n    side: internal\n    device: \"{internal}\"\n\
-             \x20   addresses: [{BOX_INTERNAL}/30]\n    next-hop: {ROUTER}\n{router}{inner}{kernel_in}\
+             \x20   addresses: [{BOX_INTERNAL}/30]\n    next-hop: {ROUTER}\n{router}{inner}{tags_in}{kernel_in}\
              \x20 {EXTERNAL_PORT}:\n    side: external\n    device: \"{external}\"\n\
-             \x20   addresses: [{BOX_EXTERNAL}/30]\n    next-hop: {WORLD}\n{world}{outer}{kernel_out}\
+             \x20   addresses: [{BOX_EXTERNAL}/30]\n    next-hop: {WORLD}\n{world}{outer}{tags_out}{kernel_out}\
              pools:\n  laboratory:\n    addresses: [{pool}]\n{drain}{lent}    allocation:\n\
              \x20     block-size: {block_size}\n      max-blocks: {max_blocks}\n\
              \x20     hold: {hold}\n\

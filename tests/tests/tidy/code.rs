@@ -60,6 +60,7 @@ const LAYERS: &[(&str, &[(&str, &str)])] = &[
         &[
             ("crate::config", "stands alone"),
             ("crate::endpoint", "rules name protocols, and lists of pools by number"),
+            ("crate::packet::ethernet", "the VLAN tags of a port are plain values"),
         ],
     ),
 ];

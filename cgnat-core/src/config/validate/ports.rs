@@ -5,10 +5,11 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::super::problem::{At, Report};
-use super::super::read::{Cursor, Located};
+use super::super::read::{Cursor, Fields, Located};
 use super::super::scalar::{self, shown};
 use super::super::{Device, MOST_MTU, Port, Route, Side, frames};
 use super::{device, refuse_repeated, unknown_name};
+use crate::packet::ethernet::{self, Tags};
 
 const MAX_PORTS: usize = 32;
 const MAX_ROUTES: usize = 256;
@@ -25,7 +26,7 @@ pub(super) struct Draft {
     pub(super) next_hop: Option<Located<Ipv4Addr>>,
     /// A next hop is given, well or badly.
     pub(super) has_next_hop: bool,
-    vlan: Option<u16>,
+    pub(super) tags: Tags,
     mtu: u16,
     neighbours: Vec<Located<(Ipv4Addr, [u8; 6])>>,
     pub(super) kernel_interface: Option<Located<String>>,
@@ -39,7 +40,7 @@ impl Draft {
             name: self.name.value,
             side: self.side?,
             device: self.device?.value,
-            vlan: self.vlan,
+            tags: self.tags,
             addresses: self.addresses.into_iter().map(|a| a.value).collect(),
             next_hop: self.next_hop.map(|n| n.value),
             mtu: self.mtu,
@@ -96,7 +97,8 @@ fn port(report: &mut Report<'_>, name: Located<String>, cursor: &Cursor<'_>) -> 
     let device = fields
         .required(report, "device")
         .and_then(|c| c.located(report, "a PCI address or a virtual device", device::device));
-    let vlan = fields.get("vlan").and_then(|c| c.whole(report, 1, 4094)).map(|n| n as u16);
+    let is_tpid_hidden = device.as_ref().is_some_and(|d| frames::is_packet_socket(&d.value));
+    let tags = tags(report, &fields, is_tpid_hidden);
     let mtu = fields.get("mtu").and_then(|c| c.whole(report, 576, MOST_MTU.into()));
     let mtu = mtu.unwrap_or(1500) as u16;
     if let Some(Located { value, at }) = &device
@@ -134,7 +136,7 @@ fn port(report: &mut Report<'_>, name: Located<String>, cursor: &Cursor<'_>) -> 
         has_bad_address: false,
         next_hop: None,
         has_next_hop: fields.get("next-hop").is_some(),
-        vlan,
+        tags,
         mtu,
         neighbours: Vec::new(),
         kernel_interface,
@@ -150,6 +152,38 @@ fn port(report: &mut Report<'_>, name: Located<String>, cursor: &Cursor<'_>) -> 
         neighbours(report, cursor, &mut draft);
     }
     Some(draft)
+}
+
+/// The tags of a port. `is_tpid_hidden`: its device does not show the outer one's TPID.
+fn tags(report: &mut Report<'_>, fields: &Fields<'_>, is_tpid_hidden: bool) -> Tags {
+    let mut id = |key| fields.get(key).and_then(|c| c.whole(report, 1, 4094)).map(|n| n as u16);
+    let (inner, outer) = (id("vlan"), id("outer-vlan"));
+    let tpids = [
+        ("0x88a8", ethernet::SERVICE),
+        ("0x8100", ethernet::DOT1Q),
+        ("0x9100", ethernet::OLD_SERVICE),
+    ];
+    let tpid =
+        fields.get("outer-tpid").and_then(|c| c.choice(report, &tpids.map(|(word, _)| word), &[]));
+    let tpid = tpids
+        .iter()
+        .find(|(word, _)| Some(*word) == tpid)
+        .map_or(ethernet::SERVICE, |(_, tpid)| *tpid);
+    for (key, other, what) in
+        [("outer-vlan", "vlan", "the inner tag"), ("outer-tpid", "outer-vlan", "the outer tag")]
+    {
+        if let Some(cursor) = fields.get(key)
+            && fields.get(other).is_none()
+        {
+            let message = format!("the port has no `{other}`; expected the id of {what}");
+            report.error(cursor.at(), message);
+        }
+    }
+    match (outer, inner) {
+        (Some(outer), Some(inner)) => Tags::Two { tpid, is_tpid_hidden, outer, inner },
+        (None, Some(id)) => Tags::One(id),
+        (_, None) => Tags::None,
+    }
 }
 
 fn addresses(report: &mut Report<'_>, cursor: Option<&Cursor<'_>>, draft: &mut Draft) {
