@@ -119,6 +119,8 @@ pub fn preflight_with(
     let mut files = Files::default();
     for (i, port) in config.ports().iter().enumerate() {
         match port.device() {
+            // Looked at with the first port on it.
+            Device::Pci(_) if config.first_on_device(i) != i => {}
             Device::Pci(address) => cards::pci(&mut here, port, address, root),
             Device::Virtual { driver, arguments, .. } => {
                 for (key, value) in arguments {

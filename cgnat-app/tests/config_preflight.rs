@@ -230,6 +230,36 @@ fn an_interface_must_be_there_and_up_and_used_once() {
 }
 
 #[test]
+fn an_interface_that_ports_share_must_be_large_enough_for_the_tags_of_each() {
+    let root = machine();
+    let config = Config::from_yaml(
+        "t.yaml",
+        "version: 1
+ports:
+  in: { side: internal, device: \"net_af_packet0,iface=eth1\", vlan: 7, addresses: [10.255.0.2/30], next-hop: 10.255.0.1 }
+  out: { side: external, device: \"net_af_packet0,iface=eth1\", vlan: 7, outer-vlan: 7, addresses: [192.0.2.2/30], next-hop: 192.0.2.1 }
+pools: { main: { addresses: [203.0.113.0/28] } }
+subscribers: [{ name: all, match: [100.64.0.0/10], pool: main }]
+",
+    );
+    let config = config.unwrap_or_else(|problems| panic!("{problems}"));
+    let said = || -> Vec<String> {
+        preflight(&config, root.path()).findings.iter().map(ToString::to_string).collect()
+    };
+    let expected = |is| {
+        format!(
+            "warning: port out: interface eth1 has MTU {is}, the port 1500 and 8 bytes of tags: \
+             longer packets are lost; ip link set eth1 mtu 1508, or lower `mtu`"
+        )
+    };
+    assert_eq!(said(), [expected(1500)]);
+    put(&root, "sys/class/net/eth1/mtu", "1507\n");
+    assert_eq!(said(), [expected(1507)]);
+    put(&root, "sys/class/net/eth1/mtu", "1508\n");
+    assert_eq!(said(), [""; 0]);
+}
+
+#[test]
 fn raw_packets_need_a_permission_and_its_own_exit_code() {
     let root = machine();
     put(&root, "proc/self/status", "CapEff:\t0000000000000000\nCpus_allowed_list:\t0-1\n");

@@ -2,7 +2,7 @@
 //! Needs root.
 
 use anyhow::{Result, ensure};
-use cgnat_tests::appliance::{Outcome, Settings, with_appliance};
+use cgnat_tests::appliance::{Appliance, Outcome, Settings, with_appliance};
 use cgnat_tests::judges;
 use cgnat_tests::lab::{Lab, SERVERS};
 use cgnat_tests::live::{everything_goes_through, packets_of_sizes_come_back};
@@ -16,6 +16,7 @@ const STACKED: &[Tag] = &[Tag { tpid: SERVICE, id: 300 }, Tag { tpid: DOT1Q, id:
 /// Two of 802.1Q.
 const DOUBLED: &[Tag] = &[Tag { tpid: DOT1Q, id: 4094 }, Tag { tpid: DOT1Q, id: 1 }];
 const ONE: &[Tag] = &[Tag { tpid: DOT1Q, id: 300 }];
+const OTHER: &[Tag] = &[Tag { tpid: DOT1Q, id: 4094 }];
 
 /// What one MTU carries beside packets: an 802.1Q tag, if that is the first (docs/configuration.md).
 fn interface_mtu(tags: &[Tag]) -> u16 {
@@ -56,6 +57,46 @@ fn root_netns_everything_goes_through_two_tags() -> Result<()> {
 #[test]
 fn root_netns_everything_goes_through_two_tags_2_workers() -> Result<()> {
     let outcome = through([ONE, STACKED], 2)?;
+    ensure!(outcome.number("/workers/0/handed_off")? > 100, "next to nothing was handed over");
+    Ok(())
+}
+
+/// Both sides on one line, and so on one device.
+fn through_one_arm(
+    tags: [&'static [Tag]; 2],
+    workers: u16,
+    ask: impl FnOnce(&Lab, &Appliance) -> Result<()>,
+) -> Result<Outcome> {
+    let lab = Lab::new(4)?;
+    let hosts = [0, 1].map(|side| Access { side, tags: tags[side] });
+    let mtu = tags.into_iter().map(interface_mtu).max().unwrap_or(MTU);
+    let switch = Switch::install(&lab, MTU, &[Trunk { mtu, hosts: &hosts }])?;
+    let settings = Settings { workers, tags, one_armed: true, ..Settings::default() };
+    let (said, outcome) = with_appliance(&lab, &settings, |appliance| {
+        everything_goes_through(&lab, DOWNLOAD)?;
+        packets_of_sizes_come_back(&lab, sizes())?;
+        ask(&lab, appliance)?;
+        Ok(appliance.errors())
+    })?;
+    ensure!(!said.contains("has MTU") && !said.contains("frame-cut"), "{said}");
+    switch.has_no_strays()?;
+    println!("drops: {:?}", outcome.stats.drops()?);
+    for port in ["internal0", "external0"] {
+        let received = outcome.number(&format!("/ports/{port}/rx_packets"))?;
+        println!("{port}: {received} packets");
+        ensure!(received > 1_000, "{port} received {received} packets");
+    }
+    Ok(outcome)
+}
+
+#[test]
+fn root_netns_everything_goes_through_one_arm() -> Result<()> {
+    through_one_arm([ONE, STACKED], 1, |_, _| Ok(())).map(drop)
+}
+
+#[test]
+fn root_netns_everything_goes_through_one_arm_2_workers() -> Result<()> {
+    let outcome = through_one_arm([DOUBLED, OTHER], 2, |_, _| Ok(()))?;
     ensure!(outcome.number("/workers/0/handed_off")? > 100, "next to nothing was handed over");
     Ok(())
 }

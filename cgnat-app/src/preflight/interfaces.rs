@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use cgnat_core::config::Port;
+use cgnat_core::config::{Device, Port};
 
 use super::{Preflight, subject};
 
@@ -23,8 +23,8 @@ const JOINING: [(&str, &str); 4] = [
 pub struct Interfaces<'a> {
     root: &'a Path,
     features: &'a dyn Fn(&str) -> Vec<String>,
-    /// The port of each.
-    taken: BTreeMap<String, String>,
+    /// The port of each, and its device.
+    taken: BTreeMap<String, (String, Device)>,
 }
 
 impl<'a> Interfaces<'a> {
@@ -38,17 +38,21 @@ impl<'a> Interfaces<'a> {
         if name.contains('/') || name == "." || name == ".." || name.len() > 15 {
             return here.error(&subject, format!("`{name}` cannot be the name of an interface"));
         }
-        if let Some(other) = self.taken.get(name) {
-            // Receiving and sending on one interface is one use of it.
-            if other != port.name() {
+        let device = self.root.join("sys/class/net").join(name);
+        if let Some((other, theirs)) = self.taken.get(name) {
+            // Receiving and sending on one interface is one use of it, and so are ports that share
+            // a device.
+            if other == port.name() {
+                return;
+            }
+            if theirs != port.device() {
                 let message =
                     format!("interface {name} is in use by port {other}; expected another");
-                here.error(&subject, message);
+                return here.error(&subject, message);
             }
-            return;
+            return warn_of_mtu(here, port, name, &device);
         }
-        self.taken.insert(name.to_owned(), port.name().to_owned());
-        let device = self.root.join("sys/class/net").join(name);
+        self.taken.insert(name.to_owned(), (port.name().to_owned(), port.device().clone()));
         if !device.exists() {
             let message = format!("there is no interface {name}; ip -br link lists them");
             return here.error(&subject, message);
@@ -59,20 +63,7 @@ impl<'a> Interfaces<'a> {
         if flags & IFF_UP == 0 {
             here.error(&subject, format!("interface {name} is down; ip link set {name} up"));
         }
-        let mtu: Option<u16> =
-            fs::read_to_string(device.join("mtu")).ok().and_then(|mtu| mtu.trim().parse().ok());
-        let wanted = port.interface_mtu();
-        if let Some(mtu) = mtu.filter(|mtu| *mtu < wanted) {
-            let needs = match wanted - port.mtu() {
-                0 => format!("the port {wanted}"),
-                tags => format!("the port {} and {tags} bytes of tags", port.mtu()),
-            };
-            let message = format!(
-                "interface {name} has MTU {mtu}, {needs}: longer packets are lost; ip link set \
-                 {name} mtu {wanted}, or lower `mtu`"
-            );
-            here.warning(&subject, message);
-        }
+        warn_of_mtu(here, port, name, &device);
         self.warn_of_joining(here, &subject, name);
     }
 
@@ -89,5 +80,23 @@ impl<'a> Interfaces<'a> {
             );
             here.warning(subject, message);
         }
+    }
+}
+
+/// Of an interface, with its files in `device`, that is too small for a port.
+fn warn_of_mtu(here: &mut Preflight, port: &Port, name: &str, device: &Path) {
+    let mtu: Option<u16> =
+        fs::read_to_string(device.join("mtu")).ok().and_then(|mtu| mtu.trim().parse().ok());
+    let wanted = port.interface_mtu();
+    if let Some(mtu) = mtu.filter(|mtu| *mtu < wanted) {
+        let needs = match wanted - port.mtu() {
+            0 => format!("the port {wanted}"),
+            tags => format!("the port {} and {tags} bytes of tags", port.mtu()),
+        };
+        let message = format!(
+            "interface {name} has MTU {mtu}, {needs}: longer packets are lost; ip link set \
+         {name} mtu {wanted}, or lower `mtu`"
+        );
+        here.warning(&subject(port), message);
     }
 }

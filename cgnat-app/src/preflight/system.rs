@@ -15,7 +15,7 @@ const CAP_NET_RAW: u32 = 13;
 pub(super) fn capabilities(here: &mut Preflight, config: &Config, root: &Path) {
     let status = status_line(root, "CapEff:");
     let Some(held) = status.and_then(|hex| u64::from_str_radix(&hex, 16).ok()) else { return };
-    for port in config.ports() {
+    for (_, port) in config.devices() {
         let Device::Virtual { driver, arguments, .. } = port.device() else { continue };
         let uses_interface =
             arguments.iter().any(|(key, _)| ARGUMENTS_WITH_INTERFACE.contains(&key.as_str()));
@@ -138,7 +138,7 @@ pub(super) fn nodes(here: &mut Preflight, config: &Config, machine: &Machine) {
     for lack in &plan.placement.lacks {
         here.warning("system.workers", placement::lack_message(lack, &plan.worker_cpus));
     }
-    for port in config.ports() {
+    for (_, port) in config.devices() {
         if let Device::Pci(address) = port.device()
             && let Some(message) = placement::distance_message(machine, address, &plan.worker_cpus)
         {

@@ -14,6 +14,7 @@ use cgnat_core::worker::io::{BURST, Burst, NOTE_BYTES, PacketBuf, PacketIo};
 use dpdk::{Mbuf, Mempool, RingConsumer, RingProducer, RxQueue, TxQueue};
 
 use super::replay::Replay;
+use super::trunk::Trunk;
 
 /// Where the time of a packet's capture stands beside it, behind the note.
 const CAPTURE_TIME: Range<usize> = NOTE_BYTES..NOTE_BYTES + 8;
@@ -118,6 +119,8 @@ pub enum Transmit {
     Queue(TxQueue, Option<Relay>),
     /// Through the worker that has a queue.
     Relayed(RingProducer),
+    /// As this port, which is on the same device.
+    Beside(usize),
 }
 
 /// What other workers want to have sent.
@@ -136,8 +139,10 @@ impl Relay {
 
 /// One worker's packets.
 pub struct DpdkIo {
-    /// By port; `None` where another worker receives.
+    /// By port; `None` where another worker receives, or a trunk has the queue.
     pub receive: Vec<Option<RxQueue>>,
+    /// Queues of devices that several ports share.
+    pub trunks: Vec<Trunk>,
     /// By port.
     pub transmit: Vec<Transmit>,
     /// Rings of the workers, by worker; the own one is not used.
@@ -162,7 +167,7 @@ impl DpdkIo {
         self.rings.iter().any(|ring| half(ring.ring()))
             || self.transmit.iter().any(|transmit| match transmit {
                 Transmit::Queue(_, Some(relay)) => half(relay.ring.ring()),
-                Transmit::Queue(_, None) => false,
+                Transmit::Queue(_, None) | Transmit::Beside(_) => false,
                 Transmit::Relayed(ring) => half(ring.ring()),
             })
     }
@@ -183,29 +188,36 @@ impl DpdkIo {
 impl PacketIo for DpdkIo {
     type Packet = DpdkPacket;
 
-    fn receive(&mut self, port: usize, burst: &mut Burst<DpdkPacket>) {
+    fn receive(&mut self, port: usize, burst: &mut Burst<DpdkPacket>) -> bool {
         self.pump(port);
         if !self.gate.load(Ordering::Acquire) {
-            return;
+            return false;
         }
         if self.replay.is_some() && self.is_congested() {
-            return;
+            return false;
         }
         if let Some(replay) = &mut self.replay {
-            return replay.receive(port, &mut self.receive, burst);
-        }
-        if let Some(queue) = &mut self.receive[port] {
+            replay.receive(port, &mut self.receive, burst);
+        } else if let Some(queue) = &mut self.receive[port] {
             let mut mbufs: ArrayVec<Mbuf, BURST> = ArrayVec::new();
             queue.receive(&mut mbufs);
             burst.extend(mbufs.drain(..).map(DpdkPacket));
+        } else if let Some(trunk) = self.trunks.iter_mut().find(|trunk| trunk.has(port)) {
+            return trunk.receive(port, burst);
         }
+        burst.is_full()
     }
 
     fn transmit(&mut self, port: usize, burst: &mut Burst<DpdkPacket>) {
+        let port = match &self.transmit[port] {
+            Transmit::Beside(first) => *first,
+            Transmit::Queue(..) | Transmit::Relayed(_) => port,
+        };
         let sender = &mut self.transmit[port];
         through(burst, |mbufs| match sender {
             Transmit::Queue(queue, _) => queue.transmit(mbufs),
             Transmit::Relayed(ring) => ring.push_burst(mbufs),
+            Transmit::Beside(_) => unreachable!("ports are beside one that opens the device"),
         });
     }
 

@@ -30,6 +30,7 @@ mod say;
 mod start;
 mod statistics;
 pub mod steering;
+mod trunk;
 mod watchdog;
 
 use std::io::IsTerminal as _;

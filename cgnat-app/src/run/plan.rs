@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use cgnat_core::config::{Config, Device, HugePages, Port, Workers};
+use cgnat_core::config::{Config, Device, HugePages, Workers};
 use cgnat_core::layout::Layout;
 use dpdk::{EalOptions, Lcore, Mbuf};
 
@@ -80,9 +80,10 @@ impl Plan {
         let buffer = buffer_bytes(data_room, huge_pages);
         let waiting = layout.fragments.pending as usize * worker_cpus.len();
         let cost = |workers: usize| {
-            let ports = config.ports().len();
+            let (ports, devices) = (config.ports().len(), config.devices().count());
             let to_kernel = kernel::wanted(config).count() as u32 * (KERNEL_RING + RING);
-            let count = buffers(ports, workers, worker_cpus.len()) + to_kernel + waiting as u32;
+            let count =
+                buffers((ports, devices), workers, worker_cpus.len()) + to_kernel + waiting as u32;
             let tables = layout.shard_bytes as u64 * workers as u64;
             (count, tables + u64::from(count) * buffer + OVERHEAD)
         };
@@ -153,11 +154,11 @@ impl Plan {
             huge_pages: self.huge_pages,
             ..EalOptions::default()
         };
-        for port in config.ports() {
+        for (number, port) in config.devices() {
             match port.device() {
                 Device::Pci(address) => options.allow_pci.push(address.clone()),
                 Device::Virtual { .. } => {
-                    options.vdevs.push(device_string(port, self.workers()));
+                    options.vdevs.push(device_string(config, number, self.workers()));
                 }
             }
         }
@@ -165,19 +166,12 @@ impl Plan {
     }
 }
 
-/// Name of a device in DPDK.
-pub fn device_name(device: &Device) -> &str {
-    match device {
-        Device::Pci(address) => address,
-        Device::Virtual { name, .. } => name,
-    }
-}
-
 /// The device as DPDK's `--vdev` wants it. A packet socket gets a queue pair for each worker and
 /// slots for its MTU unless the configuration says otherwise.
-fn device_string(port: &Port, workers: u16) -> String {
-    let Device::Virtual { name, driver, arguments } = port.device() else {
-        return device_name(port.device()).to_owned();
+fn device_string(config: &Config, port: usize, workers: u16) -> String {
+    let device = config.ports()[port].device();
+    let Device::Virtual { name, driver, arguments } = device else {
+        return device.name().to_owned();
     };
     let mut text = name.clone();
     for (key, value) in arguments {
@@ -186,7 +180,7 @@ fn device_string(port: &Port, workers: u16) -> String {
     if driver == "net_af_packet" && workers > 1 && !arguments.iter().any(|(k, _)| k == "qpairs") {
         text.push_str(&format!(",qpairs={workers}"));
     }
-    if let Some((slot, block)) = port.ring() {
+    if let Some((slot, block)) = config.ring(port) {
         text.push_str(&format!(",framesz={slot},blocksz={block}"));
     }
     text
@@ -205,9 +199,9 @@ fn buffer_bytes(data_room: u16, huge_pages: bool) -> u64 {
 
 /// Enough for the pool of `mine` of `workers` workers that no queue, ring, parking place or cache
 /// can starve another. Packets that they receive may wait to be sent anywhere.
-fn buffers(ports: usize, mine: usize, workers: usize) -> u32 {
-    let queues = ports * (mine + workers) * usize::from(DESCRIPTORS);
-    let rings = if workers > 1 { workers * RING as usize + ports * RING as usize } else { 0 };
+fn buffers((ports, devices): (usize, usize), mine: usize, workers: usize) -> u32 {
+    let queues = devices * (mine + workers) * usize::from(DESCRIPTORS);
+    let rings = if workers > 1 { workers * RING as usize + devices * RING as usize } else { 0 };
     let waiting = workers * (1024 + 256 + 32 * (2 * ports + workers));
     let cached = (workers + 1) * 512;
     (queues + rings + waiting + cached + 1024) as u32

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use cgnat_core::assembly::{Assembly, Memory, Seat, assemble};
-use cgnat_core::config::{Config, Device, Idle};
+use cgnat_core::config::{self, Config, Device, Idle, Side};
 use cgnat_core::control::counters::WorkerCounters;
 use cgnat_core::control::links::LinkStates;
 use cgnat_core::control::neighbours::NeighbourTable;
@@ -32,13 +32,14 @@ use super::io::{DpdkIo, Relay, Transmit};
 use super::kernel::{self, Interface, KernelCounters, KernelReport};
 use super::links::{self, Links};
 use super::placement::Placement;
-use super::plan::{DESCRIPTORS, KERNEL_RING, Plan, RING, device_name};
+use super::plan::{DESCRIPTORS, KERNEL_RING, Plan, RING};
 use super::replay::{Pace, Replay, Track};
 use super::report::{Report, Space};
 use super::requests::{self, Front};
 use super::routes::{self, Board};
 use super::say::complain;
-use super::steering::{PortSteering, Watch, Wish};
+use super::steering::{self, PortSteering, Watch, Wish};
+use super::trunk::Trunk;
 use super::watchdog::{Outlet, Watchdog};
 use crate::preflight::Preflight;
 
@@ -202,11 +203,14 @@ pub fn start(
     Ok(running)
 }
 
+/// Queues of the device that a port opens; a port beside another has none.
+type Queues = (Vec<dpdk::RxQueue>, Vec<dpdk::TxQueue>);
+
 #[derive(Default)]
 struct Opened {
     ports: Vec<RunningPort>,
     macs: Vec<[u8; 6]>,
-    queues: Vec<(Vec<dpdk::RxQueue>, Vec<dpdk::TxQueue>)>,
+    queues: Vec<Queues>,
     steering: Vec<PortSteering>,
     outlets: Vec<Outlet>,
 }
@@ -219,10 +223,15 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pools: &[Mempool]) -> Res
     let nodes: Vec<_> = workers.clone().map(|worker| plan.placement.node_of(worker)).collect();
     let pools: Vec<_> =
         workers.map(|worker| pools[plan.placement.share_of(worker)].clone()).collect();
-    for port in config.ports() {
-        let name = device_name(port.device());
+    for (number, port) in config.ports().iter().enumerate() {
+        let first = config.first_on_device(number);
+        let steered = steering::steered_side(config, number);
+        if first != number {
+            opened.beside(first, steering, steered, port);
+            continue;
+        }
         let context = || format!("port {}", port.name());
-        let device = Port::by_name(eal, name).with_context(context)?;
+        let device = Port::by_name(eal, port.device().name()).with_context(context)?;
         let workers = plan.workers();
         let rx_queues = match port.device() {
             // Each rx_pcap is a queue; the configuration gives one.
@@ -235,12 +244,13 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pools: &[Mempool]) -> Res
         };
         let is_card = matches!(port.device(), Device::Pci(_));
         let abilities = device.rss_abilities().with_context(context)?;
-        let wish = Wish::of(steering, port.side(), rx_queues, abilities);
+        let wish = Wish::of(steering, steered, rx_queues, abilities);
         // A card that cannot hash uses its first queue only; of others who spreads is not known.
         let rx_queues = if is_card && !abilities.hashes_addresses { 1 } else { rx_queues };
         // At its most a driver reckons with tags.
         let most = device.answers().with_context(context)?.mtu.1;
-        let mtu = port.device_mtu().min(most).max(port.mtu());
+        let mtu = config.on_device(number).map(|(_, port)| port.mtu()).max().unwrap_or(0);
+        let mtu = config.device_mtu(number).min(most).max(mtu);
         let settings = PortConfig {
             rx_queues,
             tx_queues,
@@ -251,7 +261,7 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pools: &[Mempool]) -> Res
             rss: wish.rss(is_card, rx_queues, abilities),
             nodes: nodes.clone(),
             // Routing protocols talk to groups.
-            all_multicast: port.kernel_interface().is_some(),
+            all_multicast: has_interface(config, number),
             ..PortConfig::default()
         };
         opened.macs.push(device.mac().with_context(context)?);
@@ -259,12 +269,29 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pools: &[Mempool]) -> Res
         let refused = started.key_refused;
         let steers = wish.fulfil(steering, port.name(), rx_queues, &started.port, refused);
         let steers = steers.with_context(context)?;
-        opened.steering.push(steers);
+        opened.steering.push(steers.of(steering, port, steered));
         opened.outlets.push(Outlet { name: port.name().to_owned(), queues: tx_queues });
         opened.ports.push(started.port);
         opened.queues.push((started.rx, started.tx));
     }
     Ok(opened)
+}
+
+impl Opened {
+    /// A port whose device was opened with the port `first`.
+    fn beside(&mut self, first: usize, steering: Steering, steered: Side, port: &config::Port) {
+        self.macs.push(self.macs[first]);
+        self.queues.push((Vec::new(), Vec::new()));
+        self.steering.push(self.steering[first].of(steering, port, steered));
+        let queues = self.outlets[first].queues;
+        self.outlets.push(Outlet { name: port.name().to_owned(), queues });
+        self.ports.push(self.ports[first].clone());
+    }
+}
+
+/// Whether any port on the device of this one has an interface in the kernel.
+fn has_interface(config: &Config, port: usize) -> bool {
+    config.on_device(port).any(|(_, port)| port.kernel_interface().is_some())
 }
 
 fn memory(eal: &Eal, plan: &Plan) -> Result<Memory> {
@@ -334,7 +361,7 @@ fn views(
     eal: &Eal,
     config: &Config,
     plan: &Plan,
-    queues: Vec<(Vec<dpdk::RxQueue>, Vec<dpdk::TxQueue>)>,
+    queues: Vec<Queues>,
     pools: &[Mempool],
     mut replay: Option<Replay>,
     gate: &Arc<AtomicBool>,
@@ -355,6 +382,7 @@ fn views(
         .enumerate()
         .map(|(worker, ring)| DpdkIo {
             receive: Vec::new(),
+            trunks: Vec::new(),
             transmit: Vec::new(),
             rings: rings.clone(),
             to_kernel: Vec::new(),
@@ -365,38 +393,59 @@ fn views(
         })
         .collect();
     let mut ways = Vec::new();
+    // Of each port that opens a device, the rings of those who send through others.
+    let mut relays_of = Vec::<Vec<dpdk::RingProducer>>::new();
     for (port, (rx, tx)) in queues.into_iter().enumerate() {
-        let mut rx = rx.into_iter();
-        for view in &mut views {
-            view.receive.push(rx.next());
-        }
-        let direct = tx.len();
-        let punts = config.ports()[port].kernel_interface().is_some();
+        let first = config.first_on_device(port);
         let mut relays = Vec::new();
-        let mut tx: Vec<_> = tx.into_iter().map(Some).collect();
-        // Workers beyond the queues relay to worker (n modulo queues), the kernel to the first.
-        let relaying = if workers > direct { direct } else { usize::from(punts) };
-        let mut taken: Vec<Option<dpdk::RingConsumer>> = (0..direct).map(|_| None).collect();
-        for (queue, place) in taken.iter_mut().enumerate().take(relaying) {
-            let name = format!("relay{port}.{queue}");
-            let (producer, consumer) = MbufRing::create(eal, &name, RING, node_of(queue))?;
-            relays.push(producer);
-            *place = Some(consumer);
+        if first == port {
+            let is_shared = config.on_device(port).count() > 1;
+            let mut rx = rx.into_iter();
+            for view in &mut views {
+                match rx.next() {
+                    Some(queue) if is_shared => {
+                        let ports = config.on_device(port).map(|(n, port)| (n, port.tags()));
+                        view.trunks.push(Trunk::new(queue, ports));
+                        view.receive.push(None);
+                    }
+                    queue => view.receive.push(queue),
+                }
+            }
+            let direct = tx.len();
+            let mut tx: Vec<_> = tx.into_iter().map(Some).collect();
+            // Workers beyond the queues relay to worker (n modulo queues), the kernel to the first.
+            let punts = has_interface(config, port);
+            let relaying = if workers > direct { direct } else { usize::from(punts) };
+            let mut taken: Vec<Option<dpdk::RingConsumer>> = (0..direct).map(|_| None).collect();
+            for (queue, place) in taken.iter_mut().enumerate().take(relaying) {
+                let name = format!("relay{port}.{queue}");
+                let (producer, consumer) = MbufRing::create(eal, &name, RING, node_of(queue))?;
+                relays.push(producer);
+                *place = Some(consumer);
+            }
+            for (worker, view) in views.iter_mut().enumerate() {
+                let own = tx.get_mut(worker).and_then(Option::take);
+                view.transmit.push(match own {
+                    Some(queue) => Transmit::Queue(queue, taken[worker].take().map(Relay::new)),
+                    None => Transmit::Relayed(relays[worker % direct].clone()),
+                });
+            }
+        } else {
+            for view in &mut views {
+                view.receive.push(None);
+                view.transmit.push(Transmit::Beside(first));
+            }
         }
+        relays_of.push(relays);
         let (mut producer, mut way) = (None, None);
-        if punts {
+        if config.ports()[port].kernel_interface().is_some() {
             let (to, from) = MbufRing::create(eal, &format!("kernel{port}"), KERNEL_RING, None)?;
             producer = Some(to);
-            way = Some((from, relays[0].clone()));
+            way = Some((from, relays_of[first][0].clone()));
         }
         ways.push(way);
-        for (worker, view) in views.iter_mut().enumerate() {
+        for view in &mut views {
             view.to_kernel.push(producer.clone());
-            let own = tx.get_mut(worker).and_then(Option::take);
-            view.transmit.push(match own {
-                Some(queue) => Transmit::Queue(queue, taken[worker].take().map(Relay::new)),
-                None => Transmit::Relayed(relays[worker % direct].clone()),
-            });
         }
     }
     Ok((views, ways))

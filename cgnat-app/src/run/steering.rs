@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use cgnat_core::config::{Config, Device, Side};
+use cgnat_core::config::{Config, Device, Port, Side};
 use cgnat_core::control::counters::WorkerCounters;
 use cgnat_core::worker::steering::Steering;
 use dpdk::{PortError, Rss, RssAbilities, RssFields, RunningPort};
@@ -135,6 +135,27 @@ impl Wish {
         let expected_permille = expected_permille(steering, method, queues);
         let (name, driver) = (name.to_owned(), driver::json(&port.answers()?));
         Ok(PortSteering { name, method, reason, queues, entries, expected_permille, driver })
+    }
+}
+
+/// The side that the card of a port can steer. Its key is one, whatever the tags of a frame: of a device
+/// that ports of both sides share it is the external one's, from which mostly more packets come.
+pub fn steered_side(config: &Config, port: usize) -> Side {
+    let mut sides = config.on_device(port).map(|(_, port)| port.side());
+    if sides.any(|side| side == Side::External) { Side::External } else { Side::Internal }
+}
+
+impl PortSteering {
+    /// What a device that was asked to steer `steered` does for one of its ports.
+    pub fn of(&self, steering: Steering, port: &Port, steered: Side) -> Self {
+        let of = Self { name: port.name().to_owned(), ..self.clone() };
+        if port.side() == steered || self.method != Method::WindowedKey {
+            return of;
+        }
+        let method = Method::Software;
+        let expected_permille = expected_permille(steering, method, self.queues);
+        let reason = "the card has one key, and steers the external ports of the device with it";
+        Self { method, reason: reason.to_owned(), entries: 0, expected_permille, ..of }
     }
 }
 

@@ -40,18 +40,31 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The MTU that DPDK is asked for, of the device of a port: drivers reckon with one tag beside
+    /// it, some with two.
+    pub fn device_mtu(&self, port: usize) -> u16 {
+        let needed = |port: &Port| match port.tags {
+            Tags::Two { .. } => port.mtu + 2 * TAG as u16,
+            Tags::None | Tags::One(_) => port.mtu,
+        };
+        self.on_device(port).map(|(_, port)| needed(port)).max().unwrap_or(0)
+    }
+
+    /// Slot and block of a packet socket's ring, bytes, where DPDK's own are too small and the
+    /// configuration names none.
+    pub fn ring(&self, port: usize) -> Option<(u32, u32)> {
+        let device = &self.ports[port].device;
+        let room = self.on_device(port).map(|(_, port)| room_for(port.mtu)).max()?;
+        let is_ours = is_packet_socket(device) && given_ring(device).is_none();
+        (is_ours && room > DEFAULT_RING.0).then_some((room, 4 * room))
+    }
+}
+
 impl Port {
     /// Whether the device is a packet socket on a Linux interface.
     pub fn is_packet_socket(&self) -> bool {
         is_packet_socket(&self.device)
-    }
-
-    /// The MTU that DPDK is asked for: drivers reckon with one tag beside it, some with two.
-    pub fn device_mtu(&self) -> u16 {
-        match self.tags {
-            Tags::Two { .. } => self.mtu + 2 * TAG as u16,
-            Tags::None | Tags::One(_) => self.mtu,
-        }
     }
 
     /// The MTU that a Linux interface needs: the kernel reckons with one 802.1Q tag beside it, and
@@ -62,14 +75,6 @@ impl Port {
             Tags::Two { .. } => self.mtu + 2 * TAG as u16,
             Tags::None | Tags::One(_) => self.mtu,
         }
-    }
-
-    /// Slot and block of a packet socket's ring, bytes, where DPDK's own are too small and the
-    /// configuration names none.
-    pub fn ring(&self) -> Option<(u32, u32)> {
-        let room = room_for(self.mtu);
-        let is_ours = is_packet_socket(&self.device) && given_ring(&self.device).is_none();
-        (is_ours && room > DEFAULT_RING.0).then_some((room, 4 * room))
     }
 }
 

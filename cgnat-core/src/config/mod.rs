@@ -34,6 +34,7 @@ mod scalar;
 mod statics;
 #[cfg(test)]
 mod tests;
+mod trunks;
 mod validate;
 
 use std::net::Ipv4Addr;

@@ -62,6 +62,15 @@ impl Tags {
         }
     }
 
+    /// Their ids, outermost first, by which frames on one wire are told apart.
+    pub fn ids(self) -> (Option<u16>, Option<u16>) {
+        match self {
+            Tags::None => (None, None),
+            Tags::One(id) => (Some(id), None),
+            Tags::Two { outer, inner, .. } => (Some(outer), Some(inner)),
+        }
+    }
+
     /// Whether there are none.
     pub const fn is_empty(self) -> bool {
         matches!(self, Tags::None)
@@ -106,6 +115,17 @@ pub fn parse(frame: &[u8], mac: Mac, tags: Tags) -> Result<Frame, DropReason> {
     }
     if frame[..6] != mac && frame[0] & 1 == 0 {
         return Err(DropReason::FrameNotForUs);
+    }
+    behind(frame, tags)
+}
+
+/// What is behind the tags of a frame, if these are they.
+///
+/// # Errors
+/// A short frame, or other tags.
+pub fn behind(frame: &[u8], tags: Tags) -> Result<Frame, DropReason> {
+    if frame.len() < UNTAGGED {
+        return Err(DropReason::FrameShort);
     }
     let first = u16_at(frame, STATIONS);
     let payload = match (tags, is_tag(first)) {

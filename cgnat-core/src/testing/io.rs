@@ -179,13 +179,14 @@ impl MemoryIo {
 impl PacketIo for MemoryIo {
     type Packet = MemoryPacket;
 
-    fn receive(&mut self, port: usize, burst: &mut Burst<MemoryPacket>) {
+    fn receive(&mut self, port: usize, burst: &mut Burst<MemoryPacket>) -> bool {
         while !burst.is_full() {
             let Some(packet) = self.received[port].pop_front() else {
-                return;
+                return false;
             };
             burst.push(packet);
         }
+        true
     }
 
     fn transmit(&mut self, port: usize, burst: &mut Burst<MemoryPacket>) {

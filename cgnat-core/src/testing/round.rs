@@ -223,10 +223,11 @@ impl PacketIo for RoundIo {
     type Packet = RoundPacket;
 
     #[inline]
-    fn receive(&mut self, port: usize, burst: &mut Burst<RoundPacket>) {
+    fn receive(&mut self, port: usize, burst: &mut Burst<RoundPacket>) -> bool {
         let arriving = &mut self.arriving[port];
         let rest = arriving.len().saturating_sub(BURST);
         burst.extend(arriving.drain(rest..).rev());
+        burst.is_full()
     }
 
     #[inline]

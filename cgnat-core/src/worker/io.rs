@@ -69,8 +69,9 @@ pub trait PacketIo {
     /// What a packet is.
     type Packet: PacketBuf;
 
-    /// Receives into an empty `burst` from a port.
-    fn receive(&mut self, port: usize, burst: &mut Burst<Self::Packet>);
+    /// Receives into an empty `burst` from a port; whether its queue gave as much as it was asked
+    /// for, so that there may be more.
+    fn receive(&mut self, port: usize, burst: &mut Burst<Self::Packet>) -> bool;
 
     /// Sends from the front of `burst`; what the queue did not take stays in it, in order.
     fn transmit(&mut self, port: usize, burst: &mut Burst<Self::Packet>);

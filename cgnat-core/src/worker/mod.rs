@@ -233,10 +233,9 @@ impl<I: PacketIo> Worker<I> {
         work += self.take_handed();
         for port in 0..self.transmit.len() {
             let mut burst = Burst::new();
-            self.io.receive(port, &mut burst);
+            self.was_full |= self.io.receive(port, &mut burst);
             if !burst.is_empty() {
                 work += burst.len();
-                self.was_full |= burst.is_full();
                 self.take_burst(port, &mut burst);
             }
         }

@@ -251,10 +251,11 @@ struct TightIo {
 impl PacketIo for TightIo {
     type Packet = Tight;
 
-    fn receive(&mut self, port: usize, burst: &mut Burst<Tight>) {
+    fn receive(&mut self, port: usize, burst: &mut Burst<Tight>) -> bool {
         if port == 0 {
             burst.extend(self.arriving.pop_front());
         }
+        false
     }
     fn transmit(&mut self, _: usize, burst: &mut Burst<Tight>) {
         self.sent += burst.drain(..).count();

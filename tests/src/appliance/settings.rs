@@ -67,6 +67,8 @@ pub struct Settings {
     pub kernel_interfaces: bool,
     /// VLAN tags of the internal and of the external port, outermost first: none, one or two.
     pub tags: [&'static [Tag]; 2],
+    /// Both ports are on the internal one's device, told apart by their tags.
+    pub one_armed: bool,
     /// Largest IPv4 packet of the internal port; the default if `None`.
     pub internal_mtu: Option<u16>,
     /// Largest IPv4 packet of the external port; the default if `None`.
@@ -109,6 +111,7 @@ impl Default for Settings {
             nat44: Vec::new(),
             kernel_interfaces: false,
             tags: [&[], &[]],
+            one_armed: false,
             internal_mtu: None,
             external_mtu: None,
             ring: String::new(),
@@ -133,7 +136,7 @@ pub struct Devices {
 impl Devices {
     /// Packet sockets on the laboratory's veths, a queue pair per worker.
     pub fn packet_sockets(settings: &Settings) -> Devices {
-        let Settings { workers, ring, .. } = settings;
+        let Settings { workers, ring, one_armed, .. } = settings;
         let device = |number, interface| {
             let mut text = format!("net_af_packet{number},iface={interface}");
             if *workers > 1 {
@@ -144,7 +147,8 @@ impl Devices {
             }
             text
         };
-        let (internal, external) = (device(0, INTERNAL), device(1, EXTERNAL));
+        let internal = device(0, INTERNAL);
+        let external = if *one_armed { internal.clone() } else { device(1, EXTERNAL) };
         Devices { internal, external, silent: false }
     }
 
@@ -201,6 +205,7 @@ impl Settings {
             nat44,
             kernel_interfaces,
             tags,
+            one_armed: _,
             internal_mtu,
             external_mtu,
             ring: _,

@@ -83,6 +83,39 @@ fn port(method: Method, queues: u16, workers: u16) -> PortSteering {
     }
 }
 
+#[test]
+fn of_a_device_with_both_sides_the_card_steers_the_external_one() {
+    let text = "
+version: 1
+ports:
+  in: { side: internal, device: \"0000:3b:00.0\", vlan: 1, addresses: [10.0.0.2/30], next-hop: 10.0.0.1 }
+  near: { side: internal, device: \"0000:3b:00.1\", vlan: 1, addresses: [10.0.1.2/30] }
+  far: { side: internal, device: \"0000:3b:00.1\", vlan: 2, addresses: [10.0.2.2/30] }
+  out: { side: external, device: \"0000:3b:00.0\", vlan: 2, addresses: [192.0.2.2/30], \
+next-hop: 192.0.2.1 }
+pools: { main: { addresses: [203.0.113.0/29] } }
+subscribers: [{ name: all, match: [100.64.0.0/10], pool: main }]
+";
+    let config = Config::from_yaml("t.yaml", text).unwrap_or_else(|error| panic!("{error}"));
+    let steered: Vec<_> = (0..4).map(|port| steered_side(&config, port)).collect();
+    assert_eq!(steered, [Side::External, Side::Internal, Side::Internal, Side::External]);
+    let of = |method, number: usize| {
+        let steering = Steering::new(4);
+        port(method, 4, 4).of(steering, &config.ports()[number], steered[number])
+    };
+    for (number, name) in [(1, "near"), (2, "far"), (3, "out")] {
+        let steers = of(Method::WindowedKey, number);
+        let said = (steers.name.as_str(), steers.method, steers.reason.as_str());
+        assert_eq!(said, (name, Method::WindowedKey, ""));
+        assert_eq!((steers.entries, steers.expected_permille), (128, 0));
+    }
+    let steers = of(Method::WindowedKey, 0);
+    assert_eq!((steers.name.as_str(), steers.method), ("in", Method::Software));
+    assert_eq!((steers.entries, steers.expected_permille), (0, 750));
+    assert!(steers.reason.contains("one key"), "{}", steers.reason);
+    assert_eq!(of(Method::OneWorker, 0).method, Method::OneWorker);
+}
+
 fn counted(received: &[u64], missteered: u64) -> Vec<Counted> {
     vec![Counted { received: received.to_vec(), handed_off: missteered, missteered }]
 }

@@ -64,15 +64,23 @@ fn same_interface(report: &mut Report<'_>, earlier: &ports::Draft, port: &ports:
 
 fn same_device(report: &mut Report<'_>, earlier: &ports::Draft, port: &ports::Draft) {
     let (Some(a), Some(b)) = (&earlier.device, &port.device) else { return };
-    let name = |device: &Device| match device {
-        Device::Pci(address) => address.clone(),
-        Device::Virtual { name, .. } => name.clone(),
-    };
-    if name(&a.value) == name(&b.value) {
-        let (device, other) = (name(&b.value), shown(&earlier.name.value));
-        let message = format!("`{device}` is the device of port {other} too; expected another");
-        report.error(&b.at, message);
+    if a.value.name() != b.value.name() {
+        return;
     }
+    let other = shown(&earlier.name.value);
+    let is_capture = matches!(&b.value, Device::Virtual { driver, .. } if driver == "net_pcap");
+    let expected = if is_capture {
+        "a capture for each port"
+    } else if a.value != b.value {
+        "the same arguments at both"
+    } else if port.tags.ids() == earlier.tags.ids() {
+        "another, or another `vlan` or `outer-vlan`"
+    } else {
+        return;
+    };
+    let device = b.value.name();
+    let message = format!("`{device}` is the device of port {other} too; expected {expected}");
+    report.error(&b.at, message);
 }
 
 /// Each side needs a way to where its packets go.

@@ -274,9 +274,9 @@ fn finish(frame: &mut [u8], flow: Flow) {
 impl<const HINTS: bool> PacketIo for Traffic<HINTS> {
     type Packet = DpdkPacket;
 
-    fn receive(&mut self, port: usize, burst: &mut Burst<DpdkPacket>) {
+    fn receive(&mut self, port: usize, burst: &mut Burst<DpdkPacket>) -> bool {
         if self.sources[port].left == 0 || self.rings.producers.len() > 1 && self.is_congested() {
-            return;
+            return false;
         }
         let before = if self.tells_driver { tsc() } else { 0 };
         let mut mbufs: ArrayVec<Mbuf, BURST> = ArrayVec::new();
@@ -302,6 +302,7 @@ impl<const HINTS: bool> PacketIo for Traffic<HINTS> {
             self.ticks.driver += received - before;
             self.ticks.readings += 1;
         }
+        burst.is_full()
     }
 
     fn transmit(&mut self, port: usize, burst: &mut Burst<DpdkPacket>) {
