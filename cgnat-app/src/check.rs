@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use cgnat_core::config::{Config, Mode, Pool, Problems, Source};
+use cgnat_core::config::{Config, Mode, Pool, Problems, Side, Source};
 
 use crate::preflight::{self, Preflight};
 
@@ -164,7 +164,27 @@ pub fn summary(config: &Config) -> String {
         };
         text += "\n";
     }
-    text
+    text + &beside(config)
+}
+
+/// What passes beside the NAT, if anything does.
+fn beside(config: &Config) -> String {
+    let of = |side| config.ports().iter().filter(move |port| port.side() == side);
+    let names = |side| {
+        let names = of(side).filter(|port| port.ipv6().is_some()).map(|port| port.name());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let (inside, outside) = (names(Side::Internal), names(Side::External));
+    if inside.is_empty() {
+        return String::new();
+    }
+    let is_inside = |port: usize| config.ports()[port].side() == Side::Internal;
+    let routes = config.ipv6_routes().iter().filter(|route| is_inside(route.port()));
+    let connected =
+        of(Side::Internal).filter_map(|port| port.ipv6()).flat_map(|ipv6| ipv6.addresses());
+    let prefixes = connected.map(|net| net.trunc()).chain(routes.map(|route| route.to()));
+    let prefixes: Vec<String> = prefixes.map(|prefix| prefix.to_string()).collect();
+    format!("IPv6 passes between {inside} and {outside}; inside: {}\n", prefixes.join(", "))
 }
 
 fn blocks_of(pool: &Pool, blocks: u64, subscribers: u64) -> String {

@@ -43,7 +43,8 @@ fn the_summary_counts_addresses_blocks_and_possible_subscribers() {
         dns          8 addresses  8,064 blocks of 64 ports  4,193,792 possible subscribers \
         (1 in 521 may be active at once)\n\
         business     30 addresses  600 ranges of 2016 ports for 512 subscribers; overflow on \
-        each address: 17 blocks of 512 ports\n";
+        each address: 17 blocks of 512 ports\n\
+        IPv6 passes between internal0 and external0; inside: 2001:db8:a::/64, 2001:db8:100::/40\n";
     assert_eq!(check::summary(&load("isp.yaml")), expected);
 }
 

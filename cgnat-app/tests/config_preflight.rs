@@ -119,6 +119,31 @@ fn an_interface_that_joins_frames_is_warned_of_with_the_command_that_helps() {
 }
 
 #[test]
+fn a_card_that_may_filter_the_groups_of_neighbour_discovery_is_warned_of() {
+    let root = machine();
+    let said = |flags: &str| {
+        put(&root, "sys/class/net/eth1/flags", flags);
+        let text = "net_af_packet1,iface=eth2\"\n    ipv6: { addresses: [\"2001:db8:b::2/64\"], \
+                    next-hop: \"fe80::1\" }\n    mtu: \"1500";
+        let internal = text.replace("af_packet1,iface=eth2", "af_packet0,iface=eth1");
+        let internal = internal.replace(", next-hop: \"fe80::1\"", "").replace("db8:b", "db8:a");
+        let config = config(&internal, text, "");
+        let here = preflight_with(&config, root.path(), &|_| Vec::new());
+        here.findings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    // A veth has no device behind it, and no filter.
+    assert_eq!(said("0x1003\n"), [""; 0]);
+    put(&root, "sys/class/net/eth1/device/vendor", "0x8086\n");
+    let expected = "warning: port internal0: interface eth1 may filter the groups of Neighbour \
+                    Discovery, so that neighbours do not find this box by IPv6; ip link set eth1 \
+                    allmulticast on";
+    assert_eq!(said("0x1003\n"), [expected]);
+    for open in ["0x1103\n", "0x1203\n"] {
+        assert_eq!(said(open), [""; 0], "{open}");
+    }
+}
+
+#[test]
 fn a_capture_that_cannot_be_replayed_is_an_error() {
     let root = machine();
     let mut truncated = capture(5);

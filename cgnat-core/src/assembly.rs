@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::control::counters::WorkerCounters;
 use crate::control::links::LinkStates;
 use crate::control::neighbours::NeighbourTable;
+use crate::control::neighbours6::NeighbourTable6;
 use crate::control::{COMMAND_QUEUE, EVENT_QUEUE};
 use crate::housekeeping::{Housekeeping, HousekeepingParts, WorkerLink};
 use crate::layout::{Blocks, Layout, MemoryError};
@@ -60,6 +61,8 @@ pub struct Assembly {
     pub forwarding: Arc<Forwarding>,
     /// Neighbours that are known.
     pub neighbours: Arc<NeighbourTable>,
+    /// Those of IPv6.
+    pub neighbours6: Arc<NeighbourTable6>,
     /// Which links are down; to be written by who watches them.
     pub links: Arc<LinkStates>,
 }
@@ -83,6 +86,7 @@ pub fn assemble(
     let owners = OwnerMap::new(space.blocks());
     let forwarding = Forwarding::new(config, macs);
     let neighbours = Arc::new(NeighbourTable::default());
+    let neighbours6 = Arc::new(NeighbourTable6::default());
     let states = Arc::new(LinkStates::new(config.ports().len()));
     let Blocks { leases, words, due: block_due } = layout.blocks(&space, memory.blocks)?;
     let words = Arc::new(words);
@@ -119,6 +123,7 @@ pub fn assemble(
                 steering: Steering::new(layout.workers),
                 owners: owners.clone(),
                 neighbours: neighbours.clone(),
+                neighbours6: neighbours6.clone(),
                 links: states.clone(),
                 commands,
                 events,
@@ -140,8 +145,19 @@ pub fn assemble(
         time,
         forwarding: forwarding.clone(),
         neighbours: neighbours.clone(),
+        neighbours6: neighbours6.clone(),
         states: states.clone(),
     });
     let (counters, links) = (all_counters, states);
-    Ok(Assembly { seats, housekeeping, counters, space, owners, forwarding, neighbours, links })
+    Ok(Assembly {
+        seats,
+        housekeeping,
+        counters,
+        space,
+        owners,
+        forwarding,
+        neighbours,
+        neighbours6,
+        links,
+    })
 }

@@ -40,7 +40,7 @@ drop_reasons! {
     FrameLong, "frame-long", "The frame came in several packet buffers and does not fit in one, which holds the largest `mtu` of all ports; raise `mtu` if longer frames are meant to come.";
     FrameCut, "frame-cut", "The frame was longer than its port takes, and the driver cut off its end. On a packet socket: offloads are on, so `ethtool -K IFACE gro off lro off`, and at the other end of a veth `ethtool -K IFACE tx off tso off gso off`; or a datagram in fragments was put together by the kernel (docs/configuration.md, jumbo frames).";
     VlanMismatch, "vlan-mismatch", "The VLAN tags are not those of the port, or one is missing or unexpected; check `vlan`, `outer-vlan` and `outer-tpid` of the port.";
-    Ipv6, "ipv6", "An IPv6 packet; this version translates IPv4 only.";
+    Ipv6, "ipv6", "An IPv6 packet at a port without `ipv6`; IPv6 passes only where it is configured.";
     EtherTypeOther, "ethertype-other", "Neither IPv4, ARP nor IPv6 (for example LLDP or STP).";
     ArpMalformed, "arp-malformed", "An ARP packet that is short or not for Ethernet and IPv4.";
     // IPv4 header checks (RFC 1812 section 5.2.2).
@@ -79,7 +79,17 @@ drop_reasons! {
     IcmpQuote, "icmp-quote", "An ICMP error whose quoted packet is cut short, damaged, a later fragment, of a protocol that is not translated, or not from the address that the error is sent to.";
     IcmpNoMapping, "icmp-no-mapping", "An ICMP error about a flow that has no mapping (RFC 5508 REQ-4, REQ-5); usual after a flow has expired.";
     TtlExpired, "ttl-expired", "The time to live ran out here.";
-    ToUs, "to-us", "A packet for an own address that the box does not answer; only ARP and ping are.";
+    ToUs, "to-us", "A packet for an own address that the box does not answer; only ARP, Neighbour Discovery and ping are.";
+    // IPv6, which passes beside the NAT.
+    Ipv6Header, "ipv6-header", "An IPv6 packet that is shorter than it says, or not of version 6.";
+    Ipv6SourceMartian, "ipv6-source-martian", "The IPv6 source can never be valid: a group, unspecified, loopback, an IPv4 address, or an own address of the box.";
+    Ipv6DestinationMartian, "ipv6-destination-martian", "The IPv6 destination is never forwarded: unspecified, loopback or an IPv4 address.";
+    Ipv6LinkLocal, "ipv6-link-local", "An IPv6 packet from or to a link-local address that is not for the box; it stays on its link (RFC 4291 section 2.5.6).";
+    Ipv6Group, "ipv6-group", "An IPv6 packet to a group, which is not forwarded (MLD, mDNS and router advertisements; normal).";
+    Ipv6SourceSpoofed, "ipv6-source-spoofed", "An IPv6 source that belongs elsewhere: from inside, no route back leads out of the port (`source-check`); from outside, it is an internal one. Somebody spoofs, or an entry in `routes` is missing.";
+    Ipv6DestinationInside, "ipv6-destination-inside", "An IPv6 packet from inside to an internal prefix; such packets do not cross the box.";
+    Ipv6NoRoute, "ipv6-no-route", "No route and no next hop for the IPv6 destination; from outside, it is no internal prefix. Check `ipv6` of the ports and `routes`.";
+    NdMalformed, "nd-malformed", "A neighbour solicitation or advertisement that is not valid: its hop limit (255 shows that a neighbour sent it), checksum, length or options (RFC 4861 section 7.1).";
     // Outbound.
     AlgFtpOrder, "alg-ftp-order", "A segment of an FTP control connection ahead of its turn; its sender sends it again, behind the one that is missing.";
     AlgPptpOrder, "alg-pptp-order", "A segment of a PPTP control connection ahead of its turn; its sender sends it again, behind the one that is missing.";
@@ -127,9 +137,9 @@ drop_reasons! {
     PptpNoCall, "pptp-no-call", "GRE of PPTP, either way, without such a call: it has ended, its control connection is not followed, or somebody tries.";
     // Egress.
     LinkDown, "link-down", "The link of the port that the packet would leave by is down; `links` says since when, and the log said it.";
-    NeighbourUnresolved, "neighbour-unresolved", "The next hop did not answer ARP in time; check the link and `next-hop`.";
+    NeighbourUnresolved, "neighbour-unresolved", "The next hop did not answer ARP or Neighbour Discovery in time; check the link and `next-hop`.";
     LeakPrevented, "leak-prevented", "The last check before an external port found a source that is not ours; please report it, it is a bug of cgnat.";
-    TooBig, "too-big", "The packet has DF set and is larger than the MTU of the port it would leave by; its sender is told (path MTU discovery).";
+    TooBig, "too-big", "The packet has DF set, or is IPv6, and is larger than the MTU of the port it would leave by; its sender is told (path MTU discovery).";
     NoBuffer, "no-buffer", "No packet buffer was free for the parts of a packet that had to be fragmented.";
     NoHeadroom, "no-headroom", "The packet buffer has no room for a longer link header; it is a bug of the port's setup.";
     TransmitFull, "transmit-full", "The transmit queue stayed full.";

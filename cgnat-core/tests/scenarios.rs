@@ -20,6 +20,8 @@ mod desk;
 mod deterministic;
 #[path = "scenarios/dhcp.rs"]
 mod dhcp;
+#[path = "scenarios/discovery.rs"]
+mod discovery;
 #[path = "scenarios/errors_of_the_box.rs"]
 mod errors_of_the_box;
 #[path = "scenarios/filtering.rs"]
@@ -48,6 +50,8 @@ mod icmp_queries;
 mod identification;
 #[path = "scenarios/inbound_floods.rs"]
 mod inbound_floods;
+#[path = "scenarios/ipv6.rs"]
+mod ipv6;
 #[path = "scenarios/jumbo.rs"]
 mod jumbo;
 #[path = "scenarios/kernel.rs"]
@@ -94,6 +98,8 @@ mod reload;
 mod routes;
 #[path = "scenarios/silence.rs"]
 mod silence;
+#[path = "scenarios/six.rs"]
+mod six;
 #[path = "scenarios/sizes.rs"]
 mod sizes;
 #[path = "scenarios/statics.rs"]

@@ -43,6 +43,7 @@ pub mod file_transfer;
 pub mod flood;
 pub mod hairpin_storm;
 pub mod huge_pages;
+pub mod ipv6;
 pub mod judges;
 pub mod lab;
 pub mod leases;

@@ -12,7 +12,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, copy};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -78,7 +78,7 @@ impl Server {
     ///
     /// # Errors
     /// It does not start within 10 s.
-    pub fn http(namespace: &Namespace, address: Ipv4Addr) -> Result<Server> {
+    pub fn http(namespace: &Namespace, address: impl Into<IpAddr>) -> Result<Server> {
         let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
         let root = directory.path().join("root");
         let script = root.join("cgi-bin/whoami");
@@ -92,7 +92,15 @@ impl Server {
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))
             .context("cannot make the page whoami executable")?;
         let mut command = namespace.command("busybox");
-        command.args(["httpd", "-f", "-vv", "-p", &format!("{address}:80"), "-h"]).arg(root);
+        command.args([
+            "httpd",
+            "-f",
+            "-vv",
+            "-p",
+            &SocketAddr::new(address.into(), 80).to_string(),
+            "-h",
+        ]);
+        command.arg(root);
         Server::start("busybox httpd", namespace, 80, directory, command)
     }
 
@@ -128,10 +136,10 @@ impl Server {
     ///
     /// # Errors
     /// It does not start within 10 s.
-    pub fn iperf3(namespace: &Namespace, address: Ipv4Addr) -> Result<Server> {
+    pub fn iperf3(namespace: &Namespace, address: impl Into<IpAddr>) -> Result<Server> {
         let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
         let mut command = namespace.command("iperf3");
-        command.args(["--server", "--forceflush", "--bind", &address.to_string()]);
+        command.args(["--server", "--forceflush", "--bind", &address.into().to_string()]);
         Server::start("iperf3 server", namespace, 5201, directory, command)
     }
 }

@@ -8,8 +8,10 @@ use cgnat_core::config::{Device, Port};
 
 use super::{Preflight, subject};
 
-/// `IFF_UP` of an interface's flags.
+/// `IFF_UP`, `IFF_PROMISC` and `IFF_ALLMULTI` of an interface's flags.
 const IFF_UP: u32 = 1;
+const IFF_PROMISC: u32 = 0x100;
+const IFF_ALLMULTI: u32 = 0x200;
 
 /// Features that join frames before a packet socket gets them, and how ethtool switches them off.
 const JOINING: [(&str, &str); 4] = [
@@ -64,6 +66,15 @@ impl<'a> Interfaces<'a> {
             here.error(&subject, format!("interface {name} is down; ip link set {name} up"));
         }
         warn_of_mtu(here, port, name, &device);
+        // A packet socket takes no part in the groups of its interface; a veth has no filter.
+        let is_card = device.join("device").exists();
+        if port.ipv6().is_some() && is_card && flags & (IFF_PROMISC | IFF_ALLMULTI) == 0 {
+            let message = format!(
+                "interface {name} may filter the groups of Neighbour Discovery, so that neighbours \
+                 do not find this box by IPv6; ip link set {name} allmulticast on"
+            );
+            here.warning(&subject, message);
+        }
         self.warn_of_joining(here, &subject, name);
     }
 

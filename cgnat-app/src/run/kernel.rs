@@ -17,8 +17,11 @@ use cgnat_core::config::{Config, Port};
 use cgnat_core::control::counters::Counter;
 use cgnat_core::control::links::LinkStates;
 use cgnat_core::packet::ethernet::{self, Tags};
+use cgnat_core::packet::ipv6;
+use cgnat_core::worker::forwarding::{Forwarding, Ipv6Port};
 use cgnat_core::worker::io::BURST;
 use dpdk::{Mbuf, Mempool, RingConsumer, RingProducer};
+use ipnet::{IpNet, Ipv6Net};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
@@ -78,7 +81,7 @@ pub struct KernelCounters {
     pub unwritten: Counter,
     /// Frames of the kernel that were passed on to be sent.
     pub sent: Counter,
-    /// Frames of the kernel that are neither ARP nor IPv4 of an own address.
+    /// Frames of the kernel that are neither ARP nor IP of an own address.
     pub refused: Counter,
     /// Frames of the kernel for which there was no buffer, or no room in the ring, or no link.
     pub unsent: Counter,
@@ -172,7 +175,8 @@ pub struct Interface {
     /// It was said that the kernel does not make it again.
     is_refusal_said: bool,
     tags: Tags,
-    own: Arc<[u32]>,
+    /// It has own addresses.
+    forwarding: Arc<Forwarding>,
     /// What the port's workers have for the kernel.
     to_kernel: RingConsumer,
     /// The worker that sends for the kernel.
@@ -183,8 +187,8 @@ pub struct Interface {
 }
 
 impl Interface {
-    /// Makes the interface of `port`, whose MAC is `mac`, without its addresses; `own` are all own
-    /// addresses of the box.
+    /// Makes the interface of `port`, whose MAC is `mac`, without its addresses; `forwarding` has
+    /// all own addresses of the box.
     ///
     /// # Errors
     /// The kernel refuses: a name that is taken, or a permission that is missing.
@@ -192,12 +196,15 @@ impl Interface {
         port: &Port,
         name: &str,
         mac: [u8; 6],
-        own: Arc<[u32]>,
+        forwarding: Arc<Forwarding>,
         link: (Arc<LinkStates>, usize),
         (to_kernel, to_wire): (RingConsumer, RingProducer),
     ) -> Result<Self> {
-        let (name, addresses) = (name.to_owned(), port.addresses().to_vec());
-        let recipe = Recipe { name, mac, mtu: port.mtu(), addresses };
+        let ipv6 = forwarding.ipv6().port(link.1).into_iter().flat_map(Ipv6Port::own_addresses);
+        let ipv6 = ipv6.map(|own| Ipv6Net::new_assert(own.address().into(), own.prefix_len()));
+        let ipv4 = port.addresses().iter().copied().map(IpNet::V4);
+        let addresses = ipv4.chain(ipv6.map(IpNet::V6)).collect();
+        let recipe = Recipe { name: name.to_owned(), mac, mtu: port.mtu(), addresses };
         let (device, index) = recipe.make().with_context(|| {
             format!(
                 "port {}: cannot make the interface {} in the kernel; expected a name that is free \
@@ -216,7 +223,7 @@ impl Interface {
             remade: None,
             is_refusal_said: false,
             tags: port.tags(),
-            own,
+            forwarding,
             to_kernel,
             to_wire,
             link,
@@ -282,7 +289,7 @@ impl Interface {
 
     /// Puts a frame of the kernel into a buffer, if it may leave.
     fn take(&self, frame: &[u8], pool: &Mempool, burst: &mut ArrayVec<Mbuf, BURST>) {
-        if !may_leave(frame, &self.own) {
+        if !may_leave(frame, &self.forwarding, self.link.1) {
             return self.counters.refused.add(1);
         }
         if self.link.0.is_down(self.link.1) {
@@ -375,16 +382,21 @@ impl Interface {
 /// EIO: the interface is there and is down.
 const DOWN: i32 = 5;
 
-/// Whether the kernel may send a frame out of a port: ARP or IPv4 of an own address.
-fn may_leave(frame: &[u8], own: &[u32]) -> bool {
+/// Whether the kernel may send a frame out of a port: ARP or IP of an own address.
+fn may_leave(frame: &[u8], forwarding: &Forwarding, port: usize) -> bool {
     let Some(header) = frame.first_chunk::<HEADER>() else { return false };
+    let sender = |at: usize| frame[HEADER..].get(at..)?.first_chunk::<4>().copied();
     let sender = match u16::from_be_bytes([header[12], header[13]]) {
-        ethernet::ARP => 14..18,
-        ethernet::IPV4 => 12..16,
+        ethernet::ARP => sender(14),
+        ethernet::IPV4 => sender(12),
+        ethernet::IPV6 => {
+            let packet = &frame[HEADER..];
+            let is_whole = packet.len() >= ipv6::HEADER;
+            return is_whole && forwarding.ipv6().is_in_use(port, ipv6::address_at(packet, 8));
+        }
         _ => return false,
     };
-    let sender = frame[HEADER..].get(sender);
-    sender.is_some_and(|sender| own.iter().any(|address| address.to_be_bytes() == sender))
+    sender.is_some_and(|sender| forwarding.is_own(u32::from_be_bytes(sender)))
 }
 
 /// Copies a frame without tags, and puts in those of the port.
@@ -450,9 +462,35 @@ pub fn wanted(config: &Config) -> impl Iterator<Item = (usize, &Port, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
+    use cgnat_core::worker::forwarding::State;
+
     use super::*;
 
     const OWN: [u32; 2] = [0x0aff_0002, 0xc000_0202];
+
+    fn forwarding() -> Arc<Forwarding> {
+        let yaml = "version: 1
+ports:
+  in:
+    side: internal
+    device: net_null0
+    addresses: [10.255.0.2/30]
+    next-hop: 10.255.0.1
+    ipv6: { addresses: [\"2001:db8:a::2/64\"] }
+  out:
+    side: external
+    device: net_null1
+    addresses: [192.0.2.2/30]
+    next-hop: 192.0.2.1
+    ipv6: { addresses: [\"2001:db8:b::2/64\"], link-local: \"fe80::2\", next-hop: \"fe80::1\" }
+pools: { main: { addresses: [203.0.113.7] } }
+subscribers: [{ name: all, match: [100.64.0.0/10], pool: main }]
+";
+        let config = Config::from_yaml("t.yaml", yaml).unwrap_or_else(|p| panic!("{p}"));
+        Forwarding::new(&config, &[[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]])
+    }
 
     fn frame(ether_type: u16, source: u32) -> Vec<u8> {
         let mut bytes = vec![2; 12];
@@ -463,20 +501,49 @@ mod tests {
         bytes
     }
 
+    fn frame6(source: &str) -> Vec<u8> {
+        let mut bytes = frame(ethernet::IPV6, OWN[0]);
+        let source: Ipv6Addr = source.parse().expect("an address");
+        bytes.resize(HEADER + 60, 0);
+        bytes[HEADER + 8..HEADER + 24].copy_from_slice(&source.octets());
+        bytes
+    }
+
     #[test]
-    fn the_kernel_sends_arp_and_ipv4_of_own_addresses_and_nothing_else() {
-        assert!(may_leave(&frame(ethernet::IPV4, OWN[1]), &OWN));
+    fn the_kernel_sends_arp_and_ip_of_own_addresses_and_nothing_else() {
+        let forwarding = forwarding();
+        let may_leave = |frame: &[u8]| may_leave(frame, &forwarding, 1);
+        assert!(may_leave(&frame(ethernet::IPV4, OWN[1])));
         for other in [0x6440_0001, 0, u32::MAX] {
-            assert!(!may_leave(&frame(ethernet::IPV4, other), &OWN));
-            assert!(!may_leave(&frame(ethernet::ARP, OWN[0]), &OWN));
+            assert!(!may_leave(&frame(ethernet::IPV4, other)));
+            assert!(!may_leave(&frame(ethernet::ARP, OWN[0])));
         }
         let mut arp = frame(ethernet::ARP, 0);
         arp[28..32].copy_from_slice(&OWN[0].to_be_bytes());
-        assert!(may_leave(&arp, &OWN));
-        assert!(!may_leave(&frame(ethernet::IPV6, OWN[0]), &OWN));
-        assert!(!may_leave(&frame(ethernet::DOT1Q, OWN[0]), &OWN));
+        assert!(may_leave(&arp));
+        assert!(!may_leave(&frame(ethernet::IPV6, OWN[0])));
+        assert!(!may_leave(&frame(ethernet::DOT1Q, OWN[0])));
         for len in 0..30 {
-            assert!(!may_leave(&frame(ethernet::IPV4, OWN[0])[..len], &OWN), "{len}");
+            assert!(!may_leave(&frame(ethernet::IPV4, OWN[0])[..len]), "{len}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_sends_ipv6_of_addresses_that_are_used() {
+        let forwarding = forwarding();
+        let may_leave = |frame: &[u8]| may_leave(frame, &forwarding, 1);
+        let ours = ["2001:db8:a::2", "2001:db8:b::2", "fe80::2"].map(frame6);
+        // Somebody may still object.
+        assert!(!ours.iter().any(|frame| may_leave(frame)));
+        let ports = (0..2).filter_map(|port| forwarding.ipv6().port(port));
+        ports.flat_map(|port| port.own_addresses()).for_each(|own| own.set(State::InUse));
+        assert!(ours.iter().all(|frame| may_leave(frame)));
+        // The link-local one of the other port means somebody else here.
+        for other in ["fe80::ff:fe00:1", "2001:db8:b::3", "2001:db8:100::1", "::"] {
+            assert!(!may_leave(&frame6(other)), "{other}");
+        }
+        for len in 0..HEADER + 40 {
+            assert!(!may_leave(&ours[1][..len]), "{len}");
         }
     }
 

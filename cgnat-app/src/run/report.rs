@@ -1,5 +1,6 @@
 //! What a run has done: for a person in the manner of testpmd, for programs as JSON.
 
+mod ipv6;
 mod port;
 
 use std::fmt::Write as _;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use cgnat_core::config::Config;
 use cgnat_core::control::counters::WorkerCounters;
+use cgnat_core::control::neighbours6::NeighbourTable6;
 use cgnat_core::endpoint::Protocol;
 use cgnat_core::housekeeping::{Draining, Housekeeping};
 use cgnat_core::refusals::Remembered;
@@ -15,6 +17,7 @@ use cgnat_core::shard::{ListedMapping, Shard};
 use cgnat_core::table::port_block::PortCensus;
 use cgnat_core::time::Tick;
 use cgnat_core::verdict::DropReason;
+use cgnat_core::worker::forwarding::Forwarding;
 use serde_json::{Map, Value, json};
 
 use super::floods;
@@ -23,6 +26,7 @@ use super::links::{Buffers, LinkReport};
 use super::refused::Refused;
 use super::reload::Tally;
 use super::steering::SteeringReport;
+use ipv6::Ipv6Report;
 use port::PortReport;
 
 /// Mappings and blocks that the text lists; JSON has more.
@@ -72,6 +76,7 @@ pub struct Report {
     /// Outbound and inbound.
     statics: [u64; 2],
     bypassed: [u64; 2],
+    ipv6: Ipv6Report,
     fragmented: u64,
     identification_repeats: u64,
     stale_requests: u64,
@@ -147,6 +152,7 @@ impl Report {
         Self {
             ports: ports.collect(),
             drops: drops.collect(),
+            ipv6: Ipv6Report::counted(counters),
             arp_received: sum(&|c| c.arp_received.value()),
             echo_answered: sum(&|c| c.echo_answered.value()),
             punted: sum(&|c| c.punted.value()),
@@ -264,6 +270,17 @@ impl Report {
         self
     }
 
+    /// Adds how own addresses and next hops of IPv6 stand.
+    pub fn with_ipv6(
+        mut self,
+        config: &Config,
+        forwarding: &Forwarding,
+        neighbours: &NeighbourTable6,
+    ) -> Self {
+        self.ipv6.look(config, forwarding, neighbours);
+        self
+    }
+
     /// Adds packet buffers.
     pub fn with_buffers(mut self, buffers: Vec<Buffers>) -> Self {
         self.buffers = buffers;
@@ -297,7 +314,7 @@ impl Report {
         let received: u64 = self.ports.iter().map(|port| port.rx_packets).sum();
         let sent: u64 = self.ports.iter().map(|port| port.tx_packets).sum();
         let waiting = self.parked + self.fragments_waiting;
-        let consumed = self.arp_received + self.echo_answered + self.punted;
+        let consumed = self.arp_received + self.ipv6.discovered + self.echo_answered + self.punted;
         let ended = sent + self.dropped() + consumed + waiting;
         (received + self.originated, ended)
     }
@@ -440,6 +457,7 @@ impl Report {
                 writeln!(out, "{what}: {outbound} outbound, {inbound} inbound")?;
             }
         }
+        self.ipv6.write_text(out)?;
         if self.fragmented + self.identification_repeats > 0 {
             writeln!(
                 out,
@@ -450,7 +468,7 @@ impl Report {
         if self.arp_conflicts > 0 {
             writeln!(
                 out,
-                "ARP conflicts: {}; somebody else uses an address of ours or of a neighbour",
+                "Conflicts of ARP and Neighbour Discovery: {}; somebody else uses an address of ours or of a neighbour",
                 self.arp_conflicts
             )?;
         }
@@ -525,7 +543,7 @@ impl Report {
             "ports": ports,
             "drops": drops,
             "consumed": {
-                "arp": self.arp_received, "echo": self.echo_answered, "kernel": self.punted,
+                "arp": self.arp_received, "nd": self.ipv6.discovered, "echo": self.echo_answered, "kernel": self.punted,
             },
             "kernel": self.kernel.iter().map(KernelReport::json).collect::<Vec<_>>(),
             "links": self.links.iter().map(LinkReport::json).collect::<Vec<_>>(),
@@ -546,6 +564,7 @@ impl Report {
             "hairpinned": self.hairpinned,
             "static": { "outbound": self.statics[0], "inbound": self.statics[1] },
             "bypassed": { "outbound": self.bypassed[0], "inbound": self.bypassed[1] },
+            "ipv6": self.ipv6.json(),
             "fragments": {
                 "fragmented": self.fragmented,
                 "datagrams": self.fragmented_datagrams,

@@ -14,6 +14,7 @@ use cgnat_core::config::{self, Config, Device, Idle, Side};
 use cgnat_core::control::counters::WorkerCounters;
 use cgnat_core::control::links::LinkStates;
 use cgnat_core::control::neighbours::NeighbourTable;
+use cgnat_core::control::neighbours6::NeighbourTable6;
 use cgnat_core::housekeeping::Housekeeping;
 use cgnat_core::shard::Shard;
 use cgnat_core::worker::TimeSource;
@@ -76,6 +77,7 @@ pub struct Running {
     watchdog: RefCell<Watchdog>,
     forwarding: Arc<Forwarding>,
     neighbours: Arc<NeighbourTable>,
+    neighbours6: Arc<NeighbourTable6>,
     floods: RefCell<Floods>,
     links: RefCell<Links>,
     pools: Vec<Mempool>,
@@ -113,10 +115,11 @@ pub fn start(
         }
     };
     let time = if replaying { TimeSource::Packets } else { TimeSource::Clock };
-    let Assembly { seats, housekeeping, counters, forwarding, neighbours, links, .. } =
-        assemble(config, &plan.layout, memory, &opened.macs, time, |bytes| {
-            random.fill_bytes(bytes);
-        })?;
+    let Assembly {
+        seats, housekeeping, counters, forwarding, neighbours, neighbours6, links, ..
+    } = assemble(config, &plan.layout, memory, &opened.macs, time, |bytes| {
+        random.fill_bytes(bytes);
+    })?;
 
     let stop = Arc::new(AtomicBool::new(false));
     let gate = Arc::new(AtomicBool::new(false));
@@ -129,7 +132,7 @@ pub fn start(
         None
     };
     let (views, ways) = views(&eal, config, plan, opened.queues, &pools, replay, &gate)?;
-    let interfaces = interfaces(config, &opened.macs, ways, &links)?;
+    let interfaces = interfaces(config, &opened.macs, ways, &links, &forwarding)?;
     let kernel_links = links::kernel(config)?;
     let kernel_counters: Vec<_> =
         interfaces.iter().map(|(port, interface)| (*port, interface.counters())).collect();
@@ -193,6 +196,7 @@ pub fn start(
         watchdog: RefCell::new(Watchdog::new(&plan.worker_cpus, opened.outlets)),
         forwarding,
         neighbours,
+        neighbours6,
         started: std::time::Instant::now(),
         ports: opened.ports,
         _eal: eal,
@@ -260,8 +264,8 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pools: &[Mempool]) -> Res
             mtu: (device.driver_name() != "net_af_packet").then_some(mtu),
             rss: wish.rss(is_card, rx_queues, abilities),
             nodes: nodes.clone(),
-            // Routing protocols talk to groups.
-            all_multicast: has_interface(config, number),
+            // Routing protocols talk to groups, and so does Neighbour Discovery.
+            all_multicast: hears_groups(config, number),
             ..PortConfig::default()
         };
         opened.macs.push(device.mac().with_context(context)?);
@@ -292,6 +296,11 @@ impl Opened {
 /// Whether any port on the device of this one has an interface in the kernel.
 fn has_interface(config: &Config, port: usize) -> bool {
     config.on_device(port).any(|(_, port)| port.kernel_interface().is_some())
+}
+
+/// Whether any port on the device of this one takes IPv6, or has an interface in the kernel.
+fn hears_groups(config: &Config, port: usize) -> bool {
+    has_interface(config, port) || config.on_device(port).any(|(_, port)| port.ipv6().is_some())
 }
 
 fn memory(eal: &Eal, plan: &Plan) -> Result<Memory> {
@@ -334,14 +343,14 @@ fn interfaces(
     macs: &[[u8; 6]],
     mut ways: Vec<Option<KernelWay>>,
     links: &Arc<LinkStates>,
+    forwarding: &Arc<Forwarding>,
 ) -> Result<Vec<(usize, Interface)>> {
-    let own = config.ports().iter().flat_map(|port| port.addresses());
-    let own: Arc<[u32]> = own.map(|net| u32::from(net.addr())).collect();
     let mut made = Vec::new();
     for (index, port, name) in kernel::wanted(config) {
         let Some(way) = ways[index].take() else { continue };
         let link = (links.clone(), index);
-        made.push((index, Interface::make(port, name, macs[index], own.clone(), link, way)?));
+        let forwarding = forwarding.clone();
+        made.push((index, Interface::make(port, name, macs[index], forwarding, link, way)?));
     }
     if !made.is_empty() {
         std::thread::sleep(kernel::ADDRESS_DELAY);
@@ -573,6 +582,7 @@ impl Running {
         let report = Report::of(config, &self.counters).with_steering(steering).with_kernel(kernel);
         let report = report.with_links(links).with_buffers(watching::buffers(&self.pools));
         let report = report.with_routes(routes);
+        let report = report.with_ipv6(config, &self.forwarding, &self.neighbours6);
         let now = self.counters.iter().map(|c| c.now()).max().unwrap_or_default().tick();
         let config = config.clone();
         let complete: Complete = Box::new(move |report: Report| {

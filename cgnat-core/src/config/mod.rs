@@ -20,6 +20,7 @@ mod announce;
 mod difference;
 mod frames;
 mod groups;
+mod ipv6;
 mod keys;
 mod limits;
 mod other_protocols;
@@ -34,6 +35,7 @@ mod scalar;
 mod statics;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 mod trunks;
 mod validate;
 
@@ -47,6 +49,7 @@ pub use announce::Announce;
 pub use difference::Source;
 pub use frames::MOST_MTU;
 pub use groups::{DestinationRule, SubscriberGroup};
+pub use ipv6::{Ipv6, Ipv6Route, SourceCheck};
 pub use keys::{KEYS, NOT_YET};
 pub use limits::{Limits, NewSessions, Reserved};
 pub use other_protocols::OtherProtocols;
@@ -55,6 +58,7 @@ pub use pool_rules::{AddressSelection, PoolRules};
 pub use problem::{Problem, Problems, Severity};
 pub use route::Route;
 pub use statics::{BypassRule, StaticMapping};
+pub use timeouts::Timeouts;
 
 /// A whole validated configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +66,7 @@ pub struct Config {
     pub(crate) system: System,
     pub(crate) ports: Vec<Port>,
     pub(crate) routes: Vec<Route>,
+    pub(crate) ipv6_routes: Vec<Ipv6Route>,
     pub(crate) pools: Vec<Pool>,
     pub(crate) groups: Vec<SubscriberGroup>,
     pub(crate) hairpinning: bool,
@@ -184,6 +189,7 @@ pub struct Port {
     pub(crate) neighbours: Vec<(Ipv4Addr, [u8; 6])>,
     pub(crate) kernel_interface: Option<String>,
     pub(crate) routes_from_kernel: bool,
+    pub(crate) ipv6: Option<Ipv6>,
 }
 
 /// `ports.<name>.device`.
@@ -279,19 +285,6 @@ impl Algs {
     pub fn any(self) -> bool {
         self.ftp || self.pptp || self.tftp
     }
-}
-
-/// Idle timeouts, all in seconds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Timeouts {
-    pub(crate) tcp_established_s: u32,
-    pub(crate) tcp_opening_s: u32,
-    pub(crate) tcp_closing_s: u32,
-    pub(crate) tcp_reset_s: u32,
-    pub(crate) udp_s: u32,
-    pub(crate) udp_by_port_s: Vec<(u16, u32)>,
-    pub(crate) icmp_s: u32,
-    pub(crate) other_s: u32,
 }
 
 impl Config {
@@ -501,7 +494,7 @@ impl Port {
         self.next_hop
     }
 
-    /// Largest IPv4 packet, bytes; at most [`MOST_MTU`].
+    /// Largest packet, bytes; at most [`MOST_MTU`].
     pub fn mtu(&self) -> u16 {
         self.mtu
     }
@@ -654,47 +647,5 @@ impl OwnErrors {
     /// Whether unsolicited SYNs from outside are answered after a while (RFC 5382 REQ-4).
     pub fn answers_unsolicited_syns(&self) -> bool {
         self.answers_unsolicited_syns
-    }
-}
-
-impl Timeouts {
-    /// TCP established idle, seconds (RFC 5382 REQ-5).
-    pub fn tcp_established_s(&self) -> u32 {
-        self.tcp_established_s
-    }
-
-    /// TCP partially open, seconds (RFC 7857 section 2.1).
-    pub fn tcp_opening_s(&self) -> u32 {
-        self.tcp_opening_s
-    }
-
-    /// TCP after FIN from both sides, seconds.
-    pub fn tcp_closing_s(&self) -> u32 {
-        self.tcp_closing_s
-    }
-
-    /// TCP after a RST, seconds (RFC 7857 section 2.2).
-    pub fn tcp_reset_s(&self) -> u32 {
-        self.tcp_reset_s
-    }
-
-    /// UDP idle, seconds (RFC 4787 REQ-5).
-    pub fn udp_s(&self) -> u32 {
-        self.udp_s
-    }
-
-    /// UDP idle by destination port (RFC 4787 REQ-5a), sorted by port.
-    pub fn udp_by_port_s(&self) -> &[(u16, u32)] {
-        &self.udp_by_port_s
-    }
-
-    /// ICMP query idle, seconds (RFC 5508 REQ-2).
-    pub fn icmp_s(&self) -> u32 {
-        self.icmp_s
-    }
-
-    /// Of associations, which protocols without ports have.
-    pub fn other_s(&self) -> u32 {
-        self.other_s
     }
 }

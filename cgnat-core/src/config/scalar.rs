@@ -2,9 +2,9 @@
 //!
 //! Each function answers with the value or with a sentence: what is wrong; what was expected.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Highest CPU number that Linux and DPDK can be told about here.
 const LAST_CPU: u16 = 1023;
@@ -121,13 +121,98 @@ pub(super) fn cpus(text: &str) -> Result<Vec<u16>, String> {
 pub(super) fn address(text: &str) -> Result<Ipv4Addr, String> {
     text.parse().map_err(|_| {
         if text.contains(':') {
-            format!("{} looks like IPv6, not supported in this version; expected IPv4", shown(text))
+            format!("{} looks like IPv6, which is not translated; expected IPv4", shown(text))
         } else if text.contains('/') {
             format!("{} is a prefix; expected one address without `/`", shown(text))
         } else {
             format!("{} is not an IPv4 address; expected four numbers 0 to 255", shown(text))
         }
     })
+}
+
+/// One IPv6 address.
+pub(super) fn address6(text: &str) -> Result<Ipv6Addr, String> {
+    text.parse().map_err(|_| {
+        if text.contains('/') {
+            format!("{} is a prefix; expected one address without `/`", shown(text))
+        } else {
+            format!("{} is not an IPv6 address; expected one as in 2001:db8::1", shown(text))
+        }
+    })
+}
+
+/// One address of either family.
+pub(super) fn any_address(text: &str) -> Result<IpAddr, String> {
+    match text.contains(':') {
+        true => address6(text).map(IpAddr::V6),
+        false => address(text).map(IpAddr::V4),
+    }
+}
+
+/// An IPv6 address with its prefix length; bits behind the length are kept.
+fn with_length6(text: &str, example: &str) -> Result<Ipv6Net, String> {
+    let Some((head, length)) = text.split_once('/') else {
+        let address = address6(text)?;
+        return Err(format!("`{address}` has no prefix length; expected one as in `{example}`"));
+    };
+    let head = address6(head)?;
+    let length: Option<u8> = whole(length).and_then(|n| u8::try_from(n).ok());
+    length
+        .and_then(|n| Ipv6Net::new(head, n).ok())
+        .ok_or_else(|| format!("{} has a wrong prefix length; expected 0 to 128", shown(text)))
+}
+
+/// A prefix of either family: no bits set behind its length.
+pub(super) fn any_prefix(text: &str) -> Result<IpNet, String> {
+    if !text.contains(':') {
+        return prefix(text).map(IpNet::V4);
+    }
+    let net = with_length6(text, "2001:db8:100::/40")?;
+    if net.trunc() != net {
+        let meant = net.trunc();
+        return Err(format!("{} has bits behind its length; expected `{meant}`", shown(text)));
+    }
+    Ok(IpNet::V6(net))
+}
+
+/// The global IPv6 address of an interface with the length of its prefix.
+pub(super) fn interface_address6(text: &str) -> Result<Ipv6Net, String> {
+    let net = with_length6(text, "2001:db8:1::2/64")?;
+    let address = net.addr();
+    if address.is_unicast_link_local() {
+        return Err(format!(
+            "{} is link-local; expected a global one, and `link-local`",
+            shown(text)
+        ));
+    }
+    if !is_global_unicast(address) {
+        return Err(format!("{} cannot be the address of a host; expected unicast", shown(text)));
+    }
+    // All routers of a link share it (RFC 4291 section 2.6.1); with 127 bits there is none (RFC 6164).
+    if net.prefix_len() < 127 && address == net.network() {
+        let net = net.trunc();
+        return Err(format!("{} is all routers of {net}; expected a host inside", shown(text)));
+    }
+    Ok(net)
+}
+
+/// A link-local IPv6 address.
+pub(super) fn link_local(text: &str) -> Result<Ipv6Addr, String> {
+    let address = address6(text)?;
+    if address.segments()[..4] != [0xfe80, 0, 0, 0] || address.segments()[4..] == [0; 4] {
+        return Err(format!(
+            "{} is no link-local address of a host; expected fe80::1",
+            shown(text)
+        ));
+    }
+    Ok(address)
+}
+
+/// What may be forwarded: no group, not link-local, and neither unspecified, loopback nor one that
+/// stands for an IPv4 address inside a host (RFC 4291 section 2.5).
+pub(super) fn is_global_unicast(address: Ipv6Addr) -> bool {
+    let upper = u128::from(address) >> 32;
+    !address.is_multicast() && !address.is_unicast_link_local() && upper != 0 && upper != 0xffff
 }
 
 /// An address with its prefix length; bits behind the length are kept.
@@ -335,6 +420,27 @@ mod tests {
         assert_eq!(prefix("100.64.0.0/10").map(|p| p.to_string()), Ok("100.64.0.0/10".into()));
         for text in ["100.64.0.1/10", "100.64.0.0", "1.2.3.0/33", "1.2.3/24", "::/0", "1.2.3.4/"] {
             assert!(prefix(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ipv6_addresses_and_prefixes_are_what_they_are_for() {
+        assert!(interface_address6("2001:db8::1/64").is_ok());
+        assert!(interface_address6("2001:db8::/127").is_ok());
+        for text in
+            ["2001:db8::1", "2001:db8::/64", "fe80::1/64", "ff02::1/64", "::1/128", "1.2.3.4/8"]
+        {
+            assert!(interface_address6(text).is_err(), "{text}");
+        }
+        for text in ["2001:db8::1/129", "2001:db8::1/x", "2001:db8:1/64", "::ffff:1.2.3.4/128"] {
+            assert!(interface_address6(text).is_err(), "{text}");
+        }
+        assert!(any_prefix("2001:db8::/32").is_ok() && any_prefix("::/0").is_ok());
+        assert!(any_prefix("100.64.0.0/10").is_ok());
+        assert!(any_prefix("2001:db8::1/32").is_err() && any_prefix("2001:db8::").is_err());
+        assert!(link_local("fe80::1").is_ok());
+        for text in ["fe80::", "fe80:1::1", "2001:db8::1", "fe80::1/64", "fe80::1%eth0"] {
+            assert!(link_local(text).is_err(), "{text}");
         }
     }
 

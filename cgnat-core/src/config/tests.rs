@@ -31,7 +31,13 @@ ports:
     addresses: [10.255.0.2/29]
     next-hop: 10.255.0.1
     mtu: 1900
-    neighbours: [{ address: 10.255.0.1, mac: "02:00:00:00:00:01" }]
+    neighbours:
+      - { address: 10.255.0.1, mac: "02:00:00:00:00:01" }
+      - { address: "fe80::1", mac: "02:00:00:00:00:01" }
+    ipv6:
+      addresses: ["2001:db8:a::2/64", "2001:db8:a1::2/127"]
+      link-local: "fe80::2"
+      source-check: loose
   external0:
     side: external
     device: net_pcap0,rx_pcap=in.pcap,tx_pcap=out.pcap
@@ -43,8 +49,10 @@ ports:
     kernel-interface: cgn-ext
     routes-from-kernel: true
     addresses: [192.0.2.6/30]
+    ipv6: { addresses: ["2001:db8:b::2/64"], next-hop: "2001:db8:b::1" }
 routes:
   - { to: 100.96.0.0/11, via: 10.255.0.5, port: internal0 }
+  - { to: "2001:db8:100::/40", via: "fe80::1", port: internal0 }
 pools:
   a:
     addresses: [203.0.113.8-203.0.113.9, 203.0.113.0/29, 203.0.113.20]
@@ -209,6 +217,20 @@ fn every_value_of_a_full_file_arrives() {
     assert_eq!((port.tags(), port.mtu()), (tags, 1900));
     assert_eq!(port.kernel_interface(), Some("cgn-int"));
     assert_eq!((config.routes()[0].port(), config.routes()[0].to().prefix_len()), (0, 11));
+    assert_eq!((config.routes().len(), config.ipv6_routes().len()), (1, 1));
+    assert_eq!(
+        (config.ipv6_routes()[0].port(), config.ipv6_routes()[0].to().prefix_len()),
+        (0, 40)
+    );
+    let ipv6 = port.ipv6().expect("IPv6");
+    assert_eq!(ipv6.addresses().len(), 2);
+    assert_eq!(ipv6.link_local(), "fe80::2".parse().ok());
+    assert_eq!((ipv6.next_hop(), ipv6.source_check()), (None, SourceCheck::Loose));
+    assert_eq!(ipv6.neighbours(), [("fe80::1".parse().expect("an address"), [2, 0, 0, 0, 0, 1])]);
+    let outside = config.ports()[2].ipv6().expect("IPv6");
+    assert_eq!(outside.next_hop(), "2001:db8:b::1".parse().ok());
+    assert_eq!((outside.link_local(), outside.source_check()), (None, SourceCheck::Strict));
+    assert!(config.ports()[1].ipv6().is_none());
     let last: Vec<u8> = config.pools()[0].addresses().iter().map(|a| a.octets()[3]).collect();
     assert_eq!(last, [0, 2, 5, 6, 7, 8, 9, 20]);
     assert_eq!(config.pools()[0].hold_s(), 90);

@@ -12,6 +12,7 @@ mod destinations;
 mod deterministic;
 mod device;
 mod filtering;
+mod ipv6;
 mod limits;
 mod other_protocols;
 mod overloading;
@@ -79,13 +80,14 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
 
     cross::ports(report, top.get("ports"), &ports);
     if has_all_routes {
-        cross::ways(report, &ports, &routes, &groups);
+        cross::ways(report, &ports, &routes.ipv4, &groups);
+        ipv6::check(report, &ports, &routes.ipv6);
     }
     cross::pools(report, &pools, &ports, &groups);
     cross::subscribers(report, &ports, &groups);
     destinations::check(report, &ports, &groups);
     deterministic::room(report, &pools, &groups);
-    statics::check(report, &statics, &ports, &pools, &groups, &routes);
+    statics::check(report, &statics, &ports, &pools, &groups, &routes.ipv4);
     statics::take_addresses(report, &statics, &mut pools);
     bypass::check(report, &nat44.bypass, &ports, &pools, &groups);
     if report.has_errors() {
@@ -95,7 +97,8 @@ fn read(report: &mut Report<'_>, root: &Cursor<'_>) -> Option<Config> {
     let config = Config {
         system,
         ports: ports.into_iter().map(ports::Draft::finish).collect::<Option<_>>()?,
-        routes: routes.into_iter().map(|route| route.value).collect(),
+        routes: routes.ipv4.into_iter().map(|route| route.value).collect(),
+        ipv6_routes: routes.ipv6.into_iter().map(|route| route.value).collect(),
         pools: pools.into_iter().map(|pool| pool.finish(&nat44, mss_clamp)).collect(),
         groups: groups.into_iter().map(subscribers::Draft::finish).collect::<Option<_>>()?,
         hairpinning: nat44.hairpinning,

@@ -64,7 +64,7 @@ pub struct PortCounters {
 /// All counters of one worker. On cache lines of their own.
 ///
 /// Every frame received by a worker ends as exactly one of: a frame transmitted, a drop
-/// under one reason, a frame answered or consumed (`arp_received`, `echo_answered`, `punted`), or it
+/// under one reason, a frame answered or consumed (`arp_received`, `nd_received`, `echo_answered`, `punted`), or it
 /// still waits (`parked`, `fragments_waiting`). Frames that the box makes itself are in `originated`.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -75,11 +75,13 @@ pub struct WorkerCounters {
     pub drops: [Counter; DropReason::COUNT],
     /// ARP frames received and consumed (a request that is answered is consumed too).
     pub arp_received: Counter,
+    /// Neighbour solicitations and advertisements received and consumed, answered ones too.
+    pub nd_received: Counter,
     /// Pings to own addresses, answered.
     pub echo_answered: Counter,
     /// Frames for the box itself that were given to the kernel.
     pub punted: Counter,
-    /// Frames made by the box: ARP requests and replies, echo replies, ICMP errors, copies of ARP
+    /// Frames made by the box: ARP requests and replies, Neighbour Discovery, echo replies, ICMP errors, copies of ARP
     /// replies for the kernel, and all but the first of the fragments that a packet was cut into.
     pub originated: Counter,
     /// ICMP errors of the box itself that were sent; they are in `originated` too.
@@ -90,7 +92,8 @@ pub struct WorkerCounters {
     pub syns_held: Counter,
     /// Of these, those that were answered with port unreachable.
     pub syns_answered: Counter,
-    /// An ARP sender claimed one of our addresses, or that of a neighbour with another MAC.
+    /// Somebody claimed one of our addresses, or that of a neighbour with another MAC, by ARP or
+    /// Neighbour Discovery.
     pub arp_conflicts: Counter,
     /// Packets handed to other workers.
     pub handed_off: Counter,
@@ -117,6 +120,10 @@ pub struct WorkerCounters {
     pub bypassed_outbound: Counter,
     /// Inbound packets that a bypass rule let pass untranslated.
     pub bypassed_inbound: Counter,
+    /// IPv6 packets that passed from inside.
+    pub ipv6_outbound: Counter,
+    /// IPv6 packets that passed from outside.
+    pub ipv6_inbound: Counter,
     /// Packets that were larger than an MTU and left in fragments; all but the first of these
     /// are in `originated`.
     pub fragmented: Counter,
@@ -191,6 +198,7 @@ impl WorkerCounters {
             ports: (0..ports).map(|_| PortCounters::default()).collect(),
             drops: std::array::from_fn(|_| Counter::default()),
             arp_received: Counter::default(),
+            nd_received: Counter::default(),
             echo_answered: Counter::default(),
             punted: Counter::default(),
             originated: Counter::default(),
@@ -211,6 +219,8 @@ impl WorkerCounters {
             static_inbound: Counter::default(),
             bypassed_outbound: Counter::default(),
             bypassed_inbound: Counter::default(),
+            ipv6_outbound: Counter::default(),
+            ipv6_inbound: Counter::default(),
             fragmented: Counter::default(),
             parked: Counter::default(),
             fragments_waiting: Counter::default(),

@@ -6,7 +6,9 @@
 pub mod counters;
 pub mod links;
 pub mod neighbours;
+pub mod neighbours6;
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -50,21 +52,28 @@ pub enum Command {
         /// To be repeated in the answer.
         ticket: u64,
     },
-    /// Ask for the MAC of `target`.
-    SendArp {
+    /// Ask for the MAC of `target`, by ARP or a solicitation.
+    AskNeighbour {
         /// Index of the port.
         port: u8,
         /// Address asked for.
-        target: u32,
-        /// Broadcast, or the MAC known so far.
-        to: Mac,
+        target: IpAddr,
+        /// The MAC known so far; else everybody is asked.
+        to: Option<Mac>,
     },
-    /// Announce an address of ours by ARP, to everybody at a port.
-    AnnounceArp {
+    /// Announce an address of ours, to everybody at a port.
+    Announce {
         /// Index of the port.
         port: u8,
         /// The address.
-        address: u32,
+        address: IpAddr,
+    },
+    /// Ask whether somebody else has an address of ours (RFC 4862 section 5.4.2).
+    Probe {
+        /// Index of the port.
+        port: u8,
+        /// The address.
+        address: Ipv6Addr,
     },
     /// This is external space from now on; to be answered with [`Event::Adopted`].
     Adopt(Arc<ExternalSpace>),
@@ -123,14 +132,14 @@ pub enum Event {
         /// Index of the port.
         port: u8,
         /// Its address.
-        address: u32,
+        address: IpAddr,
     },
     /// Somebody else uses an address of ours.
     AddressTaken {
         /// Index of the port.
         port: u8,
         /// The address.
-        address: u32,
+        address: IpAddr,
         /// MAC of who uses it.
         mac: Mac,
     },
@@ -139,7 +148,7 @@ pub enum Event {
         /// Index of the port.
         port: u8,
         /// Its address.
-        address: u32,
+        address: IpAddr,
         /// Its MAC.
         mac: Mac,
         /// It talked to us, and did not only announce itself.

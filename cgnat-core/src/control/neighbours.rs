@@ -67,10 +67,7 @@ impl NeighbourTable {
             if slot.key.load(Ordering::Acquire) != key {
                 return Neighbour::Unknown;
             }
-            if mac & KNOWN == 0 {
-                return Neighbour::Resolving;
-            }
-            return Neighbour::At(unpack(mac));
+            return known(mac);
         }
         Neighbour::Unknown
     }
@@ -90,7 +87,7 @@ impl NeighbourTable {
 
     fn write(&self, port: u8, address: u32, mac: Option<Mac>) -> bool {
         let wanted = name(port, address);
-        let value = mac.map_or(0, |mac| KNOWN | pack(mac));
+        let value = value_of(mac);
         let mut empty = None;
         for slot in self.probe(wanted) {
             let key = slot.key.load(Ordering::Relaxed);
@@ -134,6 +131,17 @@ impl NeighbourTable {
 
 fn name(port: u8, address: u32) -> u64 {
     u64::from(port) << 32 | u64::from(address)
+}
+
+/// A MAC in a word: in the low 48 bits, bit 63 says that it is known.
+pub(super) fn value_of(mac: Option<Mac>) -> u64 {
+    mac.map_or(0, |mac| KNOWN | pack(mac))
+}
+
+/// What a word of [`value_of`] says.
+#[inline]
+pub(super) fn known(value: u64) -> Neighbour {
+    if value & KNOWN == 0 { Neighbour::Resolving } else { Neighbour::At(unpack(value)) }
 }
 
 fn pack(mac: Mac) -> u64 {

@@ -1,10 +1,11 @@
-//! ARP announcements (RFC 5227 section 2.3): when a link is found up, and when somebody else uses an
-//! address of ours (section 2.4), neighbours hear which MAC has it.
+//! Announcements (RFC 5227 section 2.3, RFC 4861 section 7.2.6): when a link is found up, and when
+//! somebody else uses an address of ours (section 2.4), neighbours hear which MAC has it.
 //!
 //! Own addresses are announced twice, as the RFC has it; external addresses that are on-link once,
 //! and no more than [`MOST`] of a port: who needs one of the others asks.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::Link;
 use crate::control::Command;
@@ -23,7 +24,7 @@ const PER_ROUND: usize = 8;
 
 struct Announcement {
     port: u8,
-    address: u32,
+    address: IpAddr,
     due: Instant,
 }
 
@@ -42,7 +43,7 @@ impl Announcing {
         space: &ExternalSpace,
         clock: Instant,
     ) {
-        self.waiting.retain(|announcement| announcement.port != port);
+        self.waiting.retain(|waiting| waiting.port != port || waiting.address.is_ipv6());
         let info = &forwarding.ports()[usize::from(port)];
         let own = || info.own_addresses();
         let external = space
@@ -51,13 +52,25 @@ impl Announcing {
         let first = own().chain(external.take(MOST)).map(|address| (address, clock));
         let again = own().map(|address| (address, clock.plus_millis(INTERVAL_MS)));
         for (address, due) in first.chain(again) {
-            let place = self.waiting.partition_point(|other| other.due <= due);
-            self.waiting.insert(place, Announcement { port, address, due });
+            self.add(Announcement { port, address: Ipv4Addr::from(address).into(), due });
         }
     }
 
+    /// An own IPv6 address is to be announced, twice.
+    pub(super) fn begin_with(&mut self, port: u8, address: IpAddr, clock: Instant) {
+        self.waiting.retain(|waiting| (waiting.port, waiting.address) != (port, address));
+        for due in [clock, clock.plus_millis(INTERVAL_MS)] {
+            self.add(Announcement { port, address, due });
+        }
+    }
+
+    fn add(&mut self, announcement: Announcement) {
+        let place = self.waiting.partition_point(|other| other.due <= announcement.due);
+        self.waiting.insert(place, announcement);
+    }
+
     /// Announces one address now.
-    pub(super) fn defend(&mut self, port: u8, address: u32, clock: Instant) {
+    pub(super) fn defend(&mut self, port: u8, address: IpAddr, clock: Instant) {
         self.waiting.push_front(Announcement { port, address, due: clock });
     }
 
@@ -69,7 +82,7 @@ impl Announcing {
                 return;
             }
             if let Some(Announcement { port, address, .. }) = self.waiting.pop_front() {
-                links[0].send(Command::AnnounceArp { port, address });
+                links[0].send(Command::Announce { port, address });
             }
         }
     }

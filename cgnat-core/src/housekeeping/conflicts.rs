@@ -1,9 +1,9 @@
-//! Addresses that two hosts of a link use (RFC 5227): what the operator is told of it.
+//! Addresses that two hosts of a link use (RFC 5227, RFC 4862): what the operator is told of it.
 //!
 //! Who goes on with it is told of once; after a pause, or of another MAC, again. All is bounded:
 //! addresses that are remembered, and sentences that wait.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use hashbrown::HashMap;
 
@@ -33,16 +33,32 @@ pub enum Conflict {
         /// Where.
         port: u8,
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// Who.
         mac: Mac,
+    },
+    /// Somebody else had an address of ours first, so it is not used.
+    Duplicate {
+        /// Where.
+        port: u8,
+        /// The address.
+        address: IpAddr,
+        /// Who.
+        mac: Mac,
+    },
+    /// An address that was not used is ours now.
+    Settled {
+        /// Where.
+        port: u8,
+        /// The address.
+        address: IpAddr,
     },
     /// A second MAC is shown for a neighbour; the first is used as long as it answers.
     Disputed {
         /// Where.
         port: u8,
         /// The neighbour.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The MAC that is used.
         used: Mac,
         /// The other one.
@@ -53,7 +69,7 @@ pub enum Conflict {
         /// Where.
         port: u8,
         /// The neighbour.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The MAC that was used.
         from: Mac,
         /// The MAC that is used now.
@@ -71,14 +87,14 @@ struct Known {
 
 #[derive(Default)]
 pub(super) struct Conflicts {
-    known: HashMap<(u8, u32), Known>,
+    known: HashMap<(u8, IpAddr), Known>,
     waiting: Vec<Conflict>,
 }
 
 impl Conflicts {
     /// Somebody else uses an address of ours; whether it is to be defended now.
-    pub(super) fn taken(&mut self, port: u8, address: u32, mac: Mac, clock: Instant) -> bool {
-        let conflict = Conflict::Taken { port, address: address.into(), mac };
+    pub(super) fn taken(&mut self, port: u8, address: IpAddr, mac: Mac, clock: Instant) -> bool {
+        let conflict = Conflict::Taken { port, address, mac };
         let Some(known) = self.note((port, address), mac, clock, conflict) else {
             return false;
         };
@@ -89,15 +105,34 @@ impl Conflicts {
         is_due
     }
 
+    /// Somebody else has an address that is not used yet.
+    pub(super) fn duplicate(&mut self, port: u8, address: IpAddr, mac: Mac, clock: Instant) {
+        let conflict = Conflict::Duplicate { port, address, mac };
+        self.note((port, address), mac, clock, conflict);
+    }
+
+    /// An address that was somebody else's is ours.
+    pub(super) fn settled(&mut self, port: u8, address: IpAddr) {
+        self.known.remove(&(port, address));
+        self.tell(Conflict::Settled { port, address });
+    }
+
     /// A neighbour that is known by `used` shows another MAC.
-    pub(super) fn disputed(&mut self, port: u8, address: u32, used: Mac, mac: Mac, clock: Instant) {
-        let conflict = Conflict::Disputed { port, address: address.into(), used, mac };
+    pub(super) fn disputed(
+        &mut self,
+        port: u8,
+        address: IpAddr,
+        used: Mac,
+        mac: Mac,
+        clock: Instant,
+    ) {
+        let conflict = Conflict::Disputed { port, address, used, mac };
         self.note((port, address), mac, clock, conflict);
     }
 
     /// A neighbour is at another MAC now.
-    pub(super) fn moved(&mut self, port: u8, address: u32, from: Mac, to: Mac) {
-        self.tell(Conflict::Moved { port, address: address.into(), from, to });
+    pub(super) fn moved(&mut self, port: u8, address: IpAddr, from: Mac, to: Mac) {
+        self.tell(Conflict::Moved { port, address, from, to });
     }
 
     pub(super) fn take(&mut self) -> Vec<Conflict> {
@@ -106,7 +141,7 @@ impl Conflicts {
 
     fn note(
         &mut self,
-        place: (u8, u32),
+        place: (u8, IpAddr),
         mac: Mac,
         clock: Instant,
         conflict: Conflict,
@@ -145,6 +180,10 @@ impl Conflicts {
 mod tests {
     use super::*;
 
+    fn ip(address: u32) -> IpAddr {
+        std::net::Ipv4Addr::from(address).into()
+    }
+
     const A: Mac = [2, 0, 0, 0, 0, 1];
     const B: Mac = [2, 0, 0, 0, 0, 2];
 
@@ -152,7 +191,8 @@ mod tests {
     fn a_conflict_is_told_once_and_again_after_a_pause_or_of_another_mac() {
         let mut conflicts = Conflicts::default();
         let at = Instant::from_millis;
-        let (address, taken) = (7, |mac| Conflict::Taken { port: 1, address: 7.into(), mac });
+        let address = ip(7);
+        let taken = |mac| Conflict::Taken { port: 1, address, mac };
         for ms in (1_000..100_000).step_by(500) {
             let defends = conflicts.taken(1, address, A, at(ms));
             assert_eq!(defends, ms % 10_000 == 1_000, "{ms}");
@@ -173,11 +213,11 @@ mod tests {
     fn what_is_remembered_and_what_waits_is_bounded() {
         let mut conflicts = Conflicts::default();
         for address in 0..10_000 {
-            conflicts.disputed(0, address, A, B, Instant::from_millis(1_000));
+            conflicts.disputed(0, ip(address), A, B, Instant::from_millis(1_000));
         }
         assert_eq!(conflicts.known.len(), REMEMBERED);
         assert_eq!(conflicts.take().len(), WAITING);
-        conflicts.disputed(0, 20_000, A, B, Instant::from_millis(2_000_000));
+        conflicts.disputed(0, ip(20_000), A, B, Instant::from_millis(2_000_000));
         assert_eq!(conflicts.take().len(), 1);
     }
 }

@@ -4,7 +4,7 @@
 //! owns the blocks that no worker holds, and lends and recalls them by message; it alone
 //! writes the owner map and the neighbour table, makes versions of external space, and hands
 //! learned routes to the workers.
-//! Files: `sweep`, `lending`, `homes`, `resolve`, `routing`, `announcing`, `conflicts`, `reload`,
+//! Files: `sweep`, `lending`, `homes`, `resolve`, `routing`, `announcing`, `probing`, `conflicts`, `reload`,
 //! `asking`.
 //!
 //! Always true:
@@ -17,12 +17,14 @@ mod asking;
 mod conflicts;
 mod homes;
 mod lending;
+mod probing;
 mod reload;
 mod resolve;
 mod routing;
 mod sweep;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
@@ -30,6 +32,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use crate::config::Config;
 use crate::control::links::LinkStates;
 use crate::control::neighbours::NeighbourTable;
+use crate::control::neighbours6::NeighbourTable6;
 use crate::control::{Command, Event};
 use crate::refusals::Remembered;
 use crate::shard::ShardDue;
@@ -46,6 +49,7 @@ use asking::Asking;
 pub use conflicts::Conflict;
 use conflicts::Conflicts;
 use lending::Lending;
+use probing::Probing;
 use reload::Reloading;
 pub use reload::{Draining, Notice, ReloadError, Reloaded};
 use resolve::Resolver;
@@ -110,10 +114,12 @@ pub struct Housekeeping {
     sweep: Sweep,
     lending: Lending,
     reloading: Reloading,
-    resolver: Resolver,
+    resolver: Resolver<u32>,
+    resolver6: Resolver<u128>,
     routing: Routing,
     asking: Asking,
     announcing: Announcing,
+    probing: Probing,
     conflicts: Conflicts,
     forwarding: Arc<Forwarding>,
     states: Arc<LinkStates>,
@@ -141,6 +147,8 @@ pub struct HousekeepingParts {
     pub forwarding: Arc<Forwarding>,
     /// MACs of neighbours; written by housekeeping alone.
     pub neighbours: Arc<NeighbourTable>,
+    /// Those of IPv6.
+    pub neighbours6: Arc<NeighbourTable6>,
     /// Which links are down.
     pub states: Arc<LinkStates>,
 }
@@ -162,6 +170,7 @@ impl Housekeeping {
             time,
             forwarding,
             neighbours,
+            neighbours6,
             states,
         } = parts;
         assert!(!links.is_empty(), "housekeeping needs a worker to keep house for");
@@ -180,7 +189,15 @@ impl Housekeeping {
         let sweep = Sweep::new(links.len(), block_due, owners.clone(), time);
         let lending = Lending::new(&mut links, space.clone(), owners.clone(), leases);
         let reloading = Reloading::new(links.len(), space, owners, fragments_ms);
-        let resolver = Resolver::new(&forwarding, neighbours, states.clone());
+        let resolver = Resolver::new(
+            forwarding.static_neighbours(),
+            forwarding.next_hops(),
+            neighbours,
+            states.clone(),
+        );
+        let ipv6 = forwarding.ipv6();
+        let resolver6 =
+            Resolver::new(ipv6.static_neighbours(), ipv6.next_hops(), neighbours6, states.clone());
         let routing = Routing::new(links.len());
         Self {
             links,
@@ -188,9 +205,11 @@ impl Housekeeping {
             lending,
             reloading,
             resolver,
+            resolver6,
             routing,
             asking: Asking::default(),
             announcing: Announcing::default(),
+            probing: Probing::new(forwarding.clone(), time),
             conflicts: Conflicts::default(),
             forwarding,
             ups: vec![0; states.len()],
@@ -345,11 +364,16 @@ impl Housekeeping {
             if ups != std::mem::replace(seen, ups) {
                 let port = port as u8;
                 self.resolver.ask_all(port, clock);
+                self.resolver6.ask_all(port, clock);
+                self.probing.begin(port, &mut self.announcing, clock);
                 self.announcing.begin(port, &self.forwarding, self.reloading.space(), clock);
             }
         }
+        let Self { links, probing, announcing, conflicts, .. } = self;
+        probing.run(links, announcing, conflicts, clock);
         self.announcing.run(&mut self.links, clock);
         self.resolver.run(&mut self.links, clock);
+        self.resolver6.run(&mut self.links, clock);
     }
 
     fn take(&mut self, worker: u16, event: Event, clock: Instant) {
@@ -379,16 +403,28 @@ impl Housekeeping {
             }
             Event::BarrierReached => self.links[usize::from(worker)].barriers -= 1,
             Event::Resolve { port, address } => {
-                self.resolver.resolve(&mut self.links, worker, port, address, clock);
+                let Self { links, resolver, resolver6, .. } = self;
+                match address {
+                    IpAddr::V4(a) => resolver.resolve(links, worker, port, a.into(), clock),
+                    IpAddr::V6(a) => resolver6.resolve(links, worker, port, a.into(), clock),
+                }
             }
             Event::AddressTaken { port, address, mac } => {
-                if self.conflicts.taken(port, address, mac, clock) {
+                let Self { conflicts, probing, .. } = self;
+                let is_to_defend = match address {
+                    IpAddr::V4(_) => conflicts.taken(port, address, mac, clock),
+                    IpAddr::V6(a) => probing.taken(port, a, mac, conflicts, clock),
+                };
+                if is_to_defend {
                     self.announcing.defend(port, address, clock);
                 }
             }
             Event::NeighbourSeen { port, address, mac, to_us } => {
-                let Self { resolver, conflicts, .. } = self;
-                resolver.seen((port, address), mac, to_us, conflicts, clock);
+                let Self { resolver, resolver6, conflicts, .. } = self;
+                match address {
+                    IpAddr::V4(a) => resolver.seen((port, a.into()), mac, to_us, conflicts, clock),
+                    IpAddr::V6(a) => resolver6.seen((port, a.into()), mac, to_us, conflicts, clock),
+                }
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Neighbour resolution: ARP requests, refresh, failure (RFC 826, RFC 1122 section 2.3.2).
+//! Neighbour resolution: requests, refresh, failure, by ARP (RFC 826, RFC 1122 section 2.3.2) and by
+//! Neighbour Discovery (RFC 4861 section 7.2), each with a table and bounds of its own.
 //!
 //! Next hops of routes, configured and learned, are asked for from the start and never given up. Other on-link
 //! neighbours are asked for when a packet waits for them, and forgotten when they do not
@@ -11,6 +12,8 @@
 //!
 //! While a link is down nobody there is asked or forgotten.
 
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -20,9 +23,9 @@ use super::conflicts::Conflicts;
 use crate::control::Command;
 use crate::control::links::LinkStates;
 use crate::control::neighbours::NeighbourTable;
-use crate::packet::ethernet::{BROADCAST, Mac};
+use crate::control::neighbours6::NeighbourTable6;
+use crate::packet::ethernet::Mac;
 use crate::time::Instant;
-use crate::worker::forwarding::Forwarding;
 
 /// Time between two requests while nobody answers.
 const RETRY_MS: u64 = 250;
@@ -37,8 +40,53 @@ const TRIES: u32 = 4;
 /// needed, the next packet waits for a moment until it is known again.
 const LIFE_MS: u64 = 600_000;
 
-/// Neighbours that are looked after.
-const NEIGHBOURS: usize = 2_048;
+/// An address of a neighbour, and the table where workers find its MAC.
+pub(super) trait Address: Copy + Eq + Hash + Ord {
+    /// Neighbours that are looked after.
+    const MOST: usize;
+
+    type Table;
+
+    fn publish(self, table: &Self::Table, port: u8, mac: Option<Mac>) -> bool;
+    fn remove(self, table: &Self::Table, port: u8);
+    fn ip(self) -> IpAddr;
+}
+
+impl Address for u32 {
+    const MOST: usize = 2_048;
+
+    type Table = NeighbourTable;
+
+    fn publish(self, table: &NeighbourTable, port: u8, mac: Option<Mac>) -> bool {
+        table.publish(port, self, mac)
+    }
+
+    fn remove(self, table: &NeighbourTable, port: u8) {
+        table.remove(port, self);
+    }
+
+    fn ip(self) -> IpAddr {
+        Ipv4Addr::from(self).into()
+    }
+}
+
+impl Address for u128 {
+    const MOST: usize = 1_024;
+
+    type Table = NeighbourTable6;
+
+    fn publish(self, table: &NeighbourTable6, port: u8, mac: Option<Mac>) -> bool {
+        table.publish(port, self, mac)
+    }
+
+    fn remove(self, table: &NeighbourTable6, port: u8) {
+        table.remove(port, self);
+    }
+
+    fn ip(self) -> IpAddr {
+        Ipv6Addr::from(self).into()
+    }
+}
 
 struct Entry {
     mac: Option<Mac>,
@@ -79,23 +127,25 @@ impl Entry {
     }
 }
 
-pub(super) struct Resolver {
-    entries: HashMap<(u8, u32), Entry>,
-    table: Arc<NeighbourTable>,
+pub(super) struct Resolver<A: Address> {
+    entries: HashMap<(u8, A), Entry>,
+    table: Arc<A::Table>,
     states: Arc<LinkStates>,
     next_look: Instant,
 }
 
-impl Resolver {
+impl<A: Address> Resolver<A> {
+    /// With the static neighbours and the next hops of the configuration.
     pub(super) fn new(
-        forwarding: &Forwarding,
-        table: Arc<NeighbourTable>,
+        statics: &[(u8, A, Mac)],
+        next_hops: &[(u8, A)],
+        table: Arc<A::Table>,
         states: Arc<LinkStates>,
     ) -> Self {
         let mut entries = HashMap::new();
         let at_once = Instant::default();
-        for (port, address, mac) in forwarding.static_neighbours() {
-            table.publish(*port, *address, Some(*mac));
+        for (port, address, mac) in statics {
+            address.publish(&table, *port, Some(*mac));
             let entry = Entry {
                 mac: Some(*mac),
                 keep: true,
@@ -105,9 +155,9 @@ impl Resolver {
             };
             entries.insert((*port, *address), entry);
         }
-        for (port, address) in forwarding.next_hops() {
+        for (port, address) in next_hops {
             entries.entry((*port, *address)).or_insert_with(|| {
-                table.publish(*port, *address, None);
+                address.publish(&table, *port, None);
                 Entry { keep: true, is_configured: true, ..Entry::unasked(at_once) }
             });
         }
@@ -116,7 +166,7 @@ impl Resolver {
 
     /// Next hops of learned routes, in order. Those that are none any more are forgotten when their
     /// time comes, like other neighbours.
-    pub(super) fn set_learned(&mut self, hops: &[(u8, u32)], clock: Instant) {
+    pub(super) fn set_learned(&mut self, hops: &[(u8, A)], clock: Instant) {
         for (of, entry) in &mut self.entries {
             let keep = entry.is_configured || hops.binary_search(of).is_ok();
             if entry.keep && !keep {
@@ -126,8 +176,8 @@ impl Resolver {
         }
         for (port, address) in hops {
             if self.entries.contains_key(&(*port, *address))
-                || self.entries.len() >= NEIGHBOURS
-                || !self.table.publish(*port, *address, None)
+                || self.entries.len() >= A::MOST
+                || !address.publish(&self.table, *port, None)
             {
                 continue;
             }
@@ -142,16 +192,16 @@ impl Resolver {
         links: &mut [Link],
         worker: u16,
         port: u8,
-        address: u32,
+        address: A,
         clock: Instant,
     ) {
-        if self.entries.contains_key(&(port, address)) || self.entries.len() >= NEIGHBOURS {
+        if self.entries.contains_key(&(port, address)) || self.entries.len() >= A::MOST {
             return;
         }
-        if !self.table.publish(port, address, None) {
+        if !address.publish(&self.table, port, None) {
             return;
         }
-        let asked = ask(links, worker, port, address, BROADCAST);
+        let asked = ask(links, worker, port, address.ip(), None);
         let next = if asked { clock.plus_millis(RETRY_MS) } else { clock };
         let tries = u32::from(asked);
         let entry = Entry { tries, next, worker, ..Entry::unasked(clock) };
@@ -161,7 +211,7 @@ impl Resolver {
     /// A neighbour showed its MAC; `to_us` if it did more than announce it.
     pub(super) fn seen(
         &mut self,
-        (port, address): (u8, u32),
+        (port, address): (u8, A),
         mac: Mac,
         to_us: bool,
         conflicts: &mut Conflicts,
@@ -177,17 +227,17 @@ impl Resolver {
         if let Some(used) = used.filter(|_| !(entry.is_doubtful && to_us)) {
             // It has moved, or somebody wants its packets. However often this comes, it is asked
             // no more often than when it does not answer.
-            conflicts.disputed(port, address, used, mac, clock);
+            conflicts.disputed(port, address.ip(), used, mac, clock);
             let soonest = entry.asked.plus_millis(RETRY_MS).max(clock);
             entry.next = entry.next.min(soonest);
             return;
         }
         if let Some(from) = used.or(entry.was.take().filter(|was| *was != mac)) {
-            conflicts.moved(port, address, from, mac);
+            conflicts.moved(port, address.ip(), from, mac);
         }
         // Workers look again at all that they know when the table changes.
         if entry.mac.replace(mac) != Some(mac) {
-            self.table.publish(port, address, Some(mac));
+            address.publish(&self.table, port, Some(mac));
         }
         entry.is_doubtful = false;
         entry.tries = 0;
@@ -216,22 +266,22 @@ impl Resolver {
             }
             if entry.tries >= TRIES {
                 if !entry.keep {
-                    table.remove(*port, *address);
+                    address.remove(table, *port);
                     return false;
                 }
                 if let Some(silent) = entry.mac.take() {
                     entry.was = Some(silent);
-                    table.publish(*port, *address, None);
+                    address.publish(table, *port, None);
                 }
                 entry.is_doubtful = false;
                 entry.tries = 0;
             }
             if !entry.keep && clock >= entry.born.plus_millis(LIFE_MS) {
-                table.remove(*port, *address);
+                address.remove(table, *port);
                 return false;
             }
-            let to = entry.mac.filter(|_| !entry.is_doubtful).unwrap_or(BROADCAST);
-            if ask(links, entry.worker, *port, *address, to) {
+            let to = entry.mac.filter(|_| !entry.is_doubtful);
+            if ask(links, entry.worker, *port, address.ip(), to) {
                 entry.tries += 1;
                 entry.asked = clock;
                 entry.next = clock.plus_millis(RETRY_MS);
@@ -243,11 +293,11 @@ impl Resolver {
 
 /// Has a worker send a request. A worker with a full channel is busy enough, for one with the
 /// port blocks of the start: then nothing is sent, and false says that it is still due.
-fn ask(links: &mut [Link], worker: u16, port: u8, target: u32, to: Mac) -> bool {
+fn ask(links: &mut [Link], worker: u16, port: u8, target: IpAddr, to: Option<Mac>) -> bool {
     let link = &mut links[usize::from(worker)];
     let room = link.has_room();
     if room {
-        link.send(Command::SendArp { port, target, to });
+        link.send(Command::AskNeighbour { port, target, to });
     }
     room
 }

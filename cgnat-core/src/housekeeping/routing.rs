@@ -28,7 +28,7 @@ impl Routing {
     pub(super) fn route(
         &mut self,
         links: &mut [Link],
-        resolver: &mut Resolver,
+        resolver: &mut Resolver<u32>,
         routes: Arc<Routes>,
         clock: Instant,
     ) -> Result<(), Arc<Routes>> {

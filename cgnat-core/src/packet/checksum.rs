@@ -88,9 +88,14 @@ pub fn full(bytes: &[u8]) -> u16 {
     !sum(bytes, 0)
 }
 
+/// The checksum of `bytes` behind something whose sum is `start`.
+pub fn with_start(bytes: &[u8], start: u16) -> u16 {
+    !sum(bytes, start.into())
+}
+
 /// The checksum of a transport segment with the IPv4 pseudo-header.
 pub fn transport(source: u32, destination: u32, protocol: u8, segment: &[u8]) -> u16 {
-    !sum(segment, pseudo_header(source, destination, protocol, segment.len()).into())
+    with_start(segment, pseudo_header(source, destination, protocol, segment.len()))
 }
 
 /// Sum over the IPv4 pseudo-header of a segment of `len` bytes.

@@ -7,6 +7,7 @@
 
 use super::checksum;
 use super::ipv4::{self, protocol};
+use super::ipv6;
 use super::{put_u16, u16_at};
 
 /// Computes the checksum of a packet that lacks it, as [`ipv4`] may or may not accept it; false
@@ -29,16 +30,35 @@ pub fn complete(packet: &mut [u8]) -> bool {
     if u16_at(segment, place) != left {
         return false;
     }
-    compute(source, destination, header.protocol, segment, place)
+    compute(left, segment, place)
 }
 
+/// The same of an IPv6 packet. A kernel leaves the checksum of ICMPv6 to nobody.
+pub fn complete6(packet: &mut [u8]) -> bool {
+    let Ok(header) = ipv6::header(packet) else { return false };
+    let upper = ipv6::upper(packet, &header);
+    let place = match upper.protocol {
+        protocol::TCP => 16,
+        protocol::UDP => 6,
+        _ => return false,
+    };
+    let Some(segment) = packet.get_mut(upper.offset..header.total_len) else { return false };
+    if upper.is_fragment || segment.len() < place + 2 {
+        return false;
+    }
+    let (source, destination) = (header.source, header.destination);
+    let left = ipv6::pseudo_header(source, destination, upper.protocol, segment.len());
+    u16_at(segment, place) == left && compute(left, segment, place)
+}
+
+/// The checksum of a segment over whose pseudo-header the sum is `left`.
 #[cold]
-fn compute(source: u32, destination: u32, protocol: u8, segment: &mut [u8], place: usize) -> bool {
-    if checksum::transport(source, destination, protocol, segment) == 0 {
+fn compute(left: u16, segment: &mut [u8], place: usize) -> bool {
+    if checksum::with_start(segment, left) == 0 {
         return false;
     }
     put_u16(segment, place, 0);
-    let sum = checksum::transport(source, destination, protocol, segment);
+    let sum = checksum::with_start(segment, left);
     // Zero says that UDP has none (RFC 768).
     put_u16(segment, place, if sum == 0 { 0xffff } else { sum });
     true

@@ -2,6 +2,8 @@
 //!
 //! However much ARP comes, housekeeping hears a bounded number of conflicts.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use super::Worker;
 use super::io::{PacketBuf, PacketIo};
 use crate::control::Event;
@@ -16,11 +18,22 @@ const DISPUTES: u32 = 256;
 /// Conflicts about own addresses, likewise.
 const CLAIMS: u32 = 16;
 
-/// What housekeeping was told in this second.
+/// What housekeeping was told in this second, of one family.
 #[derive(Default)]
 pub(super) struct Told {
     disputes: Spent,
     claims: Spent,
+}
+
+/// What a neighbour has shown of itself, in either family.
+pub(super) struct Shown {
+    pub(super) port: usize,
+    pub(super) address: IpAddr,
+    pub(super) mac: Mac,
+    /// It talks to us, and does not only announce itself.
+    pub(super) to_us: bool,
+    /// It answers.
+    pub(super) is_answer: bool,
 }
 
 impl<I: PacketIo> Worker<I> {
@@ -35,15 +48,15 @@ impl<I: PacketIo> Worker<I> {
         let ours = |address| info.answers_for(address, &self.shard.space);
         if ours(arp.sender) && arp.sender_mac != info.mac {
             // Somebody else uses our address. Learning nothing from it.
-            self.counters.arp_conflicts.add(1);
-            if self.told.claims.take(self.second(), CLAIMS) {
-                let (address, mac) = (arp.sender, arp.sender_mac);
-                self.note_event(Event::AddressTaken { port: port as u8, address, mac });
-            }
-            return;
+            let address = Ipv4Addr::from(arp.sender).into();
+            return self.note_claim(port, address, arp.sender_mac);
         }
         let is_for_us = ours(arp.target);
-        self.note_neighbour(port, &arp, is_for_us);
+        let is_answer = arp.operation == Operation::Reply;
+        let known = self.neighbours.find(port as u8, arp.sender);
+        let address = Ipv4Addr::from(arp.sender).into();
+        let mac = arp.sender_mac;
+        self.note_neighbour(known, Shown { port, address, mac, to_us: is_for_us, is_answer });
         if info.punts && is_for_us && arp.operation == Operation::Reply {
             self.punt_copy(port, &packet);
         }
@@ -64,42 +77,51 @@ impl<I: PacketIo> Worker<I> {
         self.originate(port, packet);
     }
 
-    /// Tells housekeeping of neighbours that it knows or resolves; of others nothing is
-    /// learned, so a storm of invented ones fills no table. Who announces an address unasked only
-    /// makes the box ask: it neither becomes a neighbour nor stays one by that.
-    fn note_neighbour(&mut self, port: usize, arp: &Arp, is_for_us: bool) {
-        let port = port as u8;
-        let worth_telling = match self.neighbours.find(port, arp.sender) {
-            Neighbour::Unknown => false,
-            Neighbour::Resolving => is_for_us,
-            Neighbour::At(mac) if mac != arp.sender_mac => {
-                // It has moved, or somebody wants its packets: housekeeping asks it.
-                self.counters.arp_conflicts.add(1);
-                self.told.disputes.take(self.second(), DISPUTES)
-            }
-            Neighbour::At(_) => is_for_us && arp.operation == Operation::Reply,
-        };
-        if worth_telling {
-            // Should there be no room, the neighbour will be asked again.
-            self.note_event(Event::NeighbourSeen {
-                port,
-                address: arp.sender,
-                mac: arp.sender_mac,
-                to_us: is_for_us,
-            });
+    /// Somebody else uses an address of ours.
+    pub(super) fn note_claim(&mut self, port: usize, address: IpAddr, mac: Mac) {
+        self.counters.arp_conflicts.add(1);
+        let second = self.second();
+        if self.told_of(address).claims.take(second, CLAIMS) {
+            self.note_event(Event::AddressTaken { port: port as u8, address, mac });
         }
     }
 
+    /// Tells housekeeping of neighbours that it knows or resolves; of others nothing is
+    /// learned, so a storm of invented ones fills no table. Who announces an address unasked only
+    /// makes the box ask: it neither becomes a neighbour nor stays one by that.
+    pub(super) fn note_neighbour(&mut self, known: Neighbour, shown: Shown) {
+        let Shown { port, address, mac, to_us, is_answer } = shown;
+        let worth_telling = match known {
+            Neighbour::Unknown => false,
+            Neighbour::Resolving => to_us,
+            Neighbour::At(known) if known != mac => {
+                // It has moved, or somebody wants its packets: housekeeping asks it.
+                self.counters.arp_conflicts.add(1);
+                let second = self.second();
+                self.told_of(address).disputes.take(second, DISPUTES)
+            }
+            Neighbour::At(_) => to_us && is_answer,
+        };
+        if worth_telling {
+            // Should there be no room, the neighbour will be asked again.
+            self.note_event(Event::NeighbourSeen { port: port as u8, address, mac, to_us });
+        }
+    }
+
+    fn told_of(&mut self, address: IpAddr) -> &mut Told {
+        &mut self.told[usize::from(address.is_ipv6())]
+    }
+
     /// Sends an ARP request for `target`.
-    pub(super) fn ask_neighbour(&mut self, port: usize, target: u32, to: Mac) {
+    pub(super) fn ask_by_arp(&mut self, port: usize, target: u32, to: Option<Mac>) {
         let sender = self.forwarding.ports()[port].address_towards(target);
         if let Some(sender) = sender {
-            self.send_request(port, sender, target, to);
+            self.send_request(port, sender, target, to.unwrap_or(BROADCAST));
         }
     }
 
     /// Announces an address of ours: who has it in mind learns our MAC (RFC 5227 section 2.3).
-    pub(super) fn announce_address(&mut self, port: usize, address: u32) {
+    pub(super) fn announce_by_arp(&mut self, port: usize, address: u32) {
         self.send_request(port, address, address, BROADCAST);
     }
 

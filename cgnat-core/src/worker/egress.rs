@@ -1,8 +1,10 @@
 //! The way out: next hop, MTU, neighbour, link header, the last check, transmission.
 
+use std::net::Ipv4Addr;
+
 use super::Worker;
 use super::io::{PacketBuf, PacketIo};
-use super::parking::AwaitsNeighbour;
+use super::parking::{AwaitsNeighbour, Waiting};
 use crate::config::Side;
 use crate::control::Event;
 use crate::control::neighbours::Neighbour;
@@ -29,7 +31,7 @@ impl<I: PacketIo> Worker<I> {
             AwaitsNeighbour { packet, side, offset, since, next_hop, subscriber, is_part: false };
         if let Some((port, next_hop)) = self.egress_waiting(waiting) {
             // Asked once per packet that starts to wait; housekeeping paces the requests.
-            self.note_event(Event::Resolve { port, address: next_hop });
+            self.note_event(Event::Resolve { port, address: Ipv4Addr::from(next_hop).into() });
         }
     }
 
@@ -72,8 +74,8 @@ impl<I: PacketIo> Worker<I> {
             return None;
         }
         waiting.next_hop = (port, next_hop);
-        if let Err(waiting) = self.parking.await_neighbour(waiting) {
-            self.drop_packet(waiting.packet, DropReason::ParkingFull);
+        if let Err(packet) = self.parking.await_neighbour(Waiting::Translated(waiting)) {
+            self.drop_packet(packet, DropReason::ParkingFull);
             return None;
         }
         (neighbour == Neighbour::Unknown).then_some((port, next_hop))
@@ -110,7 +112,20 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Puts the link header of `port` before the IPv4 header and queues the frame.
-    fn send(&mut self, port: usize, mut packet: I::Packet, offset: usize, to: Mac) {
+    fn send(&mut self, port: usize, packet: I::Packet, offset: usize, to: Mac) {
+        self.send_as(ethernet::IPV4, port, packet, offset, to);
+    }
+
+    /// Puts a link header before the packet and queues the frame.
+    #[inline(always)]
+    pub(super) fn send_as(
+        &mut self,
+        ether_type: u16,
+        port: usize,
+        mut packet: I::Packet,
+        offset: usize,
+        to: Mac,
+    ) {
         let info = &self.forwarding.ports()[port];
         let (mac, tags) = (info.mac, info.tags);
         let header = ethernet::header_len(tags);
@@ -123,7 +138,7 @@ impl<I: PacketIo> Worker<I> {
         if !fits {
             return self.drop_packet(packet, DropReason::NoHeadroom);
         }
-        ethernet::write(packet.bytes_mut(), to, mac, tags, ethernet::IPV4);
+        ethernet::write(packet.bytes_mut(), to, mac, tags, ether_type);
         self.queue(port, packet);
     }
 

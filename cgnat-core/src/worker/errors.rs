@@ -25,12 +25,14 @@ pub(super) struct Telling {
     rules: OwnErrors,
     to_internal: ErrorRate,
     to_external: ErrorRate,
+    /// Of ICMPv6, by side.
+    six: [ErrorRate; 2],
 }
 
 impl Telling {
     pub(super) fn new(rules: OwnErrors) -> Self {
         let rate = || ErrorRate::new(rules.per_receiver(), rules.in_all());
-        Self { rules, to_internal: rate(), to_external: rate() }
+        Self { rules, to_internal: rate(), to_external: rate(), six: [rate(), rate()] }
     }
 
     /// The kind to send where a refusal asks for `kind`.
@@ -52,6 +54,13 @@ impl Telling {
         };
         // RFC 5508 REQ-9.
         self.rules.allowed_to(side) && rate.allows(receiver, second)
+    }
+
+    /// Whether one more ICMPv6 error may go out of a port of `side` to `receiver`. One host has all of
+    /// a /64, so receivers there share their rate.
+    pub(super) fn allows_ipv6(&mut self, side: Side, receiver: u128, second: u32) -> bool {
+        let network = (receiver >> 96) as u32 ^ ((receiver >> 64) as u32).rotate_left(16);
+        self.rules.allowed_to(side) && self.six[side as usize].allows(network, second)
     }
 }
 

@@ -1,5 +1,7 @@
 //! What goes between workers, and between this worker and housekeeping.
 
+use std::net::IpAddr;
+
 use super::handoff::{Kind, Note};
 use super::io::{Burst, PacketBuf, PacketIo};
 use super::parking::AwaitsBlock;
@@ -209,12 +211,15 @@ impl<I: PacketIo> Worker<I> {
                 let sent = self.note_event(Event::RefusalsTold(page));
                 debug_assert!(sent, "take_commands has made room");
             }
-            Command::SendArp { port, target, to } => {
-                self.ask_neighbour(usize::from(port), target, to);
-            }
-            Command::AnnounceArp { port, address } => {
-                self.announce_address(usize::from(port), address);
-            }
+            Command::AskNeighbour { port, target, to } => match target {
+                IpAddr::V4(target) => self.ask_by_arp(port.into(), target.into(), to),
+                IpAddr::V6(target) => self.solicit(port.into(), target.into(), to),
+            },
+            Command::Announce { port, address } => match address {
+                IpAddr::V4(address) => self.announce_by_arp(port.into(), address.into()),
+                IpAddr::V6(address) => self.advertise_to_all(port.into(), address.into()),
+            },
+            Command::Probe { port, address } => self.probe(port.into(), address.into()),
             Command::Advance(now) => self.now = self.now.max(now),
             Command::Barrier => {
                 let sent = self.note_event(Event::BarrierReached);

@@ -1,5 +1,7 @@
 //! Ports, own addresses and routes as the packet path uses them. Built once, shared.
 
+mod ipv6;
+
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -9,6 +11,8 @@ use crate::config::{Config, Side};
 use crate::packet::ethernet::{Mac, Tags};
 use crate::policy::bypass::Bypass;
 use crate::space::{ExternalSpace, inside};
+
+pub use ipv6::{Ipv6Forwarding, Ipv6Port, Own, State};
 
 /// One port.
 #[derive(Debug, Clone)]
@@ -21,12 +25,14 @@ pub struct PortInfo {
     pub mac: Mac,
     /// VLAN tags of all frames.
     pub tags: Tags,
-    /// Largest IPv4 packet, bytes.
+    /// Largest packet, bytes.
     pub mtu: u16,
     /// What is for the box itself goes to the kernel.
     pub punts: bool,
     /// Packets may come without the checksums that their senders left to a card.
     pub completes_checksums: bool,
+    /// IPv6 packets are taken.
+    pub takes_ipv6: bool,
     /// Own addresses: (address, network mask).
     addresses: Vec<(u32, u32)>,
 }
@@ -84,6 +90,7 @@ pub struct Forwarding {
     next_hops: Vec<(u8, u32)>,
     smallest_mtu: usize,
     bypass: Bypass,
+    ipv6: Ipv6Forwarding,
 }
 
 impl Forwarding {
@@ -127,6 +134,7 @@ impl Forwarding {
                 mtu: port.mtu(),
                 punts: port.kernel_interface().is_some(),
                 completes_checksums: port.is_packet_socket(),
+                takes_ipv6: port.ipv6().is_some(),
                 addresses,
             });
         }
@@ -159,8 +167,15 @@ impl Forwarding {
             external: routes.1,
             static_neighbours,
             next_hops,
+            ipv6: Ipv6Forwarding::new(config, macs),
             bypass: Bypass::new(config.bypass(), ranges().copied(), prefixes().map(Ipv4Net::trunc)),
         })
+    }
+
+    /// What there is of IPv6.
+    #[inline]
+    pub fn ipv6(&self) -> &Ipv6Forwarding {
+        &self.ipv6
     }
 
     /// Ports in the order of the configuration.

@@ -33,7 +33,7 @@ impl<I: PacketIo> Worker<I> {
         match frame.ether_type {
             ethernet::IPV4 => self.ipv4(port, packet, frame.payload),
             ethernet::ARP => self.arp(port, packet, frame.payload),
-            ethernet::IPV6 => self.refuse(port, packet, DropReason::Ipv6),
+            ethernet::IPV6 => self.ipv6(port, packet, frame.payload),
             _ => self.refuse(port, packet, DropReason::EtherTypeOther),
         }
     }
@@ -53,18 +53,22 @@ impl<I: PacketIo> Worker<I> {
         let info = &self.forwarding.ports()[port];
         for packet in burst {
             let frame = ethernet::parse(packet.bytes(), info.mac, info.tags);
-            if let Ok(Frame { ether_type: ethernet::IPV4, payload }) = frame {
-                let is_completed = partial::complete(&mut packet.bytes_mut()[payload..]);
-                self.counters.ports[port].rx_completed.add(u64::from(is_completed));
-            }
+            let Ok(Frame { ether_type, payload }) = frame else { continue };
+            let bytes = &mut packet.bytes_mut()[payload..];
+            let is_completed = match ether_type {
+                ethernet::IPV4 => partial::complete(bytes),
+                ethernet::IPV6 if info.takes_ipv6 => partial::complete6(bytes),
+                _ => false,
+            };
+            self.counters.ports[port].rx_completed.add(u64::from(is_completed));
         }
     }
 
     /// Whether a frame is longer than a packet may be here, and not all of it: a driver cut it.
     #[cold]
-    fn is_cut(&self, port: usize, packet: &[u8]) -> bool {
+    pub(super) fn is_cut(&self, port: usize, packet: &[u8], total_len: usize) -> bool {
         let is_cut = packet.len() > usize::from(self.forwarding.ports()[port].mtu)
-            && ipv4::total_len(packet) > packet.len();
+            && total_len > packet.len();
         self.counters.ports[port].rx_cut.add(u64::from(is_cut));
         is_cut
     }
@@ -75,8 +79,11 @@ impl<I: PacketIo> Worker<I> {
         }
         let header = match ipv4::header(&packet.bytes()[offset..]) {
             Ok(header) => header,
-            Err(DropReason::IpTotalLength) if self.is_cut(port, &packet.bytes()[offset..]) => {
-                return self.refuse(port, packet, DropReason::FrameCut);
+            Err(reason @ DropReason::IpTotalLength) => {
+                let bytes = &packet.bytes()[offset..];
+                let is_cut = self.is_cut(port, bytes, ipv4::total_len(bytes));
+                let reason = if is_cut { DropReason::FrameCut } else { reason };
+                return self.refuse(port, packet, reason);
             }
             Err(reason) => return self.refuse(port, packet, reason),
         };

@@ -5,7 +5,7 @@
 //! results. Files: `ingress` (what arrived?), `exchange` (other workers and housekeeping), `endings`,
 //! `egress` (next hop, link header, transmission), `mtu` (what is too big for a port),
 //! `fragments` (datagrams in pieces), `associations` (packets without ports), `parking` (packets that wait), `arp`, `errors` (ICMP
-//! errors of the box itself), `punt` (what is the kernel's), `routes` (what was learned), `held_syns` (those that are answered late), `exceptions` (static
+//! errors of the box itself), `ipv6` (what passes beside the NAT), `nd` (Neighbour Discovery), `punt` (what is the kernel's), `routes` (what was learned), `held_syns` (those that are answered late), `exceptions` (static
 //! mappings and bypass), `floods` (what is shed of what comes from outside).
 //!
 //! Always true:
@@ -31,7 +31,9 @@ mod held_syns;
 mod hits;
 mod ingress;
 pub mod io;
+mod ipv6;
 mod mtu;
+mod nd;
 mod parking;
 mod punt;
 pub mod routes;
@@ -46,6 +48,7 @@ use crate::config::{OwnErrors, Side};
 use crate::control::counters::WorkerCounters;
 use crate::control::links::LinkStates;
 use crate::control::neighbours::NeighbourTable;
+use crate::control::neighbours6::NeighbourTable6;
 use crate::control::{Command, Event};
 use crate::policy::flood_guard::FloodGuard;
 use crate::policy::pressure::Pressure;
@@ -92,6 +95,8 @@ pub struct WorkerParts {
     pub owners: OwnerMap,
     /// MACs of neighbours.
     pub neighbours: Arc<NeighbourTable>,
+    /// Those of IPv6 neighbours.
+    pub neighbours6: Arc<NeighbourTable6>,
     /// Which links are down.
     pub links: Arc<LinkStates>,
     /// Commands of housekeeping.
@@ -121,6 +126,7 @@ pub struct Worker<I: PacketIo> {
     steering: Steering,
     owners: OwnerMap,
     neighbours: Arc<NeighbourTable>,
+    neighbours6: Arc<NeighbourTable6>,
     links: Arc<LinkStates>,
     commands: Receiver<Command>,
     events: Sender<Event>,
@@ -139,7 +145,8 @@ pub struct Worker<I: PacketIo> {
     telling: Telling,
     held_syns: HeldSyns,
     punts: Punts,
-    told: arp::Told,
+    /// By family: ARP, Neighbour Discovery.
+    told: [arp::Told; 2],
     pressure: Pressure,
     flood_guard: FloodGuard,
     /// Messages about ends that one poll works off at most.
@@ -167,6 +174,7 @@ impl<I: PacketIo> Worker<I> {
             steering,
             owners,
             neighbours,
+            neighbours6,
             links,
             commands,
             events,
@@ -194,6 +202,7 @@ impl<I: PacketIo> Worker<I> {
             steering,
             owners,
             neighbours,
+            neighbours6,
             links,
             commands,
             events,
@@ -208,7 +217,7 @@ impl<I: PacketIo> Worker<I> {
             telling: Telling::new(own_errors),
             held_syns,
             punts,
-            told: arp::Told::default(),
+            told: Default::default(),
             pressure: Pressure::default(),
             flood_guard: FloodGuard::new(flood_guard),
             endings: endings.max(1),

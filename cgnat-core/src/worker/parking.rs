@@ -2,7 +2,7 @@
 //!
 //! Both queues are bounded and first come, first served; a packet that finds its queue full
 //! is refused, one that waits too long is dropped, both counted. The memory is allocated
-//! once.
+//! once. What the NAT sends and what passes it by (IPv6) wait in one queue and have parts of it.
 
 use std::collections::VecDeque;
 
@@ -15,12 +15,16 @@ use crate::verdict::DropReason;
 /// Packets that may wait for blocks, per worker.
 const BLOCK_WAITS: usize = 1024;
 
-/// Packets that may wait for neighbours, per worker.
+/// Packets of the NAT that may wait for neighbours, per worker.
 const NEIGHBOUR_WAITS: usize = 256;
+
+/// IPv6 packets that may, beside these.
+const NEIGHBOUR_WAITS_6: usize = 64;
 
 /// Packets that may wait for one neighbour, per worker: a dead one does not take the places
 /// of the others.
 const WAITS_PER_NEIGHBOUR: usize = 64;
+const WAITS_PER_NEIGHBOUR_6: usize = 16;
 
 /// Time after which waiting packets are tried again although no neighbour has changed.
 const RETRY_MS: u64 = 50;
@@ -53,11 +57,44 @@ pub(super) struct AwaitsNeighbour<P> {
     pub(super) subscriber: u32,
 }
 
+/// An IPv6 packet that waits for the MAC of its next hop.
+pub(super) struct AwaitsNeighbour6<P> {
+    pub(super) packet: P,
+    /// The port that it came in by; its link header is still there.
+    pub(super) arrived: usize,
+    pub(super) offset: usize,
+    pub(super) since: Instant,
+    /// Port and address of the next hop, once it is known.
+    pub(super) next_hop: (u8, u128),
+}
+
+/// A packet that waits for a neighbour.
+pub(super) enum Waiting<P> {
+    Translated(AwaitsNeighbour<P>),
+    Ipv6(AwaitsNeighbour6<P>),
+}
+
+impl<P> Waiting<P> {
+    fn since(&self) -> Instant {
+        match self {
+            Waiting::Translated(waiting) => waiting.since,
+            Waiting::Ipv6(waiting) => waiting.since,
+        }
+    }
+
+    fn into_packet(self) -> P {
+        match self {
+            Waiting::Translated(waiting) => waiting.packet,
+            Waiting::Ipv6(waiting) => waiting.packet,
+        }
+    }
+}
+
 pub(super) struct Parking<P> {
     blocks: VecDeque<AwaitsBlock<P>>,
-    neighbours: VecDeque<AwaitsNeighbour<P>>,
-    /// Version of the neighbour table when the waiting packets were last tried.
-    tried: u64,
+    neighbours: VecDeque<Waiting<P>>,
+    /// Versions of the neighbour tables when the waiting packets were last tried.
+    tried: (u64, u64),
     next_try: Instant,
 }
 
@@ -65,8 +102,8 @@ impl<P> Parking<P> {
     pub(super) fn new() -> Self {
         Self {
             blocks: VecDeque::with_capacity(BLOCK_WAITS),
-            neighbours: VecDeque::with_capacity(NEIGHBOUR_WAITS),
-            tried: 0,
+            neighbours: VecDeque::with_capacity(NEIGHBOUR_WAITS + NEIGHBOUR_WAITS_6),
+            tried: (0, 0),
             next_try: Instant::default(),
         }
     }
@@ -91,13 +128,28 @@ impl<P> Parking<P> {
         self.blocks.pop_front()
     }
 
-    pub(super) fn await_neighbour(
-        &mut self,
-        waiting: AwaitsNeighbour<P>,
-    ) -> Result<(), AwaitsNeighbour<P>> {
-        let same = self.neighbours.iter().filter(|other| other.next_hop == waiting.next_hop);
-        if self.neighbours.len() == NEIGHBOUR_WAITS || same.count() == WAITS_PER_NEIGHBOUR {
-            return Err(waiting);
+    /// The packet comes back if there is no room.
+    pub(super) fn await_neighbour(&mut self, waiting: Waiting<P>) -> Result<(), P> {
+        let (mut alike, mut same) = (0, 0);
+        for other in &self.neighbours {
+            match (other, &waiting) {
+                (Waiting::Translated(other), Waiting::Translated(waiting)) => {
+                    alike += 1;
+                    same += usize::from(other.next_hop == waiting.next_hop);
+                }
+                (Waiting::Ipv6(other), Waiting::Ipv6(waiting)) => {
+                    alike += 1;
+                    same += usize::from(other.next_hop == waiting.next_hop);
+                }
+                _ => {}
+            }
+        }
+        let (most, most_of_one) = match waiting {
+            Waiting::Translated(_) => (NEIGHBOUR_WAITS, WAITS_PER_NEIGHBOUR),
+            Waiting::Ipv6(_) => (NEIGHBOUR_WAITS_6, WAITS_PER_NEIGHBOUR_6),
+        };
+        if alike == most || same == most_of_one {
+            return Err(waiting.into_packet());
         }
         self.neighbours.push_back(waiting);
         Ok(())
@@ -105,7 +157,7 @@ impl<P> Parking<P> {
 
     pub(super) fn take_any(&mut self) -> Option<P> {
         let block = self.blocks.pop_front().map(|waiting| waiting.packet);
-        block.or_else(|| self.neighbours.pop_front().map(|waiting| waiting.packet))
+        block.or_else(|| self.neighbours.pop_front().map(Waiting::into_packet))
     }
 }
 
@@ -126,24 +178,29 @@ impl<I: PacketIo> Worker<I> {
         let Some(first) = parking.neighbours.front() else {
             return;
         };
-        if version == parking.tried
+        let versions = (version, self.neighbours6.version());
+        if versions == parking.tried
             && self.clock < parking.next_try
-            && !too_old(first.since, NEIGHBOUR_WAIT_MS, self.clock)
+            && !too_old(first.since(), NEIGHBOUR_WAIT_MS, self.clock)
         {
             return;
         }
-        parking.tried = version;
+        parking.tried = versions;
         parking.next_try = self.clock.plus_millis(RETRY_MS);
         // One round through the queue: those that still wait go to its end again.
         for _ in 0..self.parking.neighbours.len() {
             let Some(waiting) = self.parking.neighbours.pop_front() else {
                 return;
             };
-            if too_old(waiting.since, NEIGHBOUR_WAIT_MS, self.clock) {
-                self.drop_packet(waiting.packet, DropReason::NeighbourUnresolved);
-                continue;
+            let is_too_old = too_old(waiting.since(), NEIGHBOUR_WAIT_MS, self.clock);
+            match waiting {
+                Waiting::Ipv6(waiting) if is_too_old => self.give_up_ipv6(waiting),
+                Waiting::Ipv6(waiting) => _ = self.egress_waiting_ipv6(waiting),
+                Waiting::Translated(waiting) if is_too_old => {
+                    self.drop_packet(waiting.packet, DropReason::NeighbourUnresolved);
+                }
+                Waiting::Translated(waiting) => _ = self.egress_waiting(waiting),
             }
-            self.egress_waiting(waiting);
         }
         self.flush();
     }

@@ -2,9 +2,10 @@
 //! interface there, and not more of one class than the kernel shall be asked to look at.
 
 use super::Worker;
-use super::forwarding::PortInfo;
+use super::forwarding::{Ipv6Port, PortInfo};
 use super::io::{PacketBuf, PacketIo};
 use crate::packet::ipv4::protocol;
+use crate::packet::ipv6::{self, Header};
 use crate::packet::{u16_at, u32_at};
 use crate::policy::per_second::Spent;
 use crate::verdict::DropReason;
@@ -14,13 +15,13 @@ use crate::verdict::DropReason;
 pub(super) enum Class {
     /// Copies of ARP replies to us.
     Neighbours,
-    /// IPv4 to link-local groups: routing protocols.
+    /// To groups of the link: routing protocols.
     Groups,
     /// BFD of a neighbour, which nobody further away can imitate.
     Bfd,
     /// BGP and OSPF from an address of the link.
     Sessions,
-    /// Else IPv4 to own addresses.
+    /// Else to own addresses.
     Own,
 }
 
@@ -28,6 +29,8 @@ pub(super) enum Class {
 const BFD: [u16; 2] = [3784, 3785];
 /// What BFD over a single hop is received with (RFC 5881 section 5).
 const BFD_TTL: u8 = 255;
+/// Next header of ICMPv6 and of hop-by-hop options, which MLD has.
+const NOT_ROUTING: [u8; 2] = [ipv6::next::ICMP, ipv6::next::HOP_BY_HOP];
 /// Port of BGP (RFC 4271).
 const BGP: u16 = 179;
 /// Protocol of OSPF (RFC 2328 appendix A.1).
@@ -69,12 +72,22 @@ fn class_of(port: &PortInfo, packet: &[u8]) -> Class {
     let header = usize::from(packet[0] & 0xf) * 4;
     let ports = packet.get(header..header + 4).filter(|_| is_first);
     let ports = ports.map(|ports| [u16_at(ports, 0), u16_at(ports, 2)]);
+    class(protocol, ports, ttl, port.is_on_link(source))
+}
+
+/// The class of an IPv6 packet for an own address.
+fn class_of_ipv6(port: &Ipv6Port, packet: &[u8], header: &Header) -> Class {
+    let upper = ipv6::upper(packet, header);
+    let ports = packet.get(upper.offset..upper.offset + 4).filter(|_| !upper.is_later);
+    let ports = ports.map(|ports| [u16_at(ports, 0), u16_at(ports, 2)]);
+    class(upper.protocol, ports, header.hop_limit, port.is_on_link(header.source))
+}
+
+fn class(protocol: u8, ports: Option<[u16; 2]>, ttl: u8, is_on_link: bool) -> Class {
     match (protocol, ports) {
         (protocol::UDP, Some([_, to])) if ttl == BFD_TTL && BFD.contains(&to) => Class::Bfd,
-        (protocol::TCP, Some(ports)) if ports.contains(&BGP) && port.is_on_link(source) => {
-            Class::Sessions
-        }
-        (OSPF, _) if port.is_on_link(source) => Class::Sessions,
+        (protocol::TCP, Some(ports)) if ports.contains(&BGP) && is_on_link => Class::Sessions,
+        (OSPF, _) if is_on_link => Class::Sessions,
         _ => Class::Own,
     }
 }
@@ -100,6 +113,34 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
+    /// Whether the kernel gets an IPv6 packet because it is for a group: of the link, and not of those
+    /// that the worker minds or that would have the kernel set up addresses and routes by itself.
+    pub(super) fn is_for_groups_ipv6(&self, port: usize, header: &Header) -> bool {
+        self.forwarding.ports()[port].punts
+            && header.destination >> 112 == 0xff02
+            && !NOT_ROUTING.contains(&header.next_header)
+    }
+
+    /// An IPv6 packet for an own address that no worker answers.
+    pub(super) fn for_us_ipv6(
+        &mut self,
+        port: usize,
+        packet: I::Packet,
+        offset: usize,
+        header: &Header,
+    ) {
+        let ipv6 = self.forwarding.ipv6();
+        let is_taken =
+            self.forwarding.ports()[port].punts && ipv6.is_in_use(port, header.destination);
+        match ipv6.port(port).filter(|_| is_taken) {
+            Some(info) => {
+                let class = class_of_ipv6(info, &packet.bytes()[offset..], header);
+                self.punt(port, packet, class);
+            }
+            None => self.refuse(port, packet, DropReason::ToUs),
+        }
+    }
+
     /// Gives a frame that arrived at `port` to the kernel.
     #[cold]
     pub(super) fn punt(&mut self, port: usize, packet: I::Packet, class: Class) {
@@ -113,7 +154,7 @@ impl<I: PacketIo> Worker<I> {
         }
     }
 
-    /// Gives the kernel a copy of an ARP reply, so that it knows its neighbours too.
+    /// Gives the kernel a copy of a neighbour's answer, so that it knows its neighbours too.
     pub(super) fn punt_copy(&mut self, port: usize, packet: &I::Packet) {
         let frame = packet.bytes();
         let copy = self.io.allocate().and_then(|mut copy| {

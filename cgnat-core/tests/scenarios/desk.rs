@@ -214,6 +214,7 @@ impl Desk {
         let consumed =
             self.lab.sum(|c| c.arp_received.value() + c.echo_answered.value() + c.parked.value());
         let consumed = consumed + self.lab.sum(|c| c.fragments_waiting.value() + c.punted.value());
+        let consumed = consumed + self.lab.sum(|c| c.nd_received.value());
         assert_eq!(received + made, sent + self.lab.all_drops() + consumed);
     }
 }

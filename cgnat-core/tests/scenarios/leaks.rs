@@ -24,7 +24,8 @@ pub fn nothing_of_the_inside(port: usize, frame: &[u8]) {
                 assert!(!is_inside(address), "ARP of {address:08x} outside: {frame:02x?}");
             }
         }
-        _ => panic!("neither IPv4 nor ARP: {frame:02x?}"),
+        0x86dd => beside(payload, frame),
+        _ => panic!("neither IPv4, ARP nor IPv6: {frame:02x?}"),
     }
 }
 
@@ -40,6 +41,20 @@ fn packet(packet: &[u8], frame: &[u8]) {
         assert!(!whole || sum(segment) == 0xffff, "ICMP checksum: {frame:02x?}");
         header(&segment[8..], frame);
     }
+}
+
+/// IPv6 that passes, or is of the box: none of one link but what neighbours say to each other.
+fn beside(packet: &[u8], frame: &[u8]) {
+    assert_eq!(packet[0] >> 4, 6, "not IPv6: {frame:02x?}");
+    assert_eq!(40 + usize::from(word(packet, 4)), packet.len(), "bytes behind: {frame:02x?}");
+    let (from, to, hop_limit) = (&packet[8..24], &packet[24..40], packet[7]);
+    let is_of_link = |address: &[u8]| address[..2] == [0xfe, 0x80] || address == [0; 16];
+    let to_link = is_of_link(to) || to[..2] == [0xff, 2];
+    // The box answers to the station that asked.
+    let is_box = from[8..] == [0, 0, 0, 0xff, 0xfe, 0, 1, EXTERNAL as u8];
+    assert!(!is_of_link(from) || to_link || is_box || hop_limit == 255, "off link: {frame:02x?}");
+    assert!(to[0] != 0xff || hop_limit == 255, "to a group: {frame:02x?}");
+    assert!(hop_limit > 0, "no hop limit: {frame:02x?}");
 }
 
 /// Checks a header; answers with its length.

@@ -80,6 +80,8 @@ pub struct Settings {
     pub taps: bool,
     /// Where it can be asked while it runs; nowhere if `None`.
     pub control_socket: Option<String>,
+    /// IPv6 passes, as [`crate::ipv6`] has it.
+    pub ipv6: bool,
     /// Packets and tables in huge pages, or it does not start; else none are used.
     pub huge_pages: bool,
 }
@@ -117,6 +119,7 @@ impl Default for Settings {
             ring: String::new(),
             taps: false,
             control_socket: None,
+            ipv6: false,
             huge_pages: false,
         }
     }
@@ -211,6 +214,7 @@ impl Settings {
             ring: _,
             taps: _,
             control_socket,
+            ipv6,
             huge_pages,
         } = self;
         let Devices { internal, external, silent } = devices;
@@ -288,7 +292,10 @@ impl Settings {
         if *short_timers {
             text.push_str("lab:\n  allow-short-timers: true\n");
         }
-        text
+        match ipv6 {
+            true => crate::ipv6::with_ipv6(&text),
+            false => text,
+        }
     }
 }
 

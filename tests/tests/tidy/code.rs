@@ -67,7 +67,9 @@ const LAYERS: &[(&str, &[(&str, &str)])] = &[
 
 /// What cgnat-core may name of the standard library beyond plain data.
 const STD_ALLOWED: &[&str] = &[
+    "std::net::IpAddr",
     "std::net::Ipv4Addr",
+    "std::net::Ipv6Addr",
     "std::net::AddrParseError",
     "std::sync::Arc",
     "std::sync::atomic",

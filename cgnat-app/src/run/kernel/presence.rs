@@ -2,9 +2,10 @@
 //! of the box would cost every subscriber its sessions.
 
 use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
 use super::ADDRESS_DELAY;
@@ -22,7 +23,7 @@ pub(super) struct Recipe {
     pub name: String,
     pub mac: [u8; 6],
     pub mtu: u16,
-    pub addresses: Vec<Ipv4Net>,
+    pub addresses: Vec<IpNet>,
 }
 
 impl Recipe {
@@ -36,13 +37,35 @@ impl Recipe {
     }
 
     /// Gives it its addresses; the one that the kernel refuses.
-    pub fn give_addresses(&self, device: &SyncDevice) -> Result<(), (Ipv4Net, io::Error)> {
+    pub fn give_addresses(&self, device: &SyncDevice) -> Result<(), (IpNet, io::Error)> {
+        if let Some(first) = self.addresses.iter().find(|net| net.addr().is_ipv6()) {
+            quieten(&self.name).map_err(|error| (*first, error))?;
+        }
         for net in &self.addresses {
-            let given = device.add_address_v4(net.addr(), net.prefix_len());
+            let given = match net {
+                IpNet::V4(net) => device.add_address_v4(net.addr(), net.prefix_len()),
+                IpNet::V6(net) => device.add_address_v6(net.addr(), net.prefix_len()),
+            };
             given.map_err(|error| (*net, error))?;
         }
         Ok(())
     }
+}
+
+/// Leaves IPv6 of an interface to us: the kernel gives it no address of its own accord, follows no router
+/// advertisement, and asks nobody whether an address is free, which workers do.
+fn quieten(name: &str) -> io::Result<()> {
+    let settings = [
+        // Takes away what it has been given already.
+        ("disable_ipv6", "1"),
+        // None of the MAC; it is among ours.
+        ("addr_gen_mode", "1"),
+        ("accept_ra", "0"),
+        ("accept_dad", "0"),
+        ("disable_ipv6", "0"),
+    ];
+    let directory = Path::new("/proc/sys/net/ipv6/conf").join(name);
+    settings.iter().try_for_each(|(key, value)| std::fs::write(directory.join(key), value))
 }
 
 /// Whether an interface is there, and when something is to be done about it.

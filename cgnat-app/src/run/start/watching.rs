@@ -38,6 +38,7 @@ impl Running {
             .with_links(self.links.borrow().report(self.started.elapsed()))
             .with_routes(self.route_figures())
             .with_buffers(buffers(&self.pools))
+            .with_ipv6(config, &self.forwarding, &self.neighbours6)
     }
 
     /// How each port steers.

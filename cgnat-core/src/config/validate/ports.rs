@@ -1,14 +1,14 @@
 //! `ports` and `routes`: devices, addresses, next hops, static neighbours.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::super::problem::{At, Report};
 use super::super::read::{Cursor, Fields, Located};
 use super::super::scalar::{self, shown};
-use super::super::{Device, MOST_MTU, Port, Route, Side, frames};
-use super::{device, refuse_repeated, unknown_name};
+use super::super::{Device, Ipv6Route, MOST_MTU, Port, Route, Side, frames};
+use super::{device, ipv6, refuse_repeated, unknown_name};
 use crate::packet::ethernet::{self, Tags};
 
 const MAX_PORTS: usize = 32;
@@ -31,6 +31,9 @@ pub(super) struct Draft {
     neighbours: Vec<Located<(Ipv4Addr, [u8; 6])>>,
     pub(super) kernel_interface: Option<Located<String>>,
     pub(super) routes_from_kernel: bool,
+    pub(super) ipv6: Option<ipv6::Draft>,
+    /// `ipv6` is given, well or badly.
+    pub(super) has_ipv6: bool,
 }
 
 impl Draft {
@@ -47,6 +50,7 @@ impl Draft {
             neighbours: self.neighbours.into_iter().map(|n| n.value).collect(),
             kernel_interface: self.kernel_interface.map(|name| name.value),
             routes_from_kernel: self.routes_from_kernel,
+            ipv6: self.ipv6.map(ipv6::Draft::finish),
         })
     }
 
@@ -141,6 +145,8 @@ fn port(report: &mut Report<'_>, name: Located<String>, cursor: &Cursor<'_>) -> 
         neighbours: Vec::new(),
         kernel_interface,
         routes_from_kernel,
+        ipv6: fields.get("ipv6").and_then(|c| ipv6::read(report, c, side, mtu)),
+        has_ipv6: fields.get("ipv6").is_some(),
     };
     let listed = fields.required(report, "addresses");
     addresses(report, listed, &mut draft);
@@ -213,11 +219,23 @@ fn neighbours(report: &mut Report<'_>, cursor: &Cursor<'_>, draft: &mut Draft) {
         let Some(fields) = item.fields(report) else { continue };
         let address = fields
             .required(report, "address")
-            .and_then(|c| c.located(report, "one IPv4 address", scalar::address));
+            .and_then(|c| c.located(report, "one address", scalar::any_address));
         let mac = fields
             .required(report, "mac")
             .and_then(|c| c.parse(report, "a MAC address", scalar::mac));
         let (Some(Located { value, at }), Some(mac)) = (address, mac) else { continue };
+        let value = match value {
+            IpAddr::V4(value) => value,
+            IpAddr::V6(value) => {
+                match &mut draft.ipv6 {
+                    Some(ipv6) => ipv6.add_neighbour(report, Located { value: (value, mac), at }),
+                    // One that could not be read was reported.
+                    None if draft.has_ipv6 => {}
+                    None => report.error(&at, "the port has no `ipv6`; expected an IPv4 address"),
+                }
+                continue;
+            }
+        };
         if !is_neighbour(report, draft, value, &at) {
             continue;
         }
@@ -235,39 +253,47 @@ fn is_neighbour(report: &mut Report<'_>, port: &Draft, address: Ipv4Addr, at: &A
     refusal.is_none()
 }
 
+/// Routes of both families.
+#[derive(Debug, Default)]
+pub(super) struct Routes {
+    pub(super) ipv4: Vec<Located<Route>>,
+    pub(super) ipv6: Vec<Located<Ipv6Route>>,
+}
+
 /// Reads the routes; `ports` are all ports.
-pub(super) fn routes(
-    report: &mut Report<'_>,
-    cursor: &Cursor<'_>,
-    ports: &[Draft],
-) -> Vec<Located<Route>> {
+pub(super) fn routes(report: &mut Report<'_>, cursor: &Cursor<'_>, ports: &[Draft]) -> Routes {
     let items = cursor.items(report).unwrap_or_default();
     if items.len() > MAX_ROUTES {
         let message = format!("{} routes; expected at most {MAX_ROUTES}", items.len());
         report.error(&cursor.head(), message);
     }
-    let mut routes: Vec<Located<Route>> = Vec::new();
+    let mut routes = Routes::default();
+    // Destination and side of each, and where it stands.
+    let mut seen: Vec<(IpNet, Option<Side>, At)> = Vec::new();
     for item in items {
-        let Some(route) = route(report, &item, ports) else { continue };
-        let same = routes.iter().filter(|earlier| {
-            let side = |r: &Route| ports[r.port].side;
-            earlier.value.to == route.value.to && side(&earlier.value) == side(&route.value)
-        });
-        let what = format!("a route to {} on this side", route.value.to);
-        refuse_repeated(report, &route.at, &what, same.map(|r| &r.at));
-        routes.push(route);
+        let Some((to, port, at)) = route(report, &item, ports, &mut routes) else { continue };
+        let side = ports[port].side;
+        let same = seen.iter().filter(|(other, of, _)| (*other, *of) == (to, side));
+        refuse_repeated(report, &at, &format!("a route to {to} on this side"), same.map(|s| &s.2));
+        seen.push((to, side, at));
     }
     routes
 }
 
-fn route(report: &mut Report<'_>, item: &Cursor<'_>, ports: &[Draft]) -> Option<Located<Route>> {
+/// Reads one; destination, port and place if it is added to `routes`.
+fn route(
+    report: &mut Report<'_>,
+    item: &Cursor<'_>,
+    ports: &[Draft],
+    routes: &mut Routes,
+) -> Option<(IpNet, usize, At)> {
     let fields = item.fields(report)?;
     let to = fields
         .required(report, "to")
-        .and_then(|c| c.located(report, "a prefix as in 100.96.0.0/11", scalar::prefix));
+        .and_then(|c| c.located(report, "a prefix as in 100.96.0.0/11", scalar::any_prefix));
     let via = fields
         .required(report, "via")
-        .and_then(|c| c.located(report, "one IPv4 address", scalar::address));
+        .and_then(|c| c.located(report, "one address", scalar::any_address));
     let port = fields
         .required(report, "port")
         .and_then(|c| c.located(report, "the name of a port", |text| Ok(text.to_owned())));
@@ -281,12 +307,32 @@ fn route(report: &mut Report<'_>, item: &Cursor<'_>, ports: &[Draft]) -> Option<
         found
     });
     let (to, via, port) = (to?, via?, port?);
-    if !is_neighbour(report, &ports[port], via.value, &via.at) {
-        return None;
+    let added = (to.value, port, to.at.clone());
+    match (to.value, via.value) {
+        (IpNet::V4(net), IpAddr::V4(next_hop)) => {
+            if !is_neighbour(report, &ports[port], next_hop, &via.at) {
+                return None;
+            }
+            if ports[port].has_next_hop && net.prefix_len() == 0 {
+                let name = shown(&ports[port].name.value);
+                let message = format!("port {name} has a next hop already; expected only one");
+                report.error(&to.at, message);
+            }
+            routes.ipv4.push(Located { value: Route { to: net, via: next_hop, port }, at: to.at });
+        }
+        (IpNet::V6(net), IpAddr::V6(next_hop)) => {
+            let (to, via) =
+                (Located { value: net, at: to.at }, Located { value: next_hop, at: via.at });
+            routes.ipv6.push(ipv6::route(report, to, via, ports, port)?);
+        }
+        (IpNet::V4(_), IpAddr::V6(_)) => {
+            report.error(&via.at, format!("{} is IPv6 and `to` is not; expected IPv4", via.value));
+            return None;
+        }
+        (IpNet::V6(_), IpAddr::V4(_)) => {
+            report.error(&via.at, format!("{} is IPv4 and `to` is not; expected IPv6", via.value));
+            return None;
+        }
     }
-    if ports[port].has_next_hop && to.value.prefix_len() == 0 {
-        let name = shown(&ports[port].name.value);
-        report.error(&to.at, format!("port {name} has a next hop already; expected only one"));
-    }
-    Some(Located { value: Route { to: to.value, via: via.value, port }, at: to.at })
+    Some(added)
 }
