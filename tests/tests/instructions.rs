@@ -69,7 +69,9 @@ fn no_packet_takes_three_percent_more_instructions_than_it_did() -> Result<()> {
 fn the_same_build_takes_the_same_instructions_each_time() -> Result<()> {
     let (first, second) = (count(Case::OutboundUdp)?, count(Case::OutboundUdp)?);
     ensure!(first == second, "{first:?}\n{second:?}");
-    let (core, all) = (first.0.of("cgnat_core"), first.0.total());
+    // What arrayvec does is done by closures of the core, which go where the compiler puts it.
+    let core = first.0.of("cgnat_core") + first.0.of("arrayvec::");
+    let all = first.0.total();
     ensure!(core * 10 > all * 9, "of {all} instructions only {core} are the core's");
     Ok(())
 }

@@ -231,7 +231,7 @@ fn root_netns_attack_a10_a_thief_of_the_next_hops_address_gets_nothing() -> Resu
     ensure!(answered == pings, "{answered} of {pings} pings came back");
     let table = server.run("nft", &["list", "table", "netdev", "stolen"])?;
     ensure!(table.contains("packets 0 "), "went astray: {table}");
-    let noticed = format!("ARP conflicts: {}; ", 2 * ROUNDS);
+    let noticed = format!("Conflicts of ARP and Neighbour Discovery: {}; ", 2 * ROUNDS);
     ensure!(outcome.printed.contains(&noticed), "not {noticed:?}: {}", outcome.printed);
     Ok(())
 }
