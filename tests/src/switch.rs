@@ -31,6 +31,10 @@ pub const DOT1Q: u16 = 0x8100;
 /// TPID of a service tag (802.1ad).
 pub const SERVICE: u16 = 0x88a8;
 
+/// Frames that wait in a tap, less than the 512 slots of a packet socket's ring: the kernel gives a slot
+/// back when the tap has the frame and not when it was read, and what is then written there would be
+/// read in its place.
+const QUEUE: u32 = 256;
 /// Longest frame.
 const LONGEST: usize = 10_240;
 /// Both addresses of a frame.
@@ -147,7 +151,9 @@ fn tap(namespace: &Namespace, name: &str, mac: &str, mtu: u16) -> Result<SyncDev
     let mut command = std::process::Command::new("ip");
     command.args(["link", "set", "dev", &made, "netns", namespace.name(), "name", name]);
     crate::process::run(command, std::time::Duration::from_secs(30))?;
-    let set = format!("link set dev {name} address {mac} mtu {mtu}\nlink set dev {name} up\n");
+    let set = format!(
+        "link set dev {name} address {mac} mtu {mtu} txqueuelen {QUEUE}\nlink set dev {name} up\n"
+    );
     namespace.ip_batch(&set)?;
     Ok(device)
 }

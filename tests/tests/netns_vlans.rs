@@ -106,6 +106,28 @@ fn root_netns_everything_goes_through_one_tag() -> Result<()> {
     through([ONE, &[]], 1).map(drop)
 }
 
+/// What docs/configuration.md says of packet sockets: a service tag arrives as one of 802.1Q. So the
+/// port takes the frame, and its answer, which has another tag, reaches nobody.
+#[test]
+fn root_netns_a_packet_socket_does_not_show_which_tag_is_outermost() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let outside = [Access { side: 1, tags: &[] }];
+    let inside = [Access { side: 0, tags: &STACKED[..1] }];
+    let trunks = [&inside, &outside].map(|hosts| Trunk { mtu: MTU, hosts });
+    let switch = Switch::install(&lab, MTU, &trunks)?;
+    let settings = Settings { tags: [ONE, &[]], ..Settings::default() };
+    let (text, outcome) = with_appliance(&lab, &settings, |_| {
+        judges::ping(&lab.subscribers, lab.addresses()[0], SERVERS[0], &["-c", "2"])
+    })?;
+    ensure!(text.contains(" 0 received"), "{text}");
+    ensure!(switch.has_no_strays().is_err(), "nothing left with a tag of 802.1Q");
+    let drops = outcome.stats.drops()?;
+    ensure!(!drops.contains_key("vlan-mismatch"), "drops: {drops:?}");
+    let received = outcome.number("/ports/internal0/rx_packets")?;
+    ensure!(received > 0, "nothing arrived");
+    Ok(())
+}
+
 /// One byte less than the two tags need, and the largest packet is lost, as was said.
 #[test]
 fn root_netns_an_interface_too_small_for_tags_is_said() -> Result<()> {
