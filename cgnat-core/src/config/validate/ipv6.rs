@@ -110,7 +110,9 @@ pub(super) fn read(
         neighbours: Vec::new(),
     };
     let listed = fields.required(report, "addresses");
-    addresses(report, listed, &mut draft);
+    let (one, parse) = ("an address as in 2001:db8:1::2/64", scalar::interface_address6);
+    (draft.addresses, draft.has_bad_address) =
+        ports::addresses(report, listed, one, parse, Ipv6Net::addr);
     draft.link_local = fields
         .get("link-local")
         .and_then(|c| c.located(report, "a link-local address", scalar::link_local));
@@ -137,29 +139,6 @@ pub(super) fn read(
         }
     }
     Some(draft)
-}
-
-fn addresses(report: &mut Report<'_>, cursor: Option<&Cursor<'_>>, draft: &mut Draft) {
-    let Some(items) = cursor.and_then(|c| c.items(report)) else {
-        return draft.has_bad_address = true;
-    };
-    if let Some(cursor) = cursor.filter(|_| items.is_empty()) {
-        report.error(&cursor.head(), "the list is empty; expected at least one address");
-        draft.has_bad_address = true;
-    }
-    for item in items {
-        let read = item.located(report, "an address as in 2001:db8:1::2/64", |text| {
-            scalar::interface_address6(text)
-        });
-        let Some(address) = read else {
-            draft.has_bad_address = true;
-            continue;
-        };
-        let same = draft.addresses.iter().filter(|a| a.value.addr() == address.value.addr());
-        let what = format!("address {}", address.value.addr());
-        refuse_repeated(report, &address.at, &what, same.map(|a| &a.at));
-        draft.addresses.push(address);
-    }
 }
 
 /// A route whose `to`, `via` and port could be read.

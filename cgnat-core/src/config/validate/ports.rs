@@ -1,5 +1,6 @@
 //! `ports` and `routes`: devices, addresses, next hops, static neighbours.
 
+use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
@@ -149,7 +150,8 @@ fn port(report: &mut Report<'_>, name: Located<String>, cursor: &Cursor<'_>) -> 
         has_ipv6: fields.get("ipv6").is_some(),
     };
     let listed = fields.required(report, "addresses");
-    addresses(report, listed, &mut draft);
+    let (one, parse) = ("an address as in 10.255.0.2/30", scalar::interface_address);
+    (draft.addresses, draft.has_bad_address) = addresses(report, listed, one, parse, Ipv4Net::addr);
     if let Some(cursor) = fields.get("next-hop") {
         let read = cursor.located(report, "one IPv4 address", scalar::address);
         draft.next_hop = read.filter(|hop| is_neighbour(report, &draft, hop.value, &hop.at));
@@ -192,26 +194,33 @@ fn tags(report: &mut Report<'_>, fields: &Fields<'_>, is_tpid_hidden: bool) -> T
     }
 }
 
-fn addresses(report: &mut Report<'_>, cursor: Option<&Cursor<'_>>, draft: &mut Draft) {
-    let Some(cursor) = cursor else { return draft.has_bad_address = true };
-    let Some(items) = cursor.items(report) else { return draft.has_bad_address = true };
-    if items.is_empty() {
+/// The addresses of a port, of either family, each with its prefix; and whether one was bad.
+/// `expected` and `parse` are for one, `bare` is it without its prefix.
+pub(super) fn addresses<N, A: PartialEq + Display>(
+    report: &mut Report<'_>,
+    cursor: Option<&Cursor<'_>>,
+    expected: &str,
+    parse: impl Fn(&str) -> Result<N, String>,
+    bare: fn(&N) -> A,
+) -> (Vec<Located<N>>, bool) {
+    let mut addresses: Vec<Located<N>> = Vec::new();
+    let Some(cursor) = cursor else { return (addresses, true) };
+    let Some(items) = cursor.items(report) else { return (addresses, true) };
+    let mut has_bad = items.is_empty();
+    if has_bad {
         report.error(&cursor.head(), "the list is empty; expected at least one address");
-        draft.has_bad_address = true;
     }
     for item in items {
-        let read = item.located(report, "an address as in 10.255.0.2/30", |text| {
-            scalar::interface_address(text)
-        });
-        let Some(address) = read else {
-            draft.has_bad_address = true;
+        let Some(address) = item.located(report, expected, &parse) else {
+            has_bad = true;
             continue;
         };
-        let same = draft.addresses.iter().filter(|a| a.value.addr() == address.value.addr());
-        let what = format!("address {}", address.value.addr());
+        let same = addresses.iter().filter(|a| bare(&a.value) == bare(&address.value));
+        let what = format!("address {}", bare(&address.value));
         refuse_repeated(report, &address.at, &what, same.map(|a| &a.at));
-        draft.addresses.push(address);
+        addresses.push(address);
     }
+    (addresses, has_bad)
 }
 
 fn neighbours(report: &mut Report<'_>, cursor: &Cursor<'_>, draft: &mut Draft) {
