@@ -46,7 +46,7 @@ use model::leaks::nothing_of_the_inside;
 use model::limits::Limits;
 use model::nat::{Pool, Rules};
 use model::sessions::Filtering;
-use model::wire::{TCP, UDP, Vlan, checksum, ip};
+use model::wire::{TCP, UDP, Vlan, checksum, ip, link_len};
 use model::world::World;
 use model::worlds::{self, addresses, everything, rested};
 
@@ -241,11 +241,11 @@ fn write(directory: &Path, tape: &[Arrival]) {
 }
 
 /// A frame without what is a worker's own: MACs, and the identification that it chose.
-fn comparable(port: usize, frame: &[u8], workers: u16) -> Vec<u8> {
+fn comparable(port: usize, frame: &[u8], world: &World) -> Vec<u8> {
     let mut frame = frame.to_vec();
     frame[..12].fill(0);
-    let at = if port == EXTERNAL { 18 } else { 14 };
-    if workers > 1 && frame[at + 6] & 0x40 == 0 {
+    let at = link_len(world.vlans[port]);
+    if world.workers > 1 && frame[at + 6] & 0x40 == 0 {
         frame[at + 4..at + 6].fill(0);
         frame[at + 10..at + 12].fill(0);
     }
@@ -254,7 +254,8 @@ fn comparable(port: usize, frame: &[u8], workers: u16) -> Vec<u8> {
 
 /// Whether a frame goes where addresses are shown.
 fn is_bypassed(port: usize, frame: &[u8], world: &World) -> bool {
-    let Some([a, b, c, d]) = frame.get(34..38) else { return false };
+    let at = link_len(world.vlans[port]) + 16;
+    let Some([a, b, c, d]) = frame.get(at..at + 4) else { return false };
     let to = u32::from_be_bytes([*a, *b, *c, *d]);
     let mut nets = world.rules.bypass.iter().map(|rule| rule.to);
     port == EXTERNAL && nets.any(|(net, length)| (net ^ to) >> (32 - length) == 0)
@@ -269,7 +270,7 @@ fn sent_on(directory: &Path, port: usize, world: &World) -> Vec<Vec<u8>> {
             nothing_of_the_inside(port, frame);
         }
         assert_eq!((&frame[..6], &frame[6..12]), (&hop[..], &MACS[port][..]), "MACs");
-        let at = if port == EXTERNAL { 18 } else { 14 };
+        let at = link_len(world.vlans[port]);
         let header = &frame[at..at + usize::from(frame[at] & 15) * 4];
         assert_eq!(checksum(header), 0, "header checksum of {frame:02x?}");
     }
@@ -277,14 +278,14 @@ fn sent_on(directory: &Path, port: usize, world: &World) -> Vec<Vec<u8>> {
 }
 
 /// How the frames that were sent on a port are not those that the specification has approved.
-fn difference(port: usize, got: &[Vec<u8>], tape: &[Arrival], workers: u16) -> Option<String> {
+fn difference(port: usize, got: &[Vec<u8>], tape: &[Arrival], world: &World) -> Option<String> {
     let sent = tape.iter().flat_map(|arrival| {
         let frames = arrival.sent.iter().filter(|(to, _)| *to == port);
-        frames.map(move |(_, frame)| (comparable(port, frame, workers), arrival))
+        frames.map(move |(_, frame)| (comparable(port, frame, world), arrival))
     });
     let mut want: Vec<_> = sent.collect();
-    let mut got: Vec<_> = got.iter().map(|frame| comparable(port, frame, workers)).collect();
-    if workers > 1 {
+    let mut got: Vec<_> = got.iter().map(|frame| comparable(port, frame, world)).collect();
+    if world.workers > 1 {
         want.sort_by(|a, b| a.0.cmp(&b.0));
         got.sort();
     }
@@ -362,7 +363,7 @@ fn agree(workers: u16, seed: u64) {
     let differences = [INTERNAL, EXTERNAL].map(|port| {
         let got = sent_on(directory.path(), port, &world);
         println!("  {}: {} frames", OUTPUTS[port], got.len());
-        difference(port, &got, &tape, workers)
+        difference(port, &got, &tape, &world)
     });
     let what = format!("{workers} workers, CGNAT_SEED={seed}");
     assert!(differences.iter().all(Option::is_none), "{what}: {differences:#?}");
@@ -395,7 +396,7 @@ fn a_frame_that_is_changed_missing_or_too_many_is_found() {
         let Run { directory, world, tape, .. } = run(workers, 3, 2);
         for port in [INTERNAL, EXTERNAL] {
             let good = sent_on(directory.path(), port, &world);
-            let is_found = |frames: &[Vec<u8>]| difference(port, frames, &tape, workers).is_some();
+            let is_found = |frames: &[Vec<u8>]| difference(port, frames, &tape, &world).is_some();
             assert!(!is_found(&good) && good.len() > 100);
             for place in (0..good.len()).step_by(10) {
                 // The last byte of all headers, or of the payload.
