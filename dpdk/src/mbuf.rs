@@ -6,9 +6,11 @@ use std::mem::{ManuallyDrop, size_of};
 use std::ptr::NonNull;
 use std::slice;
 
+use arrayvec::ArrayVec;
 use dpdk_sys::rte_mbuf;
 
 use crate::TimestampField;
+use crate::queue::forget_first;
 
 /// An owned packet.
 ///
@@ -131,6 +133,15 @@ impl Mbuf {
     pub fn linearize(&mut self) -> bool {
         // SAFETY: a valid chain, exclusively ours.
         unsafe { dpdk_sys::rte_pktmbuf_linearize(self.0.as_ptr()) == 0 }
+    }
+
+    /// Returns the buffers of all packets of `burst` to their pools at once.
+    #[inline]
+    pub fn free_burst<const N: usize>(burst: &mut ArrayVec<Self, N>) {
+        let (packets, count) = (burst.as_mut_ptr().cast::<*mut rte_mbuf>(), burst.len() as u32);
+        // SAFETY: `count` live chains without another owner, given up here: they are forgotten below.
+        unsafe { dpdk_sys::rte_pktmbuf_free_bulk(packets, count) };
+        forget_first(burst, count as usize);
     }
 
     /// Bytes that [`Mbuf::prepend`] can add.

@@ -203,6 +203,26 @@ fn an_empty_pool_gives_nothing_and_recovers() {
 }
 
 #[test]
+fn a_burst_that_is_freed_at_once_is_back_in_its_pools_with_all_segments() {
+    in_child("a_burst_that_is_freed_at_once_is_back_in_its_pools_with_all_segments", || {
+        let eal = Eal::init(&options(&[])).unwrap();
+        let config = MempoolConfig { count: 127, cache: 0, ..Default::default() };
+        let pools = ["p", "q"].map(|name| Mempool::create(&eal, name, &config).unwrap());
+        let mut burst = Burst::new();
+        while !burst.is_full() {
+            let mut packet = pools[burst.len() % 2].alloc().unwrap();
+            packet.chain(pools[0].alloc().unwrap()).unwrap();
+            burst.push(packet);
+        }
+        let used = burst.len() as u32;
+        assert_eq!(pools.each_ref().map(Mempool::in_use), [used / 2 * 3, used / 2]);
+        Mbuf::free_burst(&mut burst);
+        assert_eq!((burst.len(), pools.map(|pool| pool.in_use())), (0, [0, 0]));
+        Mbuf::free_burst(&mut burst);
+    });
+}
+
+#[test]
 fn a_pool_outlived_by_a_packet_is_freed_when_the_packet_is_back() {
     in_child("a_pool_outlived_by_a_packet_is_freed_when_the_packet_is_back", || {
         let eal = Eal::init(&options(&[])).unwrap();

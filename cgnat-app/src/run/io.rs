@@ -232,6 +232,13 @@ impl PacketIo for DpdkIo {
         burst.extend(mbufs.drain(..).map(DpdkPacket));
     }
 
+    fn free(&mut self, burst: &mut Burst<DpdkPacket>) {
+        through(burst, |mbufs| {
+            Mbuf::free_burst(mbufs);
+            0
+        });
+    }
+
     fn to_kernel(&mut self, port: usize, packet: DpdkPacket) -> Result<(), DpdkPacket> {
         let Some(ring) = &self.to_kernel[port] else { return Err(packet) };
         let mut one = ArrayVec::<Mbuf, 1>::new();

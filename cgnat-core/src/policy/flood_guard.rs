@@ -8,11 +8,17 @@
 //! destination that had `n` arrivals in the tick before, more than the level `l`, has every
 //! `n / l`-th of its packets taken, evenly: not the first `l` of the tick.
 //!
+//! The first packet that is shed of a destination makes it *known*, for as long as it is above the
+//! level: its further packets are recognised by their destination alone ([`FloodGuard::knows`]), and
+//! counted with the others when the tick ends.
+//!
 //! Always true:
 //! 1. nothing is shed of a destination that had no more than [`LEAST`] packets in the tick before,
 //!    unless both its places are shared with heavier ones;
 //! 2. without a culprit no level falls;
 //! 3. the answer depends on the calls alone: it has neither clock nor chance.
+
+use arrayvec::ArrayVec;
 
 use super::pressure::Pressure;
 use crate::time::Tick;
@@ -23,6 +29,10 @@ const PLACES: usize = 4096;
 /// Packets per tick of one destination that are never shed: 200,000 per second, which is more than
 /// one download has, and a small part of what a worker takes.
 pub const LEAST: u32 = 20_000;
+
+/// Destinations of each kind that are known at a time: as many as can have more than a quarter, and
+/// one that the attack has just left.
+const KNOWN: usize = 4;
 
 /// A culprit has more than one in so many packets that came from outside.
 const SHARE: u64 = 4;
@@ -42,6 +52,23 @@ pub struct Aim {
     pub protocol: u8,
     /// Destination port.
     pub port: u16,
+}
+
+/// The address in [`Aim::word`].
+const ADDRESS: u64 = 0xffff_ffff << 32;
+
+impl Aim {
+    /// All of it in one word, in which packets are told apart.
+    #[inline]
+    pub fn word(self) -> u64 {
+        u64::from(self.address) << 32 | u64::from(self.protocol) << 16 | u64::from(self.port)
+    }
+
+    /// The one with this word.
+    pub fn of_word(word: u64) -> Self {
+        let (address, protocol, port) = ((word >> 32) as u32, (word >> 16) as u8, word as u16);
+        Self { address, protocol, port }
+    }
 }
 
 /// What is being shed, for an operator.
@@ -72,6 +99,22 @@ impl Flood {
     }
 }
 
+/// A destination that is above the level.
+struct Known {
+    /// [`Aim::word`], as far as it is meant.
+    word: u64,
+    /// That of a packet for it.
+    of_packet: u64,
+    /// Its places.
+    at: [usize; 2],
+    /// Packets in the tick before.
+    before: u64,
+    /// Packets of this tick that are in no row yet.
+    arrived: u32,
+    /// Grows by the level with each packet; one passes for each `before`.
+    credit: u64,
+}
+
 /// Arrivals by destination, in this tick and the one before: an estimate from above (a count-min
 /// sketch of two rows with conservative update).
 struct Arrivals {
@@ -79,43 +122,91 @@ struct Arrivals {
     before: [Box<[u32]>; 2],
     /// Places of the first row in use in this tick.
     used: u32,
-    heaviest: (u32, Aim),
+    heaviest: (u32, u64),
     /// Packets of one destination that pass in a tick; `None`: all.
     level: Option<u32>,
     /// Something was above the level in this tick.
     has_shed: bool,
+    /// The bits of [`Aim::word`] by which destinations of this kind differ.
+    mask: u64,
+    known: ArrayVec<Known, KNOWN>,
+}
+
+/// Places of a hash in the two rows.
+fn places(hash: u64) -> [usize; 2] {
+    [hash as usize % PLACES, (hash >> 32) as usize % PLACES]
 }
 
 impl Arrivals {
-    fn new() -> Self {
+    fn new(mask: u64) -> Self {
         let row = || vec![0; PLACES].into_boxed_slice();
         Self {
             now: [row(), row()],
             before: [row(), row()],
             used: 0,
-            heaviest: (0, Aim::default()),
+            heaviest: (0, 0),
             level: None,
             has_shed: false,
+            mask,
+            known: ArrayVec::new(),
         }
     }
 
-    /// Counts one packet and says whether it passes.
-    fn takes(&mut self, hash: u64, aim: Aim) -> bool {
-        let at = [hash as usize % PLACES, (hash >> 32) as usize % PLACES];
-        let count = self.now[0][at[0]].min(self.now[1][at[1]]) + 1;
+    /// Counts packets; how many there are in this tick.
+    fn add(&mut self, at: [usize; 2], word: u64, packets: u32) -> u32 {
+        let count = self.now[0][at[0]].min(self.now[1][at[1]]) + packets;
         self.used += u32::from(self.now[0][at[0]] == 0);
         for (row, at) in self.now.iter_mut().zip(at) {
             row[at] = row[at].max(count);
         }
         if count > self.heaviest.0 {
-            self.heaviest = (count, aim);
+            self.heaviest = (count, word);
         }
+        count
+    }
+
+    /// Counts one packet, or one for so many, and says whether it passes.
+    fn takes(&mut self, hash: u64, of_packet: u64, packets: u32) -> bool {
+        let at = places(hash);
+        let count = self.add(at, of_packet, packets);
         let Some(level) = self.level else { return true };
         let before = self.before[0][at[0]].min(self.before[1][at[1]]);
         let passes = before <= level
             || u64::from(count) * u64::from(level) % u64::from(before) < u64::from(level);
-        self.has_shed |= !passes;
+        if !passes {
+            self.has_shed = true;
+            let (word, before) = (of_packet & self.mask, u64::from(before));
+            // What finds no room goes on by the rows.
+            let _ =
+                self.known.try_push(Known { word, of_packet, at, before, arrived: 0, credit: 0 });
+        }
         passes
+    }
+
+    /// Counts one packet of a known destination and says whether it passes; one of how many.
+    #[inline]
+    fn knows(&mut self, word: u64) -> Option<(bool, u32)> {
+        let (word, level) = (word & self.mask, u64::from(self.level?));
+        let known = self.known.iter_mut().find(|known| known.word == word)?;
+        known.arrived += 1;
+        known.credit += level;
+        let passes = known.credit >= known.before;
+        known.credit -= if passes { known.before } else { 0 };
+        Some((passes, (known.before / level) as u32))
+    }
+
+    /// Puts into the rows what came for known destinations; how much that was.
+    fn settle(&mut self) -> u64 {
+        let mut sum = 0;
+        let mut known = std::mem::take(&mut self.known);
+        for known in &mut known {
+            let arrived = std::mem::take(&mut known.arrived);
+            sum += u64::from(arrived);
+            self.has_shed |= arrived > 0;
+            known.before = u64::from(self.add(known.at, known.of_packet, arrived));
+        }
+        self.known = known;
+        sum
     }
 
     /// Half of what the heaviest had, or may have. False if that would be less than the least.
@@ -131,7 +222,7 @@ impl Arrivals {
     }
 
     /// The heaviest, if it is above the level.
-    fn shed(&self) -> Option<(u32, Aim)> {
+    fn shed(&self) -> Option<(u32, u64)> {
         self.level.filter(|level| self.heaviest.0 > *level).map(|_| self.heaviest)
     }
 
@@ -139,7 +230,9 @@ impl Arrivals {
     fn turn(&mut self) {
         std::mem::swap(&mut self.now, &mut self.before);
         self.now.iter_mut().for_each(|row| row.fill(0));
-        (self.used, self.heaviest, self.has_shed) = (0, (0, Aim::default()), false);
+        let level = self.level.map_or(u64::MAX, u64::from);
+        self.known.retain(|known| known.before > level);
+        (self.used, self.heaviest, self.has_shed) = (0, (0, 0), false);
     }
 }
 
@@ -152,6 +245,8 @@ pub struct FloodGuard {
     /// The queues stayed full in it.
     was_full: bool,
     total: u64,
+    /// Packets that came for a known endpoint of a known address.
+    twice: u64,
     endpoints: Arrivals,
     addresses: Arrivals,
     flood: Option<Flood>,
@@ -166,8 +261,9 @@ impl FloodGuard {
             tick: Tick::default(),
             was_full: false,
             total: 0,
-            endpoints: Arrivals::new(),
-            addresses: Arrivals::new(),
+            twice: 0,
+            endpoints: Arrivals::new(u64::MAX),
+            addresses: Arrivals::new(ADDRESS),
             flood: None,
         }
     }
@@ -197,12 +293,46 @@ impl FloodGuard {
         self.is_active
     }
 
-    /// Counts a packet from outside and says whether it is taken. The hashes are of the address and
-    /// of the whole aim.
-    pub fn takes(&mut self, aim: Aim, by_address: u64, by_aim: u64) -> bool {
-        self.total += 1;
+    /// Counts a packet from outside, for the aim with this word, and says whether it is taken. Hashes
+    /// are mostly not asked for once a flood is known.
+    #[inline]
+    pub fn takes(&mut self, word: u64, hash: impl Fn(u64) -> u64) -> bool {
+        let of_endpoint = self.endpoints.knows(word);
         // What goes for its endpoint is no fault of the address.
-        self.endpoints.takes(by_aim, aim) && self.addresses.takes(by_address, aim)
+        if let Some((false, _)) = of_endpoint {
+            return false;
+        }
+        match (of_endpoint, self.addresses.knows(word)) {
+            (_, Some((false, _))) => {
+                self.twice += u64::from(of_endpoint.is_some());
+                false
+            }
+            (None, of_address) => self.takes_unknown(word, hash, of_address),
+            (Some(_), None) => self.addresses.takes(hash(word & ADDRESS), word, 1),
+            (Some(_), Some(_)) => {
+                self.twice += 1;
+                true
+            }
+        }
+    }
+
+    /// Of an endpoint that is not known; of its address this one passes, if it is.
+    #[inline(never)]
+    fn takes_unknown(
+        &mut self,
+        word: u64,
+        hash: impl Fn(u64) -> u64,
+        of_address: Option<(bool, u32)>,
+    ) -> bool {
+        match of_address {
+            // It stands for those that did not pass.
+            Some((_, of)) => self.endpoints.takes(hash(word), word, of),
+            None => {
+                self.total += 1;
+                self.endpoints.takes(hash(word), word, 1)
+                    && self.addresses.takes(hash(word & ADDRESS), word, 1)
+            }
+        }
     }
 
     /// What was shed in the last tick.
@@ -212,6 +342,7 @@ impl FloodGuard {
 
     /// A tick has ended.
     fn judge(&mut self) {
+        self.total += self.endpoints.settle() + self.addresses.settle() - self.twice;
         let (endpoint, _) = self.endpoints.heaviest;
         let (address, _) = self.addresses.heaviest;
         let others = u64::from(self.addresses.used.saturating_sub(1));
@@ -221,7 +352,12 @@ impl FloodGuard {
         };
         let is_outstanding = others > 0
             && u64::from(address) * others > OUTSTANDING * (self.total - u64::from(address));
-        let told = |is_address| move |(arrived, aim)| Flood { aim, is_address, arrived };
+        let told = |is_address| {
+            move |(arrived, word)| {
+                let aim = Aim::of_word(word);
+                Flood { aim, is_address, arrived }
+            }
+        };
         self.flood = (self.endpoints.shed().map(told(false)))
             .or_else(|| self.addresses.shed().map(told(true)));
         if !self.was_full {
@@ -235,7 +371,7 @@ impl FloodGuard {
         }
         self.endpoints.turn();
         self.addresses.turn();
-        (self.total, self.was_full) = (0, false);
+        (self.total, self.twice, self.was_full) = (0, 0, false);
     }
 }
 
@@ -291,11 +427,7 @@ mod tests {
                 }
                 let aims = &mix[kind].1;
                 let aim = aims[outcome[kind].0 as usize % aims.len()];
-                let packed = u64::from(aim.address) << 24
-                    | u64::from(aim.port) << 8
-                    | u64::from(aim.protocol);
-                let is_taken = !self.guard.is_active()
-                    || self.guard.takes(aim, hash(u64::from(aim.address)), hash(packed));
+                let is_taken = !self.guard.is_active() || self.guard.takes(aim.word(), hash);
                 outcome[kind].1 += u64::from(is_taken);
                 time += if is_taken { self.drops_for_one } else { 1 };
             }
@@ -387,16 +519,66 @@ mod tests {
 
     #[test]
     fn what_passes_of_a_flood_passes_evenly() {
-        let mut arrivals = Arrivals::new();
+        let mut arrivals = Arrivals::new(u64::MAX);
         let (hash, aim) = (77 << 32 | 5, one_endpoint()[0]);
-        (0..100_000).for_each(|_| _ = arrivals.takes(hash, aim));
+        (0..100_000).for_each(|_| _ = arrivals.takes(hash, aim.word(), 1));
         assert!(arrivals.lower());
         arrivals.turn();
-        let tenths: Vec<usize> =
-            (0..10).map(|_| (0..1000).filter(|_| arrivals.takes(hash, aim)).count()).collect();
+        let tenths: Vec<usize> = (0..10)
+            .map(|_| (0..1000).filter(|_| arrivals.takes(hash, aim.word(), 1)).count())
+            .collect();
         assert!(tenths.iter().all(|tenth| (499..=501).contains(tenth)), "{tenths:?}");
         // Others are not touched.
-        assert!((0..1000).all(|_| arrivals.takes(78 << 32 | 6, aim)));
+        assert!((0..1000).all(|_| arrivals.takes(78 << 32 | 6, aim.word(), 1)));
+    }
+
+    #[test]
+    fn a_known_flood_is_shed_without_a_hash_and_counted_whole() {
+        let mut model = Model::new(30_000);
+        let mix = [(12_000, others()), (400_000, one_endpoint())];
+        model.ticks(10, &mix);
+        let word = one_endpoint()[0].word();
+        let asked = std::cell::Cell::new(0);
+        let ask = |word| {
+            asked.set(asked.get() + 1);
+            hash(word)
+        };
+        model.poll(true);
+        model.guard.note_active(&model.pressure, Tick(model.now + 1));
+        let taken = (0..100_000).filter(|_| model.guard.takes(word, ask)).count();
+        assert!(taken > 0 && asked.get() <= taken, "{taken} passed, {} hashes", asked.get());
+        model.guard.note_active(&model.pressure, Tick(model.now + 2));
+        let flood = model.guard.flood().map(|flood| (flood.aim, flood.arrived));
+        assert_eq!(flood, Some((one_endpoint()[0], 100_000)));
+    }
+
+    #[test]
+    fn several_floods_at_a_time_are_shed_and_the_fifth_by_the_rows() {
+        // Each has more than the least, and the heaviest moves from one to the next.
+        let mut model = Model::new(400_000);
+        model.drops_for_one = 20;
+        let aim = |n: u32| Aim { address: 2000 + n, protocol: 17, port: 443 };
+        let floods = (0..6).map(|n| (if n == 0 { 900_000 } else { 60_000 }, vec![aim(n)]));
+        let mix: Vec<_> = std::iter::once((30_000, others())).chain(floods).collect();
+        model.ticks(12, &mix);
+        let after = model.ticks(20, &mix);
+        assert_eq!(model.guard.endpoints.known.len(), KNOWN);
+        assert!(share(after[0]) > 0.95, "{after:?}");
+        assert!(after[1..].iter().all(|of| share(*of) < 0.8), "{after:?}");
+    }
+
+    #[test]
+    fn a_flood_of_an_address_that_turns_to_one_endpoint_leaves_the_address_in_peace() {
+        let mut model = Model::new(100_000);
+        let neighbours = (0..50).map(|port| Aim { address: 1003, protocol: 6, port }).collect();
+        let mut mix = [(40_000, others()), (1_000, neighbours), (200_000, one_address())];
+        model.ticks(15, &mix);
+        assert!(model.guard.flood().is_some_and(|flood| flood.is_address));
+        mix[2].1 = one_endpoint();
+        model.ticks(30, &mix);
+        let after = model.ticks(50, &mix);
+        assert!(model.guard.flood().is_some_and(|flood| !flood.is_address));
+        assert!(share(after[0]) > 0.95 && share(after[1]) > 0.9, "{after:?}");
     }
 
     #[test]

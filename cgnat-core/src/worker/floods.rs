@@ -2,8 +2,9 @@
 //! worker can take, shed by destination (decision 29).
 
 use super::Worker;
-use super::io::{Burst, PacketBuf, PacketIo};
+use super::io::{BURST, Burst, PacketBuf, PacketIo};
 use crate::endpoint::ExternalEndpoint;
+use crate::packet::ethernet::{Frame, Mac, Tags};
 use crate::packet::ipv4::protocol;
 use crate::packet::plain::Plain;
 use crate::packet::{ethernet, u16_at, u32_at};
@@ -15,30 +16,24 @@ impl<I: PacketIo> Worker<I> {
     /// Drops what a flood has too much of, before anything else is done with it.
     #[cold]
     pub(super) fn shed_flood(&mut self, port: usize, burst: &mut Burst<I::Packet>) {
+        let info = &self.forwarding.ports()[port];
+        let (mac, tags, key) = (info.mac, info.tags, self.shard.key);
+        let mut shed = Burst::new();
         for packet in std::mem::take(burst) {
-            match self.takes_in_flood(port, &packet) {
+            let aim = plain_aim_of(packet.bytes(), mac, tags.len())
+                .or_else(|| aim_of_frame(packet.bytes(), mac, tags).map(Aim::word));
+            // What has none is dropped for what it is.
+            match aim.is_none_or(|aim| self.flood_guard.takes(aim, |word| key.hash(word))) {
                 true => burst.push(packet),
-                false => self.refuse(port, packet, DropReason::Flood),
+                false => shed.push(packet),
             }
         }
-    }
-
-    fn takes_in_flood(&mut self, port: usize, packet: &I::Packet) -> bool {
-        let info = &self.forwarding.ports()[port];
-        let frame = ethernet::parse(packet.bytes(), info.mac, info.tags);
-        let aim = match frame {
-            Ok(frame) if frame.ether_type == ethernet::IPV4 => {
-                aim_of(&packet.bytes()[frame.payload..])
-            }
-            _ => None,
-        };
-        // What is none is dropped for what it is.
-        let Some(aim) = aim else { return true };
-        let key = self.shard.key;
-        let by_address = key.hash(u64::from(aim.address));
-        let rest = u64::from(aim.port) << 8 | u64::from(aim.protocol);
-        let by_aim = key.hash(u64::from(aim.address) << 24 | rest);
-        self.flood_guard.takes(aim, by_address, by_aim)
+        self.has_shed_most = shed.len() > BURST / 2;
+        if !shed.is_empty() {
+            self.counters.ports[port].dropped.add(shed.len() as u64);
+            self.counters.drops[DropReason::Flood as usize].add(shed.len() as u64);
+            self.io.free(&mut shed);
+        }
     }
 
     /// A plain packet from outside, other than a SYN, of which no mapping was found: mostly nothing
@@ -59,6 +54,27 @@ impl<I: PacketIo> Worker<I> {
         let Location::Block(block) = self.shard.space.locate(external) else { return false };
         let is_mine = self.owners.owner(block).is_some_and(|owner| owner.worker == self.id);
         is_mine && !self.forwarding.is_own(plain.destination) && self.shard.is_unused(plain)
+    }
+}
+
+/// The word of what a frame for this port is for, if that stands where it mostly does: IPv4
+/// without options, behind as many bytes of tags as the port has.
+#[inline(always)]
+fn plain_aim_of(frame: &[u8], mac: Mac, tags: usize) -> Option<u64> {
+    let header = frame.get(tags..)?.first_chunk::<38>()?;
+    let is_plain = frame[..6] == mac && u16_at(header, 12) == ethernet::IPV4 && header[14] == 0x45;
+    let has_ports = matches!(header[23], protocol::TCP | protocol::UDP);
+    let is_first = u16_at(header, 20) & 0x1fff == 0;
+    let port = if is_first && has_ports { u64::from(u16_at(header, 36)) } else { 0 };
+    let word = u64::from(u32_at(header, 30)) << 32 | u64::from(header[23]) << 16 | port;
+    is_plain.then_some(word)
+}
+
+/// What a frame is for, wherever it stands.
+fn aim_of_frame(frame: &[u8], mac: Mac, tags: Tags) -> Option<Aim> {
+    match ethernet::parse(frame, mac, tags) {
+        Ok(Frame { ether_type: ethernet::IPV4, payload }) => aim_of(&frame[payload..]),
+        _ => None,
     }
 }
 

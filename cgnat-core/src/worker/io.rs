@@ -82,6 +82,11 @@ pub trait PacketIo {
     /// Takes what other workers handed to this one into an empty `burst`.
     fn take_handed(&mut self, burst: &mut Burst<Self::Packet>);
 
+    /// Drops all of `burst`.
+    fn free(&mut self, burst: &mut Burst<Self::Packet>) {
+        burst.clear();
+    }
+
     /// Gives a frame that arrived at a port to the kernel.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 use cgnat_core::policy::flood_guard::{Aim, Flood, LEAST};
 use cgnat_core::testing::io::MemoryPacket;
 use cgnat_core::verdict::DropReason::*;
+use cgnat_core::worker::io::BURST;
 
 use crate::desk::*;
 use crate::wire::{Packet, ip};
@@ -133,4 +134,80 @@ fn what_nobody_has_asked_for_ends_as_no_mapping_whichever_way_it_takes() {
     desk.lab.arrive(0, EXTERNAL, &desk.arriving(EXTERNAL, &late));
     desk.refused(EXTERNAL, &tcp(("100.64.0.9", 53), end, ACK), SourceSpoofed);
     desk.refused(EXTERNAL, &tcp(stranger, (end.0, 80), ACK), PortNotLent);
+}
+
+/// A worker that has just found out what to shed, and its endpoints.
+fn shedding() -> (Desk, Vec<(u32, u16)>) {
+    let (mut desk, ends) = opened("");
+    for _ in 0..8 {
+        tick(&mut desk, &ends[..1], &ends[1..]);
+    }
+    (desk, ends)
+}
+
+/// Packets for an endpoint arrive; how many of them one poll takes.
+fn one_poll(desk: &mut Desk, to: (u32, u16)) -> usize {
+    let frame = desk.arriving(EXTERNAL, &udp(("198.51.100.99", 53), to));
+    for _ in 0..PER_TICK {
+        desk.lab.workers[0].io_mut().arrive(EXTERNAL, MemoryPacket::new(&frame));
+    }
+    let now = desk.lab.now;
+    let before = desk.lab.counters[0].ports[EXTERNAL].rx_packets.value();
+    desk.lab.workers[0].poll(now);
+    (desk.lab.counters[0].ports[EXTERNAL].rx_packets.value() - before) as usize
+}
+
+#[test]
+fn of_a_flood_a_poll_takes_eight_bursts_but_one_if_others_wait() {
+    let (mut desk, ends) = shedding();
+    let takes = one_poll(&mut desk, ends[0]);
+    assert_eq!(takes, 8 * BURST);
+    desk.lab.run_workers();
+    // Others in the same queue are translated, one burst at a time.
+    let takes = one_poll(&mut desk, ends[1]);
+    assert_eq!(takes, BURST);
+    desk.lab.run_workers();
+    // And so do those who wait at another port.
+    let frame = desk.arriving(INTERNAL, &udp((&host(3), 4000), server(53)));
+    for _ in 0..BURST {
+        desk.lab.workers[0].io_mut().arrive(INTERNAL, MemoryPacket::new(&frame));
+    }
+    let takes = one_poll(&mut desk, ends[0]);
+    assert_eq!(takes, BURST);
+    desk.lab.run_workers();
+    desk.lab.take_sent();
+}
+
+#[test]
+fn what_is_shed_is_recognised_with_options_too_and_nothing_else_is() {
+    let (mut desk, ends) = shedding();
+    let (target, from) = (ends[0], ("198.51.100.99", 53));
+    let mut with_options = udp(from, target);
+    with_options.options = vec![1; 4];
+    let shed = |desk: &Desk| desk.drops()[&Flood];
+    let wave = |desk: &mut Desk, frame: &[u8]| {
+        let before = shed(desk);
+        for _ in 0..PER_TICK {
+            desk.lab.workers[0].io_mut().arrive(EXTERNAL, MemoryPacket::new(frame));
+        }
+        desk.lab.run_workers();
+        desk.lab.take_sent();
+        desk.lab.advance(100);
+        shed(desk) - before
+    };
+    let plain = desk.arriving(EXTERNAL, &udp(from, target));
+    let most = u64::from(PER_TICK / 2);
+    assert!(wave(&mut desk, &plain) > most);
+    let frame = desk.arriving(EXTERNAL, &with_options);
+    assert!(wave(&mut desk, &frame) > most);
+    // For another station it is dropped for that.
+    let mut foreign = plain.clone();
+    foreign[5] ^= 1;
+    assert_eq!(wave(&mut desk, &foreign), 0);
+    assert!(desk.drops()[&FrameNotForUs] >= u64::from(PER_TICK));
+    // What is for another address has nothing to do with it, whichever way it is read.
+    wave(&mut desk, &plain);
+    let other = *ends.iter().find(|end| end.0 != target.0).unwrap();
+    let frame = desk.arriving(EXTERNAL, &tcp(from, other, ACK));
+    assert_eq!(wave(&mut desk, &frame), 0);
 }

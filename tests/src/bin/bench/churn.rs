@@ -58,6 +58,7 @@ pub fn measure(options: &Options) -> Result<Vec<Figure>> {
         hosts: options.mappings.div_ceil(FLOWS_PER_HOST) + HOSTS,
         frame: SMALL,
         huge_pages: true,
+        flood_guard: false,
     })?;
     let place = rig.places.pop().context("a box has a worker")?;
     let home = rig.home.clone();

@@ -2,6 +2,7 @@
 
 mod churn;
 mod document;
+mod flood;
 mod machine;
 mod pair;
 mod rig;
@@ -41,6 +42,13 @@ enum Part {
         #[command(flatten)]
         form: Form,
     },
+    /// What others keep beside a flood from outside, in this process.
+    Flood {
+        #[command(flatten)]
+        options: flood::Options,
+        #[command(flatten)]
+        form: Form,
+    },
     /// One worker and two, in this process.
     Pair {
         #[command(flatten)]
@@ -76,6 +84,7 @@ fn main() -> Result<()> {
         Part::Document(options) => document::write(&options),
         Part::Table { options, form } => form.print(&table::measure(&options)?),
         Part::Churn { options, form } => form.print(&churn::measure(&options)?),
+        Part::Flood { options, form } => form.print(&flood::measure(&options)?),
         Part::Pair { options, form } => form.print(&pair::measure(&options)?),
     }
 }

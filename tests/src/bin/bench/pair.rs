@@ -76,6 +76,7 @@ pub fn measure(options: &Options) -> Result<Vec<Figure>> {
         hosts: mappings.div_ceil(FLOWS_PER_HOST),
         frame: SMALL,
         huge_pages: true,
+        flood_guard: false,
     })?;
     let common = Arc::new(Common {
         meeting: Barrier::new(WORKERS),

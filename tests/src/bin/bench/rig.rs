@@ -48,6 +48,8 @@ pub struct Size {
     pub frame: u16,
     /// Huge pages, or ordinary ones.
     pub huge_pages: bool,
+    /// Whether floods are shed.
+    pub flood_guard: bool,
 }
 
 impl Size {
@@ -66,7 +68,7 @@ system:
   max-mappings: {}
   memory: 16GiB
   new-flows-under-load: off
-  flood-guard: false
+  flood-guard: {}
 ports:
   internal0:
     side: internal
@@ -91,6 +93,7 @@ timeouts:
 ",
             self.workers,
             self.mappings.max(1000),
+            self.flood_guard,
         )
     }
 }
@@ -255,6 +258,16 @@ impl<const HINTS: bool> Bench<HINTS> {
     /// Its packets.
     pub fn io(&mut self) -> &mut Traffic<HINTS> {
         self.worker.io_mut()
+    }
+
+    /// Its worker.
+    pub fn worker(&mut self) -> &mut Worker<Traffic<HINTS>> {
+        &mut self.worker
+    }
+
+    /// Ticks of a reading of the time-stamp counter.
+    pub fn reading(&self) -> f64 {
+        self.reading
     }
 
     /// One poll; how many packets and commands.

@@ -59,6 +59,7 @@ fn measure_with<const HINTS: bool>(options: &Options) -> Result<Vec<Figure>> {
         hosts: options.mappings.div_ceil(FLOWS_PER_HOST),
         frame: if options.imix { 1514 } else { SMALL },
         huge_pages: !options.small_pages,
+        flood_guard: false,
     })?;
     let place = rig.places.pop().context("a box has a worker")?;
     let (provided, before) = (rig.provided, rig.resident);

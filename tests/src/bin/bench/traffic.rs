@@ -4,10 +4,14 @@
 //! Writing the headers is the traffic generator's work: its clocks are counted apart and taken
 //! off. What the worker itself does is everything between.
 
+use std::collections::VecDeque;
+
 use arrayvec::ArrayVec;
 use cgnat_app::run::io::DpdkPacket;
 use cgnat_core::worker::io::{BURST, Burst, PacketBuf as _, PacketIo};
 use dpdk::{Mbuf, Mempool, RingConsumer, RingProducer, RxQueue, TxQueue, tsc};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 
 /// Bytes of a frame without its check sequence: 64 on the wire.
 pub const SMALL: u16 = 60;
@@ -135,6 +139,70 @@ pub struct Ticks {
     pub driver: u64,
     /// Readings of the counter itself that were made.
     pub readings: u64,
+    /// Ticks of one, if times are told by [`Ticks::own`].
+    pub reading: f64,
+    /// When something was received last by a line; 0 is never.
+    pub last: u64,
+}
+
+/// Ticks between two receptions that no worker needs: the machine was at something else.
+const GAP: u64 = 150_000;
+
+impl Ticks {
+    /// At the reading `now` something is received.
+    fn note_gap(&mut self, now: u64) {
+        let gap = now - self.last;
+        self.stamp += if gap > GAP && self.last > 0 { gap } else { 0 };
+    }
+
+    /// Of the reading `now` of the counter those that are not the generator's.
+    pub fn own(&self, now: u64) -> u64 {
+        now - self.stamp - (self.readings as f64 * self.reading / 2.0) as u64
+    }
+}
+
+/// The number of a flood's packets.
+pub const FLOOD: u32 = u32::MAX - 1;
+
+/// Descriptors of a receive queue.
+const QUEUE: usize = 1024;
+
+/// Packets that arrive at a port at a steady rate in the worker's own time, and wait in a queue
+/// like a card's: one that finds it full is lost.
+pub struct Line {
+    /// What is for the flood's destination.
+    pub flood: Source,
+    /// Packets of the flood, and others, in a tick of the worker.
+    pub rates: (f64, f64),
+    /// Which of those that wait are the flood's.
+    queue: VecDeque<bool>,
+    /// Arrived since, in ticks of the worker.
+    since: u64,
+    /// Parts of a packet that have arrived.
+    owed: f64,
+    random: ChaCha8Rng,
+    /// Packets of others that left the box.
+    pub sent: u64,
+}
+
+impl Line {
+    /// Nothing has arrived yet at the worker's tick `since`.
+    pub fn new(flood: Source, rates: (f64, f64), since: u64) -> Self {
+        let (queue, random) = (VecDeque::with_capacity(QUEUE), ChaCha8Rng::seed_from_u64(7));
+        Self { flood, rates, queue, since, owed: 0.0, random, sent: 0 }
+    }
+
+    fn arrive(&mut self, now: u64) {
+        let (flood, others) = self.rates;
+        self.owed += now.saturating_sub(self.since) as f64 * (flood + others);
+        self.since = self.since.max(now);
+        let count = self.owed as usize;
+        self.owed -= count as f64;
+        let limit = (flood / (flood + others) * f64::from(u32::MAX)) as u32;
+        for _ in 0..count.min(QUEUE - self.queue.len()) {
+            self.queue.push_back(self.random.next_u32() < limit);
+        }
+    }
 }
 
 /// The worker's view of the two ports; whether it passes hints on to the CPU's caches is part of
@@ -157,6 +225,8 @@ pub struct Traffic<const HINTS: bool> {
     pub learned: Vec<(u32, u16)>,
     /// Packets that were sent.
     pub sent: u64,
+    /// By port: what arrives at its own pace, whether the worker has time for it or not.
+    pub lines: [Option<Line>; 2],
     rings: Rings,
 }
 
@@ -181,6 +251,7 @@ impl<const HINTS: bool> Traffic<HINTS> {
             burst: BURST,
             learned: Vec::new(),
             sent: 0,
+            lines: [None, None],
             rings,
         }
     }
@@ -190,6 +261,46 @@ impl<const HINTS: bool> Traffic<HINTS> {
         let others = self.rings.producers.iter().enumerate().filter(|(n, _)| *n != self.rings.own);
         let mut rings = others.map(|(_, ring)| ring.ring());
         rings.any(|ring| ring.count() > ring.capacity() / 2)
+    }
+
+    /// Receives what the queue of a line holds, after what arrived in the meantime.
+    fn receive_line(&mut self, port: usize, burst: &mut Burst<DpdkPacket>) -> bool {
+        let before = tsc();
+        let mut mbufs: ArrayVec<Mbuf, BURST> = ArrayVec::new();
+        self.ticks.note_gap(before);
+        let (pace, taken) = (self.ticks, &mut self.sources[port]);
+        let Some(line) = &mut self.lines[port] else { return false };
+        line.arrive(pace.own(before));
+        let waiting = line.queue.len().min(BURST);
+        if waiting > 0 {
+            self.ticks.stamp += tsc() - before;
+            self.rx[port].receive(&mut mbufs);
+        }
+        let received = if waiting > 0 { tsc() } else { before };
+        mbufs.truncate(waiting);
+        burst.extend(mbufs.drain(..).map(DpdkPacket::from));
+        for (packet, is_flood) in burst.iter_mut().zip(line.queue.drain(..waiting)) {
+            let flow = if is_flood { line.flood.take() } else { taken.take() };
+            let frame = packet.bytes_mut();
+            stamp(frame, self.macs[port], flow);
+            finish(frame, flow);
+        }
+        self.ticks.last = tsc();
+        self.ticks.stamp += self.ticks.last - received;
+        self.ticks.readings += if waiting > 0 { 4 } else { 2 };
+        burst.is_full()
+    }
+
+    /// Counts what leaves for somebody else than the flood's destination.
+    fn count_sent(&mut self, port: usize, burst: &Burst<DpdkPacket>) {
+        let before = tsc();
+        // What came in by a line goes out by the other port.
+        let Some(line) = &mut self.lines[1 - port] else { return };
+        let number = |packet: &DpdkPacket| packet.bytes()[NUMBER_AT..].first_chunk().copied();
+        let flood = FLOOD.to_be_bytes();
+        line.sent += burst.iter().filter(|packet| number(packet) != Some(flood)).count() as u64;
+        self.ticks.stamp += tsc() - before;
+        self.ticks.readings += 2;
     }
 
     fn learn(&mut self, burst: &Burst<DpdkPacket>) {
@@ -275,6 +386,9 @@ impl<const HINTS: bool> PacketIo for Traffic<HINTS> {
     type Packet = DpdkPacket;
 
     fn receive(&mut self, port: usize, burst: &mut Burst<DpdkPacket>) -> bool {
+        if self.lines[port].is_some() {
+            return self.receive_line(port, burst);
+        }
         if self.sources[port].left == 0 || self.rings.producers.len() > 1 && self.is_congested() {
             return false;
         }
@@ -309,6 +423,7 @@ impl<const HINTS: bool> PacketIo for Traffic<HINTS> {
         if !self.learned.is_empty() {
             self.learn(burst);
         }
+        self.count_sent(port, burst);
         let before = if self.tells_driver { tsc() } else { 0 };
         let mut mbufs: ArrayVec<Mbuf, BURST> = ArrayVec::new();
         mbufs.extend(burst.drain(..).map(Mbuf::from));
@@ -333,6 +448,12 @@ impl<const HINTS: bool> PacketIo for Traffic<HINTS> {
             self.rings.consumer.pop_burst(&mut mbufs);
             burst.extend(mbufs.drain(..).map(DpdkPacket::from));
         }
+    }
+
+    fn free(&mut self, burst: &mut Burst<DpdkPacket>) {
+        let mut mbufs: ArrayVec<Mbuf, BURST> = ArrayVec::new();
+        mbufs.extend(burst.drain(..).map(Mbuf::from));
+        Mbuf::free_burst(&mut mbufs);
     }
 
     fn allocate(&mut self) -> Option<DpdkPacket> {
