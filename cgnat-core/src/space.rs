@@ -9,6 +9,7 @@ mod geometry;
 pub mod lookup;
 mod numbering;
 mod occupancy;
+pub mod parts;
 mod remote;
 pub mod revision;
 mod statics;

@@ -22,24 +22,24 @@ const IP_TCP: usize = IP + 20;
 /// Change of the checksum when the time to live, the upper half of its word, goes down by one.
 const TTL_DELTA: Delta = Delta::NONE.word(0x0100, 0);
 
+/// Bits of [`Plain::facts`] above the length.
+const IS_TCP: u32 = 1 << 16;
+const IS_SYN: u32 = 1 << 17;
+const IS_ATOMIC: u32 = 1 << 18;
+
 /// Such a packet.
+// What is smaller than a word shares one: apart they would be kept on the stack, and be put
+// together and taken apart again on the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plain {
     /// Source address.
     pub source: u32,
     /// Destination address.
     pub destination: u32,
-    /// Source port, and destination port in the lower half. Apart they would be kept on the
-    /// stack, by the halves of words.
+    /// Source port, and destination port in the lower half.
     ports: u32,
-    /// Length, bytes.
-    pub total_len: u16,
-    /// TCP, neither FIN nor RST; or UDP.
-    pub is_tcp: bool,
-    /// TCP with SYN and without ACK: it may begin a session, and belongs to none that exists.
-    pub is_syn: bool,
-    /// Not to be fragmented: its identification is free (RFC 6864 section 4).
-    pub is_atomic: bool,
+    /// Length in bytes, and the bits.
+    facts: u32,
 }
 
 impl Plain {
@@ -55,24 +55,48 @@ impl Plain {
         self.ports as u16
     }
 
+    /// Length, bytes.
+    #[inline]
+    pub fn total_len(&self) -> usize {
+        usize::from(self.facts as u16)
+    }
+
+    /// TCP, neither FIN nor RST; or UDP.
+    #[inline]
+    pub fn is_tcp(&self) -> bool {
+        self.facts & IS_TCP != 0
+    }
+
+    /// TCP with SYN and without ACK: it may begin a session, and belongs to none that exists.
+    #[inline]
+    pub fn is_syn(&self) -> bool {
+        self.facts & IS_SYN != 0
+    }
+
+    /// Not to be fragmented: its identification is free (RFC 6864 section 4).
+    #[inline]
+    pub fn is_atomic(&self) -> bool {
+        self.facts & IS_ATOMIC != 0
+    }
+
     /// What [`super::ipv4`] would say of the same packet; `None` if it would refuse it.
     #[inline]
     pub fn read_whole(&self, packet: &[u8]) -> Option<(Header, Transport)> {
         let (source, destination) = (self.source_port(), self.destination_port());
-        let transport = match self.is_tcp {
+        let transport = match self.is_tcp() {
             true => {
-                let segment = tcp::segment(packet.get(IP..usize::from(self.total_len))?)?;
+                let segment = tcp::segment(packet.get(IP..self.total_len())?)?;
                 Transport::Tcp { source, destination, segment }
             }
             false => Transport::Udp { source, destination },
         };
         let header = Header {
             header_len: IP,
-            total_len: usize::from(self.total_len),
+            total_len: self.total_len(),
             ttl: packet[8],
             protocol: packet[9],
             identification: u16_at(packet, 4),
-            dont_fragment: self.is_atomic,
+            dont_fragment: self.is_atomic(),
             more_fragments: false,
             offset: 0,
             source: self.source,
@@ -82,33 +106,47 @@ impl Plain {
     }
 }
 
+/// What the first eight bytes of a plain packet have: version 4, 20 bytes of header, and neither
+/// MF nor an offset.
+const BEGINNING: u64 = u64::from_le_bytes([0x45, 0, 0, 0, 0, 0, 0, 0]);
+const BEGINNING_MASK: u64 = u64::from_le_bytes([0xff, 0, 0, 0, 0, 0, 0x3f, 0xff]);
+
+/// Where `DF` is in them.
+const DONT_FRAGMENT_AT: u32 = 6 * 8 + 6;
+
 /// Reads a plain packet, which `packet` begins with; `None` if it is none. Whether its addresses
 /// may be forwarded is left to the caller.
 #[inline(always)]
 pub fn read(packet: &[u8]) -> Option<Plain> {
     let head = packet.first_chunk::<IP_UDP>()?;
-    let total_len = usize::from(u16_at(head, 2));
-    let fragment = u16_at(head, 6);
-    let is_tcp = head[9] == protocol::TCP;
-    let is_known = is_tcp || head[9] == protocol::UDP;
-    // Neither MF nor an offset.
-    if head[0] != 0x45 || fragment & 0x3fff != 0 || head[8] <= 1 || !is_known {
+    let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    let beginning = u64::from(word(0)) | u64::from(word(4)) << 32;
+    let (total_len, is_tcp) = (u16_at(head, 2), head[9] == protocol::TCP);
+    if beginning & BEGINNING_MASK != BEGINNING || head[8] <= 1 {
         return None;
     }
-    if total_len > packet.len() || !is_right(head) {
+    let (source, destination) = (word(12), word(16));
+    if usize::from(total_len) > packet.len()
+        || !is_right([word(0), word(4), word(8), source, destination])
+    {
         return None;
     }
-    let mut is_syn = false;
+    let is_atomic = beginning >> DONT_FRAGMENT_AT & 1;
+    let mut facts = u32::from(total_len) | (is_atomic as u32) << IS_ATOMIC.trailing_zeros();
     if is_tcp {
         let flags = *packet.get(IP + 13)?;
-        is_syn = flags & (flags::SYN | flags::ACK) == flags::SYN;
+        let is_syn = flags & (flags::SYN | flags::ACK) == flags::SYN;
         let rare = flags::FIN | flags::RST;
-        if total_len < IP_TCP || flags & rare != 0 || flags & flags::SYN != 0 && !is_syn {
+        if usize::from(total_len) < IP_TCP
+            || flags & rare != 0
+            || flags & flags::SYN != 0 && !is_syn
+        {
             return None;
         }
+        facts |= if is_syn { IS_TCP | IS_SYN } else { IS_TCP };
     } else {
         let length = usize::from(u16_at(head, IP + 4));
-        if length < 8 || IP + length > total_len {
+        if head[9] != protocol::UDP || length < 8 || IP + length > usize::from(total_len) {
             return None;
         }
     }
@@ -116,28 +154,17 @@ pub fn read(packet: &[u8]) -> Option<Plain> {
     if ports >> 16 == 0 || ports as u16 == 0 {
         return None;
     }
-    Some(Plain {
-        source: u32_at(head, 12),
-        destination: u32_at(head, 16),
-        ports,
-        total_len: total_len as u16,
-        is_tcp,
-        is_syn,
-        is_atomic: fragment & 0x4000 != 0,
-    })
+    let (source, destination) = (source.swap_bytes(), destination.swap_bytes());
+    Some(Plain { source, destination, ports, facts })
 }
 
-/// Whether the header checksum is right. The sum of all words is the same in any order of bytes
-/// (RFC 1071 section 2).
-#[inline]
-fn is_right(head: &[u8; IP_UDP]) -> bool {
-    let word = |at: usize| {
-        u64::from(u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]))
-    };
-    let sum = word(0) + word(4) + word(8) + word(12) + word(16);
-    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    (sum & 0xffff) + (sum >> 16) == 0xffff
+/// Whether a header of these words, which are not all 0, has the right checksum: the sum of its
+/// halves must be 0xffff in one's complement, in any order of bytes (RFC 1071 section 2). That is
+/// a multiple of 0xffff, as 2^16 is one more than it.
+#[inline(always)]
+fn is_right(words: [u32; 5]) -> bool {
+    let sum: u64 = words.into_iter().map(u64::from).sum();
+    sum.is_multiple_of(0xffff)
 }
 
 /// Rewrites `end` of a `packet` that was read as `plain` to `new`, and takes one off its time to
@@ -148,13 +175,13 @@ pub fn translate(packet: &mut [u8], plain: &Plain, end: End, new: NewEndpoint) {
         End::Source => (12, IP),
         End::Destination => (16, IP + 2),
     };
-    if plain.is_tcp {
+    if plain.is_tcp() {
         let Some(head) = packet.first_chunk_mut::<IP_TCP>() else { return };
         let updated = new.address_delta.apply_with(new.port_delta, u16_at(head, IP + 16));
         put_u16(head, IP + 16, updated);
     }
     let Some(head) = packet.first_chunk_mut::<IP_UDP>() else { return };
-    if !plain.is_tcp {
+    if !plain.is_tcp() {
         let old = u16_at(head, IP + 6);
         if old != 0 {
             let updated = new.address_delta.apply_with(new.port_delta, old);

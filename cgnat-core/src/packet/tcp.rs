@@ -39,30 +39,31 @@ pub struct Segment {
 
 impl Segment {
     /// Whether all of `flags` are set.
+    #[inline]
     pub fn has(&self, flags: u8) -> bool {
         self.flags & flags == flags
     }
 }
 
 /// Reads the header at the start of `bytes`; `None` if it does not fit.
+#[inline]
 pub fn segment(bytes: &[u8]) -> Option<Segment> {
-    if bytes.len() < HEADER {
-        return None;
-    }
-    let header_len = usize::from(bytes[12] >> 4) * 4;
+    let header = bytes.first_chunk::<HEADER>()?;
+    let header_len = usize::from(header[12] >> 4) * 4;
     let options = bytes.get(HEADER..header_len)?;
-    let flags = bytes[13];
+    let flags = header[13];
     let scale = if flags & flags::SYN != 0 { window_scale(options) } else { 0 };
     Some(Segment {
         flags,
-        sequence: u32_at(bytes, 4),
-        acknowledgement: u32_at(bytes, 8),
+        sequence: u32_at(header, 4),
+        acknowledgement: u32_at(header, 8),
         length: (bytes.len() - header_len) as u32,
         scale,
     })
 }
 
 /// The shift of the window scale option; 0 without one, or behind an option that is broken.
+#[inline(never)]
 fn window_scale(mut options: &[u8]) -> u8 {
     loop {
         match *options {

@@ -83,7 +83,7 @@ impl Shard {
         self.due.mappings.arm(slot, deadline, now);
         let new = record.outbound_rewrite();
         plain::translate(packet, plain, End::Source, new);
-        if plain.is_syn
+        if plain.is_syn()
             && self.clamps_mss
             && let Some((header, transport)) = plain.read_whole(packet)
         {
@@ -105,7 +105,7 @@ impl Shard {
         if self.group_of(plain.source).is_none() {
             return Some(DropReason::SourceNotSubscriber);
         }
-        if plain.is_tcp && !plain.is_syn {
+        if plain.is_tcp() && !plain.is_syn() {
             return Some(DropReason::TcpNotSyn);
         }
         (!self.lets_in(hash, plain.source)).then_some(DropReason::Overload)
@@ -128,9 +128,9 @@ impl Shard {
         if exists.is_some() || self.mappings.is_full() || self.is_for_alg(plain) {
             return None;
         }
-        let segment = match plain.is_tcp {
-            true if !plain.is_syn => return None,
-            true => Some(tcp::segment(&packet[20..usize::from(plain.total_len)])?),
+        let segment = match plain.is_tcp() {
+            true if !plain.is_syn() => return None,
+            true => Some(tcp::segment(&packet[20..plain.total_len()])?),
             false => None,
         };
         let subscriber = self.find_subscriber((key.internal.address.0, Realm::OWN))?;

@@ -15,11 +15,13 @@ use crate::packet::rewrite::End;
 use crate::packet::tcp;
 use crate::path::session::Place;
 use crate::policy::alg::{ftp, pptp, tftp};
+use crate::policy::tcp_state::{self, State};
 use crate::policy::tcp_window::Sender;
 use crate::shard::Shard;
 use crate::table::index::Bucket;
 use crate::table::mapping::Mapping;
 use crate::table::port_block::{BlockLease, is_unused, mapping_in};
+use crate::table::session::Numbers;
 use crate::table::subscriber::Subscriber;
 use crate::time::Tick;
 
@@ -88,25 +90,26 @@ impl Shard {
     /// no.
     #[inline]
     pub fn outbound_hit(&mut self, slot: u32, plain: &Plain, packet: &mut [u8], now: Tick) -> bool {
-        let record = &self.mappings[slot];
-        if !record.is_for(key_of(plain)) || !self.is_sound(record) {
+        let is_for_alg = self.is_for_alg(plain);
+        let record = &mut self.mappings[slot];
+        if is_for_alg || !record.is_for(key_of(plain)) || !is_sound(record, self.id) {
             return false;
         }
         let remote = RemoteEndpoint::new(plain.destination, plain.destination_port());
-        if plain.is_tcp {
-            if plain.is_syn
+        let new = if plain.is_tcp() {
+            if plain.is_syn()
                 || !self.connection_hit(slot, remote, plain, packet, Sender::Internal, now)
             {
                 return false;
             }
+            self.mappings[slot].outbound_rewrite()
         } else {
-            if record.has_sessions() || record.is_expired(now) || self.is_for_alg(plain) {
+            if record.has_sessions() || record.first_expired(now) {
                 return false;
             }
-            let deadline = now.plus_seconds(self.timeouts.udp_s(remote.port));
-            self.mappings[slot].prolong(deadline);
-        }
-        let new = self.mappings[slot].outbound_rewrite();
+            record.prolong(now.plus_seconds(self.timeouts.udp_s(remote.port)));
+            record.outbound_rewrite()
+        };
         plain::translate(packet, plain, End::Source, new);
         true
     }
@@ -173,35 +176,31 @@ impl Shard {
     /// no.
     #[inline]
     pub fn inbound_hit(&mut self, slot: u32, plain: &Plain, packet: &mut [u8], now: Tick) -> bool {
-        let record = &self.mappings[slot];
+        let record = &mut self.mappings[slot];
         let external = ExternalEndpoint::new(plain.destination, plain.destination_port());
         let is_it = record.external() == external && record.is_of(protocol_of(plain));
-        if !is_it || !self.is_sound(record) {
+        if !is_it || !is_sound(record, self.id) {
             return false;
         }
         let remote = RemoteEndpoint::new(plain.source, plain.source_port());
-        if plain.is_tcp {
-            if !self.connection_hit(slot, remote, plain, packet, Sender::External, now) {
+        let new = if plain.is_tcp() {
+            if self.reads_segments_of(remote.port)
+                || !self.connection_hit(slot, remote, plain, packet, Sender::External, now)
+            {
                 return false;
             }
+            self.mappings[slot].inbound_rewrite()
         } else {
-            if record.has_sessions() || record.is_expired(now) {
+            if record.has_sessions() || record.first_expired(now) {
                 return false;
             }
             if self.inbound_refresh {
-                let deadline = now.plus_seconds(self.timeouts.udp_s(remote.port));
-                self.mappings[slot].prolong(deadline);
+                record.prolong(now.plus_seconds(self.timeouts.udp_s(remote.port)));
             }
-        }
-        let new = self.mappings[slot].inbound_rewrite();
+            record.inbound_rewrite()
+        };
         plain::translate(packet, plain, End::Destination, new);
         true
-    }
-
-    /// In use, of this shard, and not one of many flows of a port.
-    #[inline]
-    fn is_sound(&self, record: &Mapping) -> bool {
-        record.generation & 1 == 1 && record.shard == self.id && !record.is_overloaded()
     }
 
     /// Whether an ALG follows TCP connections with this remote port.
@@ -216,14 +215,14 @@ impl Shard {
     #[inline]
     pub(super) fn is_for_alg(&self, plain: &Plain) -> bool {
         let port = plain.destination_port();
-        match plain.is_tcp {
+        match plain.is_tcp() {
             true => self.reads_segments_of(port),
             false => self.algs.tftp && port == tftp::REQUEST_PORT,
         }
     }
 
     /// Moves the TCP session inside a mapping if it is the one with `remote`.
-    #[inline]
+    #[inline(always)]
     fn connection_hit(
         &mut self,
         slot: u32,
@@ -233,25 +232,35 @@ impl Shard {
         from: Sender,
         now: Tick,
     ) -> bool {
-        let record = &self.mappings[slot];
-        if self.reads_segments_of(remote.port)
-            || !record.first.is_with(remote)
-            || record.first_expired(now)
-        {
+        let record = &mut self.mappings[slot];
+        if !record.first.is_with(remote) || record.first_expired(now) {
             return false;
         }
-        let Some(segment) = tcp::segment(&packet[20..usize::from(plain.total_len)]) else {
+        let Some(segment) = packet.get(20..plain.total_len()).and_then(tcp::segment) else {
             return false;
         };
-        self.move_session(slot, Place::Inside, &segment, from, now);
+        let mut window = record.first.window(&record.first_numbers);
+        if tcp_state::goes_on(record.first.state(), &mut window, &segment, from) {
+            record.first_numbers = Numbers::of(&window);
+            let timeout_s = self.timeouts.tcp_s(State::Established);
+            self.set_deadline(slot, Place::Inside, now.plus_seconds(timeout_s), now);
+        } else {
+            self.move_session(slot, Place::Inside, &segment, from, now);
+        }
         true
     }
+}
+
+/// In use, of this shard, and not one of many flows of a port.
+#[inline]
+fn is_sound(record: &Mapping, shard: u16) -> bool {
+    record.generation & 1 == 1 && record.shard == shard && !record.is_overloaded()
 }
 
 /// The protocol of a plain packet.
 #[inline]
 pub fn protocol_of(plain: &Plain) -> Protocol {
-    if plain.is_tcp { Protocol::Tcp } else { Protocol::Udp }
+    if plain.is_tcp() { Protocol::Tcp } else { Protocol::Udp }
 }
 
 #[inline]

@@ -419,6 +419,7 @@ impl Shard {
         }
     }
 
+    #[inline]
     fn deadline_of(&self, mapping: u32, place: Place) -> Tick {
         Tick(match place {
             Place::Inside => self.mappings[mapping].deadline,
@@ -427,6 +428,7 @@ impl Shard {
     }
 
     /// Moves the deadline of a session; housekeeping must hear only of a shorter one.
+    #[inline]
     pub(super) fn set_deadline(&mut self, mapping: u32, place: Place, deadline: Tick, now: Tick) {
         let shorter = deadline.before(self.deadline_of(mapping, place));
         match place {

@@ -51,6 +51,7 @@ impl State {
     ];
 
     /// The state stored in a record as the low three bits of `value`.
+    #[inline]
     pub fn from_record(value: u8) -> State {
         Self::ALL[usize::from(value & 7)]
     }
@@ -83,6 +84,22 @@ pub enum Step {
 /// Whether a packet with `flags` opens a session where there is none.
 pub fn opens(flags: u8) -> bool {
     flags & (SYN | ACK | RST | FIN) == SYN
+}
+
+/// Takes over the numbers of a segment with neither SYN, RST nor FIN that belongs to a session
+/// that is established in `state`: all that [`Connection::step`] does with it, which says
+/// [`Step::Restart`]. False, and nothing changed, if segment or session are any other.
+#[inline]
+pub fn goes_on(state: State, window: &mut Window, segment: &Segment, from: Sender) -> bool {
+    let is_established =
+        matches!(state, State::Established | State::InitiatorFin | State::ResponderFin);
+    let goes_on = is_established
+        && segment.flags & (ACK | SYN | RST | FIN) == ACK
+        && window.admits(segment, from, 0);
+    if goes_on {
+        window.advance(segment, from, 0);
+    }
+    goes_on
 }
 
 impl Connection {
@@ -265,6 +282,30 @@ mod tests {
             connection.step(&segment(*flags, *from), *from);
             assert_eq!(connection.state, *expected, "after {flags:#x} in {packets:?}");
         }
+    }
+
+    #[test]
+    fn what_goes_on_is_moved_as_by_a_step_and_nothing_else_is_touched() {
+        let mut went = 0;
+        for (state, flags) in State::ALL.into_iter().flat_map(|s| (0..64u8).map(move |f| (s, f))) {
+            for (from, by) in [(Internal, 0), (Internal, 70_000), (External, 0), (External, 70_000)]
+            {
+                let before = Connection { state, ..established() };
+                let mut segment = segment(flags, from);
+                segment.sequence = segment.sequence.wrapping_add(by);
+                segment.length = 100;
+                let (mut window, mut stepped) = (before.window, before);
+                let step = stepped.step(&segment, from);
+                if goes_on(state, &mut window, &segment, from) {
+                    assert_eq!((stepped, step), (Connection { window, ..before }, Step::Restart));
+                    went += 1;
+                } else {
+                    assert_eq!(window, before.window);
+                }
+            }
+        }
+        // Three states, with ACK and any of URG, PSH; within the window from either side.
+        assert_eq!(went, 3 * 4 * 2);
     }
 
     fn established() -> Connection {

@@ -22,6 +22,7 @@ pub enum Sender {
 
 impl Sender {
     /// The other one.
+    #[inline]
     pub fn other(self) -> Sender {
         match self {
             Sender::Internal => Sender::External,
@@ -75,6 +76,7 @@ impl Window {
     }
 
     /// Whether a segment of `from` with ACK belongs to the connection.
+    #[inline]
     pub fn admits(&self, segment: &Segment, from: Sender, ends: u32) -> bool {
         let (s, r) = (from as usize, from.other() as usize);
         let offered_to = |side: usize| 65_535i32 << self.scale[side];
@@ -87,6 +89,7 @@ impl Window {
 
     /// Takes over the numbers of a segment that belongs to the connection; `ends` is 1 with a
     /// FIN, which takes a sequence number.
+    #[inline]
     pub fn advance(&mut self, segment: &Segment, from: Sender, ends: u32) {
         let (s, r) = (from as usize, from.other() as usize);
         let last = segment.sequence.wrapping_add(segment.length).wrapping_add(ends);

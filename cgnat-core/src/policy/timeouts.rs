@@ -32,6 +32,7 @@ impl Timeouts {
     }
 
     /// Of a TCP session in `state`. One FIN is still established (RFC 5382 section 5).
+    #[inline]
     pub fn tcp_s(&self, state: State) -> u32 {
         match state {
             State::None | State::Opening | State::Answered => self.opening,
@@ -42,10 +43,12 @@ impl Timeouts {
     }
 
     /// Of a UDP packet to `destination_port`.
+    #[inline]
     pub fn udp_s(&self, destination_port: u16) -> u32 {
-        if self.udp_by_port.is_empty() {
-            return self.udp;
-        }
+        if self.udp_by_port.is_empty() { self.udp } else { self.udp_s_by_port(destination_port) }
+    }
+
+    fn udp_s_by_port(&self, destination_port: u16) -> u32 {
         match self.udp_by_port.binary_search_by_key(&destination_port, |(port, _)| *port) {
             Ok(place) => self.udp_by_port[place].1,
             Err(_) => self.udp,

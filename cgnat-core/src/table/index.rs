@@ -11,10 +11,14 @@
 //! Invariants: (1) tag bits are independent of bucket bits; (2) `spilled` of a bucket equals
 //! the number of entries of which it is the first bucket and which are stored in the second.
 
+use wide::u16x8;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Entries of one bucket.
 pub const BUCKET_ENTRIES: usize = 10;
+
+/// Tags in one vector.
+const LANES: usize = 8;
 
 /// Share of the entries, in percent, that may be used when a table is sized.
 const LOAD_PERCENT: u64 = 75;
@@ -170,13 +174,17 @@ impl Index {
     }
 }
 
+/// A bit for each place with this tag. Two vectors have them all; those in the middle are in both.
+#[inline(always)]
+fn places_of(tags: &[u16; BUCKET_ENTRIES], tag: u16) -> u32 {
+    let has_tag = |tags: &[u16; LANES]| u16x8::new(*tags).simd_eq(u16x8::splat(tag)).to_bitmask();
+    let (Some(first), Some(last)) = (tags.first_chunk(), tags.last_chunk()) else { return 0 };
+    has_tag(first) | has_tag(last) << (BUCKET_ENTRIES - LANES)
+}
+
 #[inline]
 fn find_in(bucket: &Bucket, tag: u16, is_it: &mut impl FnMut(u32) -> bool) -> Option<u32> {
-    // Compare all tags first: the compiler makes vector code of it.
-    let mut matches = 0u32;
-    for (place, stored) in bucket.tags.iter().enumerate() {
-        matches |= u32::from(*stored == tag) << place;
-    }
+    let mut matches = places_of(&bucket.tags, tag);
     while matches != 0 {
         let place = matches.trailing_zeros() as usize;
         matches &= matches - 1;

@@ -226,7 +226,7 @@ impl Mapping {
         }
     }
 
-    /// Whether the session inside, if any, has ended by `now`.
+    /// Whether the session inside, if any, or a mapping without sessions has ended by `now`.
     #[inline]
     pub fn first_expired(&self, now: Tick) -> bool {
         now.reached(Tick(self.deadline))

@@ -42,6 +42,12 @@ pub struct Numbers {
 impl Numbers {
     /// Of what has none.
     pub const NONE: Numbers = Numbers { end: [0; 2], acked: [0; 2] };
+
+    /// Those of a window.
+    #[inline]
+    pub fn of(window: &Window) -> Self {
+        Self { end: window.end, acked: window.acked }
+    }
 }
 
 impl Peer {
@@ -77,17 +83,20 @@ impl Peer {
         (peer, numbers)
     }
 
+    /// Sequence numbers of the TCP session.
+    #[inline]
+    pub fn window(&self, numbers: &Numbers) -> Window {
+        let scale = [(self.scales & 15).min(MAX_SCALE), (self.scales >> 4).min(MAX_SCALE)];
+        Window { end: numbers.end, acked: numbers.acked, scale }
+    }
+
     /// The TCP session.
     pub fn connection(&self, numbers: &Numbers) -> Connection {
         Connection {
             state: State::from_record(self.bits & STATE),
             initiator: self.opener(),
             holds: self.holds(),
-            window: Window {
-                end: numbers.end,
-                acked: numbers.acked,
-                scale: [(self.scales & 15).min(MAX_SCALE), (self.scales >> 4).min(MAX_SCALE)],
-            },
+            window: self.window(numbers),
         }
     }
 
@@ -103,7 +112,7 @@ impl Peer {
             self.bits |= HOLDS;
         }
         self.scales = window.scale[0] | window.scale[1] << 4;
-        Numbers { end: window.end, acked: window.acked }
+        Numbers::of(window)
     }
 
     /// Whether there is no session here.
@@ -138,6 +147,7 @@ impl Peer {
     }
 
     /// TCP state; of a flow without connection it means nothing.
+    #[inline]
     pub fn state(&self) -> State {
         State::from_record(self.bits & STATE)
     }

@@ -150,10 +150,9 @@ impl<I: PacketIo> Worker<I> {
 
     #[inline]
     pub(super) fn queue(&mut self, port: usize, packet: I::Packet) {
-        if self.transmit[port].is_full() {
-            self.flush_port(port);
-        }
-        self.transmit[port].push(packet);
+        let Err(full) = self.transmit[port].try_push(packet) else { return };
+        self.flush_port(port);
+        self.transmit[port].push(full.element());
     }
 
     /// Sends everything that is queued for ports and other workers.

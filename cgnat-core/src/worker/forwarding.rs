@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 use crate::config::{Config, Side};
 use crate::packet::ethernet::{Mac, Tags};
 use crate::policy::bypass::Bypass;
+use crate::space::parts::Parts;
 use crate::space::{ExternalSpace, inside};
 
 pub use ipv6::{Ipv6Forwarding, Ipv6Port, Own, State};
@@ -35,9 +36,24 @@ pub struct PortInfo {
     pub takes_ipv6: bool,
     /// Own addresses: (address, network mask).
     addresses: Vec<(u32, u32)>,
+    /// See [`begins_frames`].
+    beginning: u64,
+}
+
+/// The beginning of frames to a port that have no tag, so that it can be compared in one go: the
+/// MAC above 16 bits of 0, or what no frame has if its frames have tags.
+fn begins_frames(mac: Mac, tags: Tags) -> u64 {
+    let [a, b, c, d, e, f] = mac;
+    if tags.is_empty() { u64::from_le_bytes([0, 0, a, b, c, d, e, f]) } else { u64::MAX }
 }
 
 impl PortInfo {
+    /// Whether a frame that begins like this is for the port, and frames of the port have no tag.
+    #[inline]
+    pub fn is_to_us_untagged(&self, frame: &[u8; 8]) -> bool {
+        u64::from_le_bytes(*frame) << 16 == self.beginning
+    }
+
     /// Whether ARP for `address` is answered here: own, or a pool's or a static mapping's and
     /// on-link at an external port.
     pub fn answers_for(&self, address: u32, space: &ExternalSpace) -> bool {
@@ -77,13 +93,32 @@ struct Route {
     via: Option<u32>,
 }
 
+/// The routes of a side.
+struct Ways {
+    /// Longest prefix first; a handful.
+    routes: Vec<Route>,
+    /// Where only the default route leads, if there is one.
+    far: Parts,
+}
+
+impl Ways {
+    fn new(mut routes: Vec<Route>) -> Self {
+        routes.sort_by_key(|route| std::cmp::Reverse(route.mask));
+        let has_default = routes.last().is_some_and(|route| route.mask == 0);
+        let mut far = if has_default { Parts::all() } else { Parts::none() };
+        for Route { network, mask, .. } in routes.iter().filter(|route| route.mask != 0) {
+            far.take_out((*network, *network | !*mask));
+        }
+        Self { routes, far }
+    }
+}
+
 /// Everything the worker needs to send a packet on.
 pub struct Forwarding {
     ports: Vec<PortInfo>,
     own: HashMap<u32, u8>,
-    /// Longest prefix first; a handful of entries.
-    internal: Vec<Route>,
-    external: Vec<Route>,
+    /// By side.
+    ways: [Ways; 2],
     /// Ranges that exist only on the internal side: first and last address.
     inside: Vec<(u32, u32)>,
     static_neighbours: Vec<(u8, u32, Mac)>,
@@ -136,6 +171,7 @@ impl Forwarding {
                 completes_checksums: port.is_packet_socket(),
                 takes_ipv6: port.ipv6().is_some(),
                 addresses,
+                beginning: begins_frames(*mac, port.tags()),
             });
         }
         for route in config.routes() {
@@ -152,9 +188,6 @@ impl Forwarding {
                 next_hops.push((route.port() as u8, via));
             }
         }
-        for table in [&mut routes.0, &mut routes.1] {
-            table.sort_by_key(|route| std::cmp::Reverse(route.mask));
-        }
         let internal_ports = || config.ports().iter().filter(|port| port.side() == Side::Internal);
         let prefixes = || internal_ports().flat_map(|port| port.addresses());
         let ranges = || config.groups().iter().flat_map(|group| group.ranges());
@@ -163,8 +196,7 @@ impl Forwarding {
             smallest_mtu: ports.iter().map(|port| usize::from(port.mtu)).min().unwrap_or(0),
             ports,
             own,
-            internal: routes.0,
-            external: routes.1,
+            ways: [Ways::new(routes.0), Ways::new(routes.1)],
             static_neighbours,
             next_hops,
             ipv6: Ipv6Forwarding::new(config, macs),
@@ -220,11 +252,22 @@ impl Forwarding {
     /// Port and next hop towards `destination` on a side.
     #[inline]
     pub fn next_hop(&self, side: Side, destination: u32) -> Option<(u8, u32)> {
-        let table = if side == Side::Internal { &self.internal } else { &self.external };
-        table
-            .iter()
-            .find(|route| destination & route.mask == route.network)
-            .map(|route| (route.port, route.via.unwrap_or(destination)))
+        let mut routes = self.ways[side as usize].routes.iter();
+        let route = routes.find(|route| destination & route.mask == route.network)?;
+        Some((route.port, route.via.unwrap_or(destination)))
+    }
+
+    /// Whether only the default route of a side leads to `destination`. A no means nothing: it is
+    /// by parts of the address space, for packets that shall be quick.
+    #[inline]
+    pub fn is_surely_far(&self, side: Side, destination: u32) -> bool {
+        self.ways[side as usize].far.has(destination)
+    }
+
+    /// Port and next hop of the default route of a side.
+    pub fn default_hop(&self, side: Side) -> Option<(u8, u32)> {
+        let default = self.ways[side as usize].routes.last().filter(|route| route.mask == 0)?;
+        Some((default.port, default.via?))
     }
 
     /// Routes of a side as configured, prefixes of ports among them: network, mask, port, next hop.
@@ -232,8 +275,8 @@ impl Forwarding {
         &self,
         side: Side,
     ) -> impl Iterator<Item = (u32, u32, u8, Option<u32>)> + '_ {
-        let table = if side == Side::Internal { &self.internal } else { &self.external };
-        table.iter().map(|Route { network, mask, port, via }| (*network, *mask, *port, *via))
+        let routes = &self.ways[side as usize].routes;
+        routes.iter().map(|Route { network, mask, port, via }| (*network, *mask, *port, *via))
     }
 
     /// Neighbours from the configuration.

@@ -17,6 +17,7 @@ use std::sync::atomic::AtomicU32;
 
 use arrayvec::ArrayVec;
 
+use super::forwarding::PortInfo;
 use super::handoff::{Kind, Note};
 use super::io::{BURST, Burst, PacketBuf, PacketIo};
 use super::{TimeSource, Worker};
@@ -31,6 +32,10 @@ use crate::path::protocol_of;
 
 /// Offset of the IPv4 header of a frame without a tag.
 const OFFSET: usize = 14;
+
+/// Bytes of link and IPv4 header, and of the part that UDP and TCP have in common with what
+/// the checks of either need.
+const HEADERS_LEN: usize = OFFSET + 28;
 
 /// What is known of a packet before its turn.
 #[derive(Clone, Copy)]
@@ -51,6 +56,8 @@ pub(super) struct Lately {
     version: u64,
     next_hop: u32,
     port: u8,
+    /// It is the one of the side's default route.
+    is_default: bool,
     header: [u8; 12],
 }
 
@@ -111,8 +118,11 @@ impl<I: PacketIo> Worker<I> {
         let mut hits = 0;
         for (packet, ahead) in burst.drain(..).zip(&ahead) {
             let missed = match (ahead, side) {
-                (Some(Ahead { plain, slot: Some(slot), .. }), _) => {
-                    self.hit(side, packet, plain, *slot)
+                (Some(Ahead { plain, slot: Some(slot), .. }), Side::Internal) => {
+                    self.outbound_hit(packet, plain, *slot)
+                }
+                (Some(Ahead { plain, slot: Some(slot), .. }), Side::External) => {
+                    self.inbound_hit(packet, plain, *slot)
                 }
                 (Some(ahead), Side::Internal) => {
                     self.first_packet(port, packet, ahead);
@@ -149,8 +159,10 @@ impl<I: PacketIo> Worker<I> {
         let mut words = ArrayVec::<Option<&AtomicU32>, BURST>::new();
         for packet in burst.iter_mut() {
             let (outbound, (inbound, word)) = match self.place_handed(packet) {
-                Some((Side::Internal, port)) => (self.foresee_outbound(port, packet), (None, None)),
-                Some((Side::External, port)) => (None, self.foresee_inbound(port, packet)),
+                Some(info) if info.side == Side::Internal => {
+                    (self.foresee_outbound(info, packet), (None, None))
+                }
+                Some(info) => (None, self.foresee_inbound(info, packet)),
                 None => (None, (None, None)),
             };
             outward.push(outbound);
@@ -163,9 +175,13 @@ impl<I: PacketIo> Worker<I> {
         }
         let mut hits = 0;
         for (packet, (outbound, inbound)) in burst.drain(..).zip(outward.iter().zip(&inward)) {
-            let side = if outbound.is_some() { Side::Internal } else { Side::External };
-            let missed = match outbound.as_ref().or(inbound.as_ref()) {
-                Some(Ahead { plain, slot: Some(slot), .. }) => self.hit(side, packet, plain, *slot),
+            let missed = match (outbound, inbound) {
+                (Some(Ahead { plain, slot: Some(slot), .. }), _) => {
+                    self.outbound_hit(packet, plain, *slot)
+                }
+                (None, Some(Ahead { plain, slot: Some(slot), .. })) => {
+                    self.inbound_hit(packet, plain, *slot)
+                }
                 _ => Some(packet),
             };
             match missed {
@@ -176,22 +192,34 @@ impl<I: PacketIo> Worker<I> {
         self.counters.hits.add(hits);
     }
 
-    /// Side and port of a packet that is as it arrived.
-    fn place_handed(&self, packet: &mut I::Packet) -> Option<(Side, usize)> {
+    /// The port where a packet arrived that is as it was then.
+    fn place_handed(&self, packet: &mut I::Packet) -> Option<&PortInfo> {
         let note = Note::read(packet.note())?;
-        let port = usize::from(note.port);
-        let side = self.forwarding.ports().get(port)?.side;
+        let info = self.forwarding.ports().get(usize::from(note.port))?;
+        let side = info.side;
         let is_as_it_arrived = match note.kind {
             Kind::Outbound => side == Side::Internal,
             Kind::Inbound => side == Side::External,
             Kind::Hairpin | Kind::Keep | Kind::Claim | Kind::ClaimRefused => false,
         };
         let is_read_here = note.to == self.id && usize::from(note.offset) == OFFSET;
-        (is_as_it_arrived && is_read_here).then_some((side, port))
+        (is_as_it_arrived && is_read_here).then_some(info)
+    }
+
+    /// [`Worker::hit`], where the compiler knows the side.
+    #[inline(never)]
+    fn outbound_hit(&mut self, packet: I::Packet, plain: &Plain, slot: u32) -> Option<I::Packet> {
+        self.hit(Side::Internal, packet, plain, slot)
+    }
+
+    /// Likewise.
+    #[inline(never)]
+    fn inbound_hit(&mut self, packet: I::Packet, plain: &Plain, slot: u32) -> Option<I::Packet> {
+        self.hit(Side::External, packet, plain, slot)
     }
 
     /// Translates and sends a packet, or gives it back unchanged.
-    #[inline]
+    #[inline(always)]
     fn hit(
         &mut self,
         side: Side,
@@ -210,7 +238,7 @@ impl<I: PacketIo> Worker<I> {
             return Some(packet);
         }
         // Ethernet padding ends here.
-        let len = OFFSET + usize::from(plain.total_len);
+        let len = OFFSET + plain.total_len();
         if packet.frame_len() != len {
             packet.truncate(len);
         }
@@ -268,12 +296,12 @@ impl<I: PacketIo> Worker<I> {
             return self.refuse(port, packet, reason);
         }
         // Before a SYN is let out, those that came from outside and are held must be asked.
-        let may_begin = !(plain.is_syn && self.holds_syns());
+        let may_begin = !(plain.is_syn() && self.holds_syns());
         if !(may_begin && self.shard.begin(*hash, plain, &mut packet.bytes_mut()[OFFSET..], now)) {
             return self.ingress(port, packet);
         }
         self.counters.begun.add(1);
-        packet.truncate(OFFSET + usize::from(plain.total_len));
+        packet.truncate(OFFSET + plain.total_len());
         self.send_translated(Side::External, packet, plain);
     }
 
@@ -281,14 +309,14 @@ impl<I: PacketIo> Worker<I> {
     #[inline(never)]
     fn another_ones(&mut self, port: usize, mut packet: I::Packet) {
         if self.steering.workers() > 1
-            && let Some(plain) = self.read(port, &packet)
+            && let Some(plain) = self.read(&self.forwarding.ports()[port], &packet)
             && !(is_martian(plain.source) || plain.source == plain.destination)
             && self.is_remote(plain.destination)
         {
             let owner = self.steering.owner_of(plain.source);
             if owner != self.id {
                 self.note_capture_time(&packet);
-                packet.truncate(OFFSET + usize::from(plain.total_len));
+                packet.truncate(OFFSET + plain.total_len());
                 let note = self.note(Kind::Outbound, port, OFFSET, owner, 0);
                 return self.hand_over(packet, note);
             }
@@ -299,19 +327,28 @@ impl<I: PacketIo> Worker<I> {
     /// Sends a translated packet that is not larger than any MTU; `plain` says what it was.
     #[inline(always)]
     fn send_translated(&mut self, side: Side, mut packet: I::Packet, plain: &Plain) {
-        let bytes = &packet.bytes()[OFFSET..];
-        let (source, destination) = (u32_at(bytes, 12), u32_at(bytes, 16));
-        let leaks = side == Side::External && !self.shard.space.contains(source);
         let lately = &self.lately[side as usize];
-        let is_known = lately.version == self.neighbours.version()
-            && self.forwarding.next_hop(side, destination) == Some((lately.port, lately.next_hop));
-        if leaks || !is_known {
-            let subscriber = if side == Side::External { plain.source } else { destination };
-            return self.send_anew(side, packet, subscriber);
+        let mut subscriber = plain.source;
+        if let Some(headers) = packet.bytes_mut().first_chunk_mut::<HEADERS_LEN>() {
+            let source = u32_at(headers, OFFSET + 12);
+            let destination = u32_at(headers, OFFSET + 16);
+            let leads_there = || {
+                let hop = Some((lately.port, lately.next_hop));
+                self.forwarding.next_hop(side, destination) == hop
+            };
+            if (side == Side::Internal || self.shard.space.contains(source))
+                && lately.version == self.neighbours.version()
+                && (lately.is_default && self.forwarding.is_surely_far(side, destination)
+                    || leads_there())
+            {
+                headers[..12].copy_from_slice(&lately.header);
+                return self.queue(usize::from(lately.port), packet);
+            }
+            if side == Side::Internal {
+                subscriber = destination;
+            }
         }
-        let port = usize::from(lately.port);
-        packet.bytes_mut()[..12].copy_from_slice(&lately.header);
-        self.queue(port, packet);
+        self.send_anew(side, packet, subscriber);
     }
 
     /// The same to another next hop than lately. Where routes are learned there are many next
@@ -355,23 +392,25 @@ impl<I: PacketIo> Worker<I> {
         if !info.tags.is_empty() {
             return None;
         }
+        let is_default = self.forwarding.default_hop(info.side) == Some((port, next_hop));
         let mut header = [0; 12];
         header[..6].copy_from_slice(&mac);
         header[6..].copy_from_slice(&info.mac);
-        Some(Lately { version, next_hop, port, header })
+        Some(Lately { version, next_hop, port, is_default, header })
     }
 
     /// Says whether there are packets of which no mapping was found.
     fn look_outbound(&self, port: usize, burst: &Burst<I::Packet>, ahead: &mut Aheads) -> bool {
-        ahead.extend(burst.iter().map(|packet| self.foresee_outbound(port, packet)));
+        let info = &self.forwarding.ports()[port];
+        ahead.extend(burst.iter().map(|packet| self.foresee_outbound(info, packet)));
         self.look_up(ahead, |place| self.shard.first_candidate(place)) && self.look_further(ahead)
     }
 
     #[inline(always)]
-    fn foresee_outbound(&self, port: usize, packet: &I::Packet) -> Option<Ahead> {
-        let plain = self.read(port, packet)?;
+    fn foresee_outbound(&self, info: &PortInfo, packet: &I::Packet) -> Option<Ahead> {
+        let plain = self.read(info, packet)?;
         let is_mine = self.steering.owner_of(plain.source) == self.id;
-        if !is_mine || !plain.is_atomic || !self.is_remote(plain.destination) {
+        if !is_mine || !plain.is_atomic() || !self.is_remote(plain.destination) {
             return None;
         }
         let hash = self.shard.hash_outbound(&plain);
@@ -403,9 +442,10 @@ impl<I: PacketIo> Worker<I> {
     }
 
     fn look_inbound(&self, port: usize, burst: &Burst<I::Packet>, ahead: &mut Aheads) {
+        let info = &self.forwarding.ports()[port];
         let mut words = ArrayVec::<Option<&AtomicU32>, BURST>::new();
         ahead.extend(burst.iter().map(|packet| {
-            let (ahead, word) = self.foresee_inbound(port, packet);
+            let (ahead, word) = self.foresee_inbound(info, packet);
             words.push(word);
             ahead
         }));
@@ -415,10 +455,10 @@ impl<I: PacketIo> Worker<I> {
     #[inline(always)]
     fn foresee_inbound(
         &self,
-        port: usize,
+        info: &PortInfo,
         packet: &I::Packet,
     ) -> (Option<Ahead>, Option<&AtomicU32>) {
-        let plain = self.read(port, packet).filter(|plain| !plain.is_syn);
+        let plain = self.read(info, packet).filter(|plain| !plain.is_syn());
         let plain = plain.filter(|plain| self.is_remote(plain.source));
         let word = plain.as_ref().and_then(|plain| self.shard.port_word(plain));
         word.inspect(|word| I::will_read(*word));
@@ -440,18 +480,16 @@ impl<I: PacketIo> Worker<I> {
 
     /// A plain packet in a frame for this port, not larger than any MTU.
     #[inline(always)]
-    fn read(&self, port: usize, packet: &I::Packet) -> Option<Plain> {
-        let info = &self.forwarding.ports()[port];
+    fn read(&self, info: &PortInfo, packet: &I::Packet) -> Option<Plain> {
         let frame = packet.bytes();
-        let header = frame.first_chunk::<OFFSET>()?;
-        let is_for_us = header[..6] == info.mac
-            && info.tags.is_empty()
-            && header[12..] == ethernet::IPV4.to_be_bytes();
+        let headers = frame.first_chunk::<HEADERS_LEN>()?;
+        let is_for_us = info.is_to_us_untagged(headers.first_chunk()?)
+            && headers[12..OFFSET] == ethernet::IPV4.to_be_bytes();
         if !is_for_us || !packet.is_whole() {
             return None;
         }
         let plain = plain::read(&frame[OFFSET..])?;
-        (usize::from(plain.total_len) <= self.forwarding.smallest_mtu()).then_some(plain)
+        (plain.total_len() <= self.forwarding.smallest_mtu()).then_some(plain)
     }
 
     /// Whether only somebody outside can have an address.

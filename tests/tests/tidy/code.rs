@@ -101,6 +101,7 @@ const CORE_DEPENDENCIES: &[&str] = &[
     "serde",
     "serde_yaml",
     "thiserror",
+    "wide",
     "zerocopy",
 ];
 
