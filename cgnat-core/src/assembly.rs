@@ -17,6 +17,7 @@ use crate::control::{COMMAND_QUEUE, EVENT_QUEUE};
 use crate::housekeeping::{Housekeeping, HousekeepingParts, WorkerLink};
 use crate::layout::{Blocks, Layout, MemoryError};
 use crate::packet::ethernet::Mac;
+use crate::policy::flood_notices::FloodNotices;
 use crate::shard::{Shard, ShardParts};
 use crate::space::{ExternalSpace, OwnerMap};
 use crate::worker::forwarding::Forwarding;
@@ -90,6 +91,7 @@ pub fn assemble(
     let states = Arc::new(LinkStates::new(config.ports().len()));
     let Blocks { leases, words, due: block_due } = layout.blocks(&space, memory.blocks)?;
     let words = Arc::new(words);
+    let flood_notices = Arc::new(FloodNotices::new(layout.workers));
     let (mut seats, mut links, mut all_counters) = (Vec::new(), Vec::new(), Vec::new());
     for (id, shard_memory) in memory.shards.into_iter().enumerate() {
         let mut secret = [0; 48];
@@ -132,6 +134,7 @@ pub fn assemble(
                 time,
                 own_errors: *config.own_errors(),
                 flood_guard: config.system().flood_guard(),
+                flood_notices: flood_notices.clone(),
             },
         });
     }

@@ -36,8 +36,9 @@ impl Floods {
     /// Looks at time `now`; what the operator should know.
     pub fn look(&mut self, now: Duration, counters: &[Arc<WorkerCounters>]) -> Vec<String> {
         let mut sentences = Vec::new();
+        // Workers that receive it shed it too.
+        let dropped: u64 = counters.iter().map(|c| c.drops_of(DropReason::Flood)).sum();
         for (worker, (begun, counters)) in self.0.iter_mut().zip(counters).enumerate() {
-            let dropped = counters.drops_of(DropReason::Flood);
             let flood = counters.flood();
             if let (Some(begun), Some(flood)) = (&mut *begun, flood)
                 && begun.flood.packed() == flood.packed()

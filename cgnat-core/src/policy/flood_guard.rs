@@ -18,8 +18,11 @@
 //! 2. without a culprit no level falls;
 //! 3. the answer depends on the calls alone: it has neither clock nor chance.
 
+use std::sync::Arc;
+
 use arrayvec::ArrayVec;
 
+use super::flood_notices::{ADDRESS, FloodNotices, NAMED};
 use super::pressure::Pressure;
 use crate::time::Tick;
 
@@ -32,7 +35,7 @@ pub const LEAST: u32 = 20_000;
 
 /// Destinations of each kind that are known at a time: as many as can have more than a quarter, and
 /// one that the attack has just left.
-const KNOWN: usize = 4;
+const KNOWN: usize = NAMED;
 
 /// A culprit has more than one in so many packets that came from outside.
 const SHARE: u64 = 4;
@@ -53,9 +56,6 @@ pub struct Aim {
     /// Destination port.
     pub port: u16,
 }
-
-/// The address in [`Aim::word`].
-const ADDRESS: u64 = 0xffff_ffff << 32;
 
 impl Aim {
     /// All of it in one word, in which packets are told apart.
@@ -130,6 +130,8 @@ struct Arrivals {
     /// The bits of [`Aim::word`] by which destinations of this kind differ.
     mask: u64,
     known: ArrayVec<Known, KNOWN>,
+    /// Of these, those that others know too.
+    named: usize,
 }
 
 /// Places of a hash in the two rows.
@@ -149,6 +151,7 @@ impl Arrivals {
             has_shed: false,
             mask,
             known: ArrayVec::new(),
+            named: 0,
         }
     }
 
@@ -195,18 +198,39 @@ impl Arrivals {
         Some((passes, (known.before / level) as u32))
     }
 
-    /// Puts into the rows what came for known destinations; how much that was.
-    fn settle(&mut self) -> u64 {
+    /// Counts one packet that another worker has handed over. Those of a known destination are what
+    /// it let pass; one of how many.
+    fn counts(&mut self, word: u64) -> Option<u32> {
+        let (word, level) = (word & self.mask, u64::from(self.level?));
+        let known = self.known.iter_mut().find(|known| known.word == word)?;
+        known.arrived += 1;
+        Some((known.before / level) as u32)
+    }
+
+    /// Puts into the rows what came for known destinations, here or where others shed it, of
+    /// which `collect` has the number by place; how much that was.
+    fn settle(&mut self, collect: impl Fn(usize) -> u32) -> u64 {
         let mut sum = 0;
         let mut known = std::mem::take(&mut self.known);
-        for known in &mut known {
-            let arrived = std::mem::take(&mut known.arrived);
+        for (nth, known) in known.iter_mut().enumerate() {
+            let elsewhere = if nth < self.named { collect(nth) } else { 0 };
+            let arrived = std::mem::take(&mut known.arrived) + elsewhere;
             sum += u64::from(arrived);
             self.has_shed |= arrived > 0;
             known.before = u64::from(self.add(known.at, known.of_packet, arrived));
         }
         self.known = known;
         sum
+    }
+
+    /// Names what is known, for others to shed: the part that passes, of 2^32.
+    fn name(&mut self, mut to: impl FnMut(usize, Option<(u64, u32)>)) {
+        let level = u64::from(self.level.unwrap_or(u32::MAX));
+        for nth in 0..KNOWN {
+            let known = self.known.get(nth).filter(|known| known.before > level);
+            to(nth, known.map(|known| (known.word, ((level << 32) / known.before) as u32)));
+        }
+        self.named = self.known.len();
     }
 
     /// Half of what the heaviest had, or may have. False if that would be less than the least.
@@ -250,13 +274,18 @@ pub struct FloodGuard {
     endpoints: Arrivals,
     addresses: Arrivals,
     flood: Option<Flood>,
+    notices: Arc<FloodNotices>,
+    worker: u16,
 }
 
 impl FloodGuard {
-    /// One that counts and sheds nothing yet, and never does unless `is_on`.
-    pub fn new(is_on: bool) -> Self {
+    /// That of a worker: it counts and sheds nothing yet, and never does unless `is_on`. What it
+    /// sheds is in `notices`.
+    pub fn new(is_on: bool, notices: Arc<FloodNotices>, worker: u16) -> Self {
         Self {
             is_on,
+            notices,
+            worker,
             is_active: false,
             tick: Tick::default(),
             was_full: false,
@@ -280,6 +309,12 @@ impl FloodGuard {
         if begins {
             self.tick = now;
             self.judge();
+        }
+        // What has become known since, others shed from now on too.
+        if self.endpoints.named < self.endpoints.known.len()
+            || self.addresses.named < self.addresses.known.len()
+        {
+            self.name();
         }
         self.was_full |= pressure.is_full();
         let has_level = self.endpoints.level.is_some() || self.addresses.level.is_some();
@@ -316,6 +351,25 @@ impl FloodGuard {
         }
     }
 
+    /// Counts a packet from outside that another worker has handed over, and says whether it is taken.
+    /// Of what is known, the other has shed already.
+    pub fn takes_handed(&mut self, word: u64, hash: impl Fn(u64) -> u64) -> bool {
+        match (self.endpoints.counts(word), self.addresses.counts(word)) {
+            (Some(_), Some(_)) => {
+                self.twice += 1;
+                true
+            }
+            (Some(_), None) => self.addresses.takes(hash(word & ADDRESS), word, 1),
+            (None, of_address) => self.takes_unknown(word, hash, of_address.map(|of| (true, of))),
+        }
+    }
+
+    fn name(&mut self) {
+        let Self { notices, worker, endpoints, addresses, .. } = self;
+        endpoints.name(|nth, named| notices.name(*worker, false, nth, named));
+        addresses.name(|nth, named| notices.name(*worker, true, nth, named));
+    }
+
     /// Of an endpoint that is not known; of its address this one passes, if it is.
     #[inline(never)]
     fn takes_unknown(
@@ -342,7 +396,10 @@ impl FloodGuard {
 
     /// A tick has ended.
     fn judge(&mut self) {
-        self.total += self.endpoints.settle() + self.addresses.settle() - self.twice;
+        let (notices, worker) = (&self.notices, self.worker);
+        let by_endpoint = self.endpoints.settle(|nth| notices.collect(worker, false, nth));
+        let by_address = self.addresses.settle(|nth| notices.collect(worker, true, nth));
+        self.total += by_endpoint + by_address - self.twice;
         let (endpoint, _) = self.endpoints.heaviest;
         let (address, _) = self.addresses.heaviest;
         let others = u64::from(self.addresses.used.saturating_sub(1));
@@ -371,6 +428,7 @@ impl FloodGuard {
         }
         self.endpoints.turn();
         self.addresses.turn();
+        self.name();
         (self.total, self.twice, self.was_full) = (0, 0, false);
     }
 }
@@ -398,7 +456,9 @@ mod tests {
 
     impl Model {
         fn new(capacity: u64) -> Self {
-            let (guard, pressure) = (FloodGuard::new(true), Pressure::default());
+            let notices = Arc::new(FloodNotices::new(1));
+            let guard = FloodGuard::new(true, notices, 0);
+            let pressure = Pressure::default();
             Self { guard, capacity, drops_for_one: 5, pressure, now: 700 }
         }
 
@@ -588,7 +648,7 @@ mod tests {
         model.ticks(20, &mix);
         assert_eq!(model.guard.endpoints.level, Some(LEAST));
         let mut off = Model::new(5_000);
-        off.guard = FloodGuard::new(false);
+        off.guard = FloodGuard::new(false, Arc::new(FloodNotices::new(1)), 0);
         off.ticks(5, &mix);
         assert!(!off.guard.is_active());
     }

@@ -9,6 +9,7 @@ pub mod dice;
 pub mod error_rate;
 pub mod filtering;
 pub mod flood_guard;
+pub mod flood_notices;
 pub mod flow_guard;
 pub mod groups;
 pub mod other_protocols;

@@ -2,6 +2,7 @@
 //! worker can take, shed by destination (decision 29).
 
 use super::Worker;
+use super::handoff::{Kind, Note};
 use super::io::{BURST, Burst, PacketBuf, PacketIo};
 use crate::endpoint::ExternalEndpoint;
 use crate::packet::ethernet::{Frame, Mac, Tags};
@@ -13,17 +14,27 @@ use crate::space::Location;
 use crate::verdict::DropReason;
 
 impl<I: PacketIo> Worker<I> {
+    /// Whether there may be something to shed, here or for another worker.
+    #[inline]
+    pub(super) fn may_shed(&mut self) -> bool {
+        self.flood_guard.is_active() || self.for_others.is_active()
+    }
+
     /// Drops what a flood has too much of, before anything else is done with it.
     #[cold]
     pub(super) fn shed_flood(&mut self, port: usize, burst: &mut Burst<I::Packet>) {
         let info = &self.forwarding.ports()[port];
         let (mac, tags, key) = (info.mac, info.tags, self.shard.key);
-        let mut shed = Burst::new();
+        let (is_active, mut shed) = (self.flood_guard.is_active(), Burst::new());
         for packet in std::mem::take(burst) {
             let aim = plain_aim_of(packet.bytes(), mac, tags.len())
                 .or_else(|| aim_of_frame(packet.bytes(), mac, tags).map(Aim::word));
             // What has none is dropped for what it is.
-            match aim.is_none_or(|aim| self.flood_guard.takes(aim, |word| key.hash(word))) {
+            let is_taken = aim.is_none_or(|word| {
+                !self.for_others.sheds(word)
+                    && (!is_active || self.flood_guard.takes(word, |word| key.hash(word)))
+            });
+            match is_taken {
                 true => burst.push(packet),
                 false => shed.push(packet),
             }
@@ -33,6 +44,27 @@ impl<I: PacketIo> Worker<I> {
             self.counters.ports[port].dropped.add(shed.len() as u64);
             self.counters.drops[DropReason::Flood as usize].add(shed.len() as u64);
             self.io.free(&mut shed);
+            self.for_others.tell();
+        }
+    }
+
+    /// The same of what other workers have handed here, who shed what they have been told of.
+    #[cold]
+    pub(super) fn count_handed_flood(&mut self, burst: &mut Burst<I::Packet>) {
+        let key = self.shard.key;
+        for mut packet in std::mem::take(burst) {
+            let note = Note::read(packet.note());
+            let note = note.filter(|note| matches!(note.kind, Kind::Inbound | Kind::Keep));
+            let bytes = |note: Note| packet.bytes().get(usize::from(note.offset)..);
+            let aim = note.and_then(bytes).and_then(aim_of);
+            match aim.zip(note) {
+                Some((aim, note))
+                    if !self.flood_guard.takes_handed(aim.word(), |word| key.hash(word)) =>
+                {
+                    self.refuse(usize::from(note.port), packet, DropReason::Flood);
+                }
+                _ => burst.push(packet),
+            }
         }
     }
 

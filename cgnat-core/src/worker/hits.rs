@@ -96,7 +96,7 @@ impl<I: PacketIo> Worker<I> {
         if info.completes_checksums {
             self.complete_checksums(port, burst);
         }
-        if side == Side::External && self.flood_guard.is_active() {
+        if side == Side::External && self.may_shed() {
             self.shed_flood(port, burst);
         }
         if !self.takes_hits {
@@ -152,6 +152,9 @@ impl<I: PacketIo> Worker<I> {
         // They lie in the cache of the worker that gave them.
         burst.iter().for_each(PacketBuf::prefetch_note);
         burst.iter().for_each(PacketBuf::prefetch);
+        if self.flood_guard.is_active() {
+            self.count_handed_flood(burst);
+        }
         if !self.takes_hits || self.time == TimeSource::Packets {
             return burst.drain(..).for_each(|packet| self.handed(packet));
         }

@@ -52,6 +52,7 @@ use crate::control::neighbours::NeighbourTable;
 use crate::control::neighbours6::NeighbourTable6;
 use crate::control::{Command, Event};
 use crate::policy::flood_guard::FloodGuard;
+use crate::policy::flood_notices::{FloodNotices, ForOthers};
 use crate::policy::pressure::Pressure;
 use crate::shard::Shard;
 use crate::space::OwnerMap;
@@ -117,6 +118,8 @@ pub struct WorkerParts {
     pub own_errors: OwnErrors,
     /// Whether floods from outside are shed.
     pub flood_guard: bool,
+    /// What each worker sheds of them.
+    pub flood_notices: Arc<FloodNotices>,
 }
 
 /// The poll loop's body and its shard.
@@ -153,6 +156,8 @@ pub struct Worker<I: PacketIo> {
     told: [arp::Told; 2],
     pressure: Pressure,
     flood_guard: FloodGuard,
+    /// What others shed, and would else be handed over to be shed there.
+    for_others: ForOthers,
     /// Messages about ends that one poll works off at most.
     endings: usize,
     /// There are static mappings or bypass rules; without them nobody asks.
@@ -189,7 +194,9 @@ impl<I: PacketIo> Worker<I> {
             time,
             own_errors,
             flood_guard,
+            flood_notices,
         } = parts;
+        let id = shard.id();
         let held_syns = HeldSyns::new(own_errors.answers_unsolicited_syns(), shard.key);
         let punts = Punts::new(forwarding.ports().len());
         let endings = forwarding.ports().iter().filter(|port| port.side == Side::Internal).count();
@@ -197,7 +204,7 @@ impl<I: PacketIo> Worker<I> {
         let has_exceptions = !shard.space.statics().is_empty() || !forwarding.bypass().is_empty();
         let takes_hits = !has_exceptions && shard.has_plain_hits();
         Self {
-            id: shard.id(),
+            id,
             follows_calls: shard.algs.pptp,
             shard,
             io,
@@ -225,7 +232,8 @@ impl<I: PacketIo> Worker<I> {
             punts,
             told: Default::default(),
             pressure: Pressure::default(),
-            flood_guard: FloodGuard::new(flood_guard),
+            for_others: ForOthers::new(flood_notices.clone(), id),
+            flood_guard: FloodGuard::new(flood_guard, flood_notices, id),
             endings: endings.max(1),
             has_exceptions,
             takes_hits,
@@ -297,7 +305,8 @@ impl<I: PacketIo> Worker<I> {
 
     /// Sheds floods from now on, or none, for measurements of both in turn.
     pub fn guard_floods(&mut self, is_on: bool) {
-        self.flood_guard = FloodGuard::new(is_on);
+        let notices = Arc::new(FloodNotices::new(self.steering.workers()));
+        self.flood_guard = FloodGuard::new(is_on, notices, self.id);
     }
 
     /// Its packets, for tests.

@@ -211,3 +211,71 @@ fn what_is_shed_is_recognised_with_options_too_and_nothing_else_is() {
     let frame = desk.arriving(EXTERNAL, &tcp(from, other, ACK));
     assert_eq!(wave(&mut desk, &frame), 0);
 }
+
+/// Rounds of a tick, in each of which every worker polls once.
+const ROUNDS: u32 = 1000;
+
+/// A tick in which three workers each receive twenty packets a round for the fourth, which takes
+/// thirty-two: nine in ten for the target, the others in turn. What came through of each kind.
+fn handed_tick(desk: &mut Desk, target: (u32, u16), others: &[(u32, u16)]) -> (usize, usize) {
+    let flood = desk.arriving(EXTERNAL, &udp(("198.51.100.99", 53), target));
+    let others: Vec<_> =
+        others.iter().map(|to| desk.arriving(EXTERNAL, &udp((SERVER, 53), *to))).collect();
+    let mut sent = [0, 0];
+    for round in 0..ROUNDS {
+        let now = desk.lab.now;
+        for at in 1..4 {
+            for n in 0..20 {
+                let nth = (round * 6 + at * 2 + n / 10) as usize;
+                let frame = if n % 10 == 7 { &others[nth % others.len()] } else { &flood };
+                desk.lab.workers[at as usize].io_mut().arrive(EXTERNAL, MemoryPacket::new(frame));
+            }
+            desk.lab.workers[at as usize].poll(now);
+        }
+        desk.lab.workers[0].poll(now);
+        for (_, frame) in desk.lab.take_sent() {
+            sent[usize::from(frame[26..30] == ip(SERVER).to_be_bytes())] += 1;
+        }
+    }
+    desk.lab.advance_silently(100);
+    (sent[0], sent[1])
+}
+
+#[test]
+fn a_flood_that_others_receive_is_shed_by_them_and_fills_no_ring() {
+    let pool = "{ addresses: [203.0.113.0/26], allocation: { block-size: 512 } }";
+    let mut desk = Desk::with(&config(pool, ""), 4, 1);
+    let mut open = |n| desk.goes_out(&udp((&subscriber_of(0, 4, n), 4000), server(53)));
+    let ends: Vec<_> = (0..40).map(&mut open).collect();
+    let others_sent = 6 * ROUNDS as usize;
+    let before = handed_tick(&mut desk, ends[0], &ends[1..]);
+    assert!(before.1 < others_sent * 3 / 4, "the ring does not hold it: {before:?}");
+    for _ in 0..4 {
+        handed_tick(&mut desk, ends[0], &ends[1..]);
+    }
+    let (mut of_flood, mut of_others) = (0, 0);
+    for _ in 0..12 {
+        let (flood, others) = handed_tick(&mut desk, ends[0], &ends[1..]);
+        (of_flood, of_others) = (of_flood + flood, of_others + others);
+    }
+    assert!(of_others * 100 >= others_sent * 12 * 95, "{of_others} of {}", others_sent * 12);
+    assert!(of_flood >= 12 * LEAST as usize * 9 / 10, "{of_flood} of the flood passed");
+    // All of it is known, though most was shed elsewhere.
+    let seen = flood(&desk).unwrap();
+    let aim = Aim { address: ends[0].0, protocol: 17, port: ends[0].1 };
+    assert_eq!((seen.aim, seen.is_address), (aim, false));
+    assert!(seen.arrived > 50 * ROUNDS, "{seen:?}");
+    let shed = |worker: usize| desk.lab.counters[worker].drops_of(Flood);
+    assert!((1..4).all(|worker| shed(worker) > 20 * shed(0)), "{:?}", [0, 1, 2, 3].map(shed));
+    // It is over: nobody sheds any more.
+    desk.lab.run_workers();
+    desk.lab.take_sent();
+    for _ in 0..60 {
+        desk.lab.advance(100);
+    }
+    assert_eq!(flood(&desk), None);
+    let total = desk.lab.drops(Flood);
+    let frame = desk.arriving(EXTERNAL, &udp(("198.51.100.99", 53), ends[0]));
+    (0..100).for_each(|_| assert_eq!(desk.lab.arrive(1, EXTERNAL, &frame).len(), 1));
+    assert_eq!(desk.lab.drops(Flood), total);
+}
