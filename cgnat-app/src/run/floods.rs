@@ -3,7 +3,7 @@
 //! The main thread looks every few milliseconds at what workers publish once in a tick. Begin and
 //! end of a flood are said once each.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ impl Floods {
         for (worker, (begun, counters)) in self.0.iter_mut().zip(counters).enumerate() {
             let flood = counters.flood();
             if let (Some(begun), Some(flood)) = (&mut *begun, flood)
-                && begun.flood.packed() == flood.packed()
+                && begun.flood.is_like(&flood)
             {
                 begun.last = now;
                 continue;
@@ -74,12 +74,21 @@ fn per_second(flood: &Flood) -> u64 {
 }
 
 fn destination(flood: &Flood) -> String {
-    let address = Ipv4Addr::from(flood.aim.address);
+    let address = address(flood);
     match (flood.is_address, flood.aim.protocol, flood.aim.port) {
-        (true, ..) => format!("{address}"),
+        (true, ..) => address,
         (_, 6, port) if port > 0 => format!("{address}, TCP port {port}"),
         (_, 17, port) if port > 0 => format!("{address}, UDP port {port}"),
         (_, protocol, _) => format!("{address}, IP protocol {protocol} without ports"),
+    }
+}
+
+/// An address, or a prefix of IPv6.
+fn address(flood: &Flood) -> String {
+    match flood.address6 {
+        None => Ipv4Addr::from(flood.aim.address).to_string(),
+        Some(of) if flood.is_address => format!("{}/64", Ipv6Addr::from(of >> 64 << 64)),
+        Some(address) => Ipv6Addr::from(address).to_string(),
     }
 }
 
@@ -89,7 +98,7 @@ pub fn json(counters: &[Arc<WorkerCounters>]) -> serde_json::Value {
         let flood = counters.flood()?;
         let mut document = serde_json::json!({
             "worker": worker,
-            "address": Ipv4Addr::from(flood.aim.address),
+            "address": address(&flood),
             "per_second": per_second(&flood),
         });
         if !flood.is_address {
@@ -114,7 +123,7 @@ mod tests {
         assert!(floods.look(at(0), &counters).is_empty());
         let address = u32::from_be_bytes([203, 0, 113, 7]);
         let aim = Aim { address, protocol: 17, port: 443 };
-        let flood = |arrived| Some(Flood { aim, is_address: false, arrived });
+        let flood = |arrived| Some(Flood { aim, address6: None, is_address: false, arrived });
         counters[1].set_flood(flood(200_000));
         let said = floods.look(at(100), &counters);
         assert!(said[0].starts_with("warning: worker 1 has more"), "{said:?}");
@@ -138,7 +147,17 @@ mod tests {
                 "worker 1 takes all packets for 203.0.113.7, UDP port 443 again: 700 were shed in 7 s"
             ]
         );
-        counters[0].set_flood(Some(Flood { aim, is_address: true, arrived: 9 }));
+        counters[0].set_flood(Some(Flood { aim, address6: None, is_address: true, arrived: 9 }));
         assert!(floods.look(at(8_000), &counters)[0].contains(" for 203.0.113.7, of which 90 "));
+    }
+
+    #[test]
+    fn a_destination_of_ipv6_is_named_by_address_or_by_its_64() {
+        let aim = Aim { address: 0, protocol: 17, port: 53 };
+        let address6 = Some(0x2001_0db8_0000_0007_0000_0000_0000_0005);
+        let one = Flood { aim, address6, is_address: false, arrived: 9 };
+        assert_eq!(destination(&one), "2001:db8:0:7::5, UDP port 53");
+        let all = Flood { aim: Aim::default(), is_address: true, ..one };
+        assert_eq!(destination(&all), "2001:db8:0:7::/64");
     }
 }

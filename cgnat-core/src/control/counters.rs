@@ -109,6 +109,8 @@ pub struct WorkerCounters {
     flood: Counter,
     /// Packets of that which came in the last tick.
     flood_arrived: Counter,
+    /// Its address if that is one of IPv6, upper half first.
+    flood_address6: [Counter; 2],
     /// Packets hairpinned.
     pub hairpinned: Counter,
     /// Packets whose source a static mapping translated.
@@ -214,6 +216,7 @@ impl WorkerCounters {
             pressed: Counter::default(),
             flood: Counter::default(),
             flood_arrived: Counter::default(),
+            flood_address6: Default::default(),
             hairpinned: Counter::default(),
             static_outbound: Counter::default(),
             static_inbound: Counter::default(),
@@ -261,13 +264,20 @@ impl WorkerCounters {
         self.drops[reason as usize].value()
     }
 
-    /// What is shed now of what comes from outside.
+    /// What is shed now of what comes from outside. None, too, if it becomes another while it is
+    /// read.
     pub fn flood(&self) -> Option<Flood> {
-        Flood::unpacked(self.flood.value(), self.flood_arrived.value() as u32)
+        let word = self.flood.value();
+        let [high, low] = [0, 1].map(|half: usize| u128::from(self.flood_address6[half].value()));
+        let flood = Flood::unpacked(word, high << 64 | low, self.flood_arrived.value() as u32);
+        flood.filter(|_| self.flood.value() == word)
     }
 
     /// Publishes what is shed. Only the owner calls this.
     pub fn set_flood(&self, flood: Option<Flood>) {
+        let address6 = flood.and_then(|flood| flood.address6).unwrap_or(0);
+        self.flood_address6[0].set((address6 >> 64) as u64);
+        self.flood_address6[1].set(address6 as u64);
         self.flood_arrived.set(flood.map_or(0, |flood| u64::from(flood.arrived)));
         self.flood.set(flood.map_or(0, |flood| flood.packed()));
     }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
-use super::flood_notices::{ADDRESS, FloodNotices, NAMED};
+use super::flood_notices::{ADDRESS, FloodNotices, IPV6, NAMED};
 use super::pressure::Pressure;
 use crate::time::Tick;
 
@@ -36,6 +36,9 @@ pub const LEAST: u32 = 20_000;
 /// Destinations of each kind that are known at a time: as many as can have more than a quarter, and
 /// one that the attack has just left.
 const KNOWN: usize = NAMED;
+
+/// Destinations of IPv6 that are remembered, to name them.
+const SEEN6: usize = 8;
 
 /// A culprit has more than one in so many packets that came from outside.
 const SHARE: u64 = 4;
@@ -71,11 +74,36 @@ impl Aim {
     }
 }
 
+/// A destination of IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Aim6 {
+    /// Address.
+    pub address: u128,
+    /// Next header behind that of IPv6.
+    pub protocol: u8,
+    /// Destination port.
+    pub port: u16,
+}
+
+impl Aim6 {
+    /// All of it in one word, by a keyed hash of two words. Its address is the /64: one host, or one
+    /// subscriber, has all of it.
+    #[inline]
+    pub fn word(self, hash: impl Fn(u64, u64) -> u64) -> u64 {
+        let Self { address, protocol, port } = self;
+        let rest = u64::from(protocol) << 16 | u64::from(port);
+        let (prefix, whole) = (hash((address >> 64) as u64, 6), hash(address as u64, rest));
+        prefix << 32 | IPV6 | whole >> 33
+    }
+}
+
 /// What is being shed, for an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flood {
     /// Its destination; of an address neither protocol nor port is meant.
     pub aim: Aim,
+    /// Its address if that is one of IPv6, or one in the /64 that is meant; then `aim` has none.
+    pub address6: Option<u128>,
     /// Whether it is the whole address.
     pub is_address: bool,
     /// Packets of it that came in the last tick.
@@ -83,19 +111,26 @@ pub struct Flood {
 }
 
 impl Flood {
-    /// Its destination in one word, not 0.
+    /// Its destination in one word, not 0, without an address of IPv6.
     pub fn packed(&self) -> u64 {
         let Aim { address, protocol, port } = self.aim;
-        let kind = 2 | u64::from(self.is_address);
+        let kind = 2 | u64::from(self.is_address) | u64::from(self.address6.is_some()) << 2;
         u64::from(address) << 32 | u64::from(protocol) << 24 | u64::from(port) << 8 | kind
     }
 
-    /// The one that was packed so; none from 0.
-    pub fn unpacked(word: u64, arrived: u32) -> Option<Self> {
+    /// The one that was packed so, with its address if that is one of IPv6; none from 0.
+    pub fn unpacked(word: u64, address6: u128, arrived: u32) -> Option<Self> {
         let (address, protocol, port) =
             ((word >> 32) as u32, (word >> 24) as u8, (word >> 8) as u16);
         let aim = Aim { address, protocol, port };
-        (word != 0).then_some(Self { aim, is_address: word & 1 == 1, arrived })
+        let address6 = (word & 4 != 0).then_some(address6);
+        (word != 0).then_some(Self { aim, address6, is_address: word & 1 == 1, arrived })
+    }
+
+    /// Whether it is for the same destination.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let prefix = |of: &Self| of.address6.map(|a| if of.is_address { a >> 64 } else { a });
+        self.packed() == other.packed() && prefix(self) == prefix(other)
     }
 }
 
@@ -227,7 +262,9 @@ impl Arrivals {
     fn name(&mut self, mut to: impl FnMut(usize, Option<(u64, u32)>)) {
         let level = u64::from(self.level.unwrap_or(u32::MAX));
         for nth in 0..KNOWN {
-            let known = self.known.get(nth).filter(|known| known.before > level);
+            // IPv6 has no owner: each worker sheds what it receives of it.
+            let is_named = |known: &&Known| known.before > level && known.word & IPV6 == 0;
+            let known = self.known.get(nth).filter(is_named);
             to(nth, known.map(|known| (known.word, ((level << 32) / known.before) as u32)));
         }
         self.named = self.known.len();
@@ -274,6 +311,9 @@ pub struct FloodGuard {
     endpoints: Arrivals,
     addresses: Arrivals,
     flood: Option<Flood>,
+    /// Some of IPv6 that was shed lately, by word, which does not tell it.
+    seen6: ArrayVec<(u64, Aim6), SEEN6>,
+    next6: usize,
     notices: Arc<FloodNotices>,
     worker: u16,
 }
@@ -284,6 +324,8 @@ impl FloodGuard {
     pub fn new(is_on: bool, notices: Arc<FloodNotices>, worker: u16) -> Self {
         Self {
             is_on,
+            seen6: ArrayVec::new(),
+            next6: 0,
             notices,
             worker,
             is_active: false,
@@ -351,6 +393,33 @@ impl FloodGuard {
         }
     }
 
+    /// The same of a packet of IPv6.
+    pub fn takes6(&mut self, aim: Aim6, word: u64, hash: impl Fn(u64) -> u64) -> bool {
+        let is_taken = self.takes(word, hash);
+        if !is_taken && !self.seen6.iter().any(|(seen, _)| *seen == word) {
+            if self.seen6.is_full() {
+                self.seen6[self.next6 % SEEN6] = (word, aim);
+                self.next6 += 1;
+            } else {
+                self.seen6.push((word, aim));
+            }
+        }
+        is_taken
+    }
+
+    /// For an operator: how many packets came for the destination with this word.
+    fn told(&self, is_address: bool, arrived: u32, word: u64) -> Option<Flood> {
+        if word & IPV6 == 0 {
+            let aim = Aim::of_word(word);
+            return Some(Flood { aim, address6: None, is_address, arrived });
+        }
+        let mask = if is_address { ADDRESS } else { u64::MAX };
+        let (_, aim) = self.seen6.iter().find(|(seen, _)| (seen ^ word) & mask == 0)?;
+        let (protocol, port) = if is_address { (0, 0) } else { (aim.protocol, aim.port) };
+        let (address6, aim) = (Some(aim.address), Aim { address: 0, protocol, port });
+        Some(Flood { aim, address6, is_address, arrived })
+    }
+
     /// Counts a packet from outside that another worker has handed over, and says whether it is taken.
     /// Of what is known, the other has shed already.
     pub fn takes_handed(&mut self, word: u64, hash: impl Fn(u64) -> u64) -> bool {
@@ -409,14 +478,11 @@ impl FloodGuard {
         };
         let is_outstanding = others > 0
             && u64::from(address) * others > OUTSTANDING * (self.total - u64::from(address));
-        let told = |is_address| {
-            move |(arrived, word)| {
-                let aim = Aim::of_word(word);
-                Flood { aim, is_address, arrived }
-            }
+        self.flood = match (self.endpoints.shed(), self.addresses.shed()) {
+            (Some((arrived, word)), _) => self.told(false, arrived, word),
+            (None, Some((arrived, word))) => self.told(true, arrived, word),
+            (None, None) => None,
         };
-        self.flood = (self.endpoints.shed().map(told(false)))
-            .or_else(|| self.addresses.shed().map(told(true)));
         if !self.was_full {
             self.endpoints.raise();
             self.addresses.raise();
@@ -434,222 +500,4 @@ impl FloodGuard {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A worker that can take so many packets in a tick, and drops so many for the price of one.
-    struct Model {
-        guard: FloodGuard,
-        capacity: u64,
-        drops_for_one: u64,
-        pressure: Pressure,
-        now: u32,
-    }
-
-    fn hash(key: u64) -> u64 {
-        let once = (key ^ 0x1234_5678_9abc_def1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (once ^ once >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(31)
-    }
-
-    /// Of each kind: arrived, and taken.
-    type Outcome = Vec<(u64, u64)>;
-
-    impl Model {
-        fn new(capacity: u64) -> Self {
-            let notices = Arc::new(FloodNotices::new(1));
-            let guard = FloodGuard::new(true, notices, 0);
-            let pressure = Pressure::default();
-            Self { guard, capacity, drops_for_one: 5, pressure, now: 700 }
-        }
-
-        /// One tick, in which `mix` arrives evenly: weights, and what they are for.
-        fn tick(&mut self, mix: &[(u64, Vec<Aim>)]) -> Outcome {
-            let total: u64 = mix.iter().map(|(count, _)| count).sum();
-            let mut outcome = vec![(0, 0); mix.len()];
-            let mut time = 0;
-            self.now += 1;
-            self.poll(false);
-            for n in 0..total {
-                // Which kind is due: the one that is furthest behind its part.
-                let due = |kind: &usize| {
-                    (mix[*kind].0 * (n + 1)) as i64 - (outcome[*kind].0 * total) as i64
-                };
-                let kind = (0..mix.len()).max_by_key(due).expect("a kind");
-                outcome[kind].0 += 1;
-                // A queue that overflows loses one like the other.
-                if time >= self.capacity * self.drops_for_one * (n + 1) / total {
-                    self.poll(true);
-                    continue;
-                }
-                // A tenth of the polls; in a row only if all are full.
-                if n % 300 == 0 {
-                    self.poll(false);
-                }
-                let aims = &mix[kind].1;
-                let aim = aims[outcome[kind].0 as usize % aims.len()];
-                let is_taken = !self.guard.is_active() || self.guard.takes(aim.word(), hash);
-                outcome[kind].1 += u64::from(is_taken);
-                time += if is_taken { self.drops_for_one } else { 1 };
-            }
-            outcome
-        }
-
-        fn poll(&mut self, was_full: bool) {
-            self.pressure.note_poll(was_full, Tick(self.now));
-            self.guard.note_poll(&self.pressure, Tick(self.now));
-        }
-
-        fn ticks(&mut self, count: usize, mix: &[(u64, Vec<Aim>)]) -> Outcome {
-            let mut sum = vec![(0, 0); mix.len()];
-            for _ in 0..count {
-                for (sum, tick) in sum.iter_mut().zip(self.tick(mix)) {
-                    *sum = (sum.0 + tick.0, sum.1 + tick.1);
-                }
-            }
-            sum
-        }
-    }
-
-    fn share((arrived, taken): (u64, u64)) -> f64 {
-        taken as f64 / arrived as f64
-    }
-
-    /// Endpoints of many addresses, none of which stands out.
-    fn others() -> Vec<Aim> {
-        let aim = |n: u32| Aim { address: 1000 + n % 64, protocol: 6, port: (n * 7) as u16 };
-        (0..6400).map(aim).collect()
-    }
-
-    fn one_endpoint() -> Vec<Aim> {
-        vec![Aim { address: 1003, protocol: 17, port: 443 }]
-    }
-
-    fn one_address() -> Vec<Aim> {
-        (0..5000).map(|port| Aim { address: 1003, protocol: 17, port }).collect()
-    }
-
-    #[test]
-    fn a_flood_at_one_endpoint_leaves_the_others_and_its_address_what_they_had() {
-        let mut model = Model::new(100_000);
-        let neighbours = (0..50).map(|port| Aim { address: 1003, protocol: 6, port }).collect();
-        let mix = [(45_000, others()), (1_000, neighbours), (200_000, one_endpoint())];
-        let before = model.tick(&mix);
-        assert!(share(before[0]) < 0.5, "{before:?}");
-        model.ticks(10, &mix);
-        let after = model.ticks(50, &mix);
-        assert!(share(after[0]) > 0.95 && share(after[1]) > 0.95, "{after:?}");
-        let flood = model.guard.flood().expect("a flood");
-        assert_eq!((flood.aim, flood.is_address), (one_endpoint()[0], false));
-        assert_eq!(Flood::unpacked(flood.packed(), flood.arrived), Some(flood));
-        assert!(share(after[2]) > 0.01 && share(after[2]) < 0.4, "{after:?}");
-    }
-
-    #[test]
-    fn a_flood_at_one_address_leaves_the_others_what_they_had() {
-        let mut model = Model::new(100_000);
-        let mix = [(45_000, others()), (200_000, one_address())];
-        model.ticks(10, &mix);
-        let after = model.ticks(50, &mix);
-        assert!(share(after[0]) > 0.95, "{after:?}");
-        let flood = model.guard.flood().expect("a flood");
-        assert_eq!((flood.aim.address, flood.is_address), (1003, true));
-        // When it is over nothing is counted any more.
-        let calm = [(60_000, others())];
-        model.ticks(60, &calm);
-        assert!(!model.guard.is_active() && model.guard.flood().is_none());
-        assert_eq!(model.tick(&calm), [(60_000, 60_000)]);
-    }
-
-    #[test]
-    fn an_overload_without_a_culprit_sheds_nothing() {
-        let mut model = Model::new(100_000);
-        let mix = [(180_000, others())];
-        model.ticks(5, &mix);
-        let outcome = model.ticks(20, &mix);
-        assert!((0.54..0.57).contains(&share(outcome[0])), "what it can take: {outcome:?}");
-        // Nor is the only address one, nor the only download.
-        for aims in [one_address(), one_endpoint()] {
-            let mix = [(180_000, aims), (100, others())];
-            model.ticks(5, &mix);
-            let outcome = model.ticks(20, &mix);
-            assert!((0.54..0.57).contains(&share(outcome[0])), "{outcome:?}");
-            assert_eq!(model.guard.flood(), None);
-        }
-    }
-
-    #[test]
-    fn what_passes_of_a_flood_passes_evenly() {
-        let mut arrivals = Arrivals::new(u64::MAX);
-        let (hash, aim) = (77 << 32 | 5, one_endpoint()[0]);
-        (0..100_000).for_each(|_| _ = arrivals.takes(hash, aim.word(), 1));
-        assert!(arrivals.lower());
-        arrivals.turn();
-        let tenths: Vec<usize> = (0..10)
-            .map(|_| (0..1000).filter(|_| arrivals.takes(hash, aim.word(), 1)).count())
-            .collect();
-        assert!(tenths.iter().all(|tenth| (499..=501).contains(tenth)), "{tenths:?}");
-        // Others are not touched.
-        assert!((0..1000).all(|_| arrivals.takes(78 << 32 | 6, aim.word(), 1)));
-    }
-
-    #[test]
-    fn a_known_flood_is_shed_without_a_hash_and_counted_whole() {
-        let mut model = Model::new(30_000);
-        let mix = [(12_000, others()), (400_000, one_endpoint())];
-        model.ticks(10, &mix);
-        let word = one_endpoint()[0].word();
-        let asked = std::cell::Cell::new(0);
-        let ask = |word| {
-            asked.set(asked.get() + 1);
-            hash(word)
-        };
-        model.poll(true);
-        model.guard.note_active(&model.pressure, Tick(model.now + 1));
-        let taken = (0..100_000).filter(|_| model.guard.takes(word, ask)).count();
-        assert!(taken > 0 && asked.get() <= taken, "{taken} passed, {} hashes", asked.get());
-        model.guard.note_active(&model.pressure, Tick(model.now + 2));
-        let flood = model.guard.flood().map(|flood| (flood.aim, flood.arrived));
-        assert_eq!(flood, Some((one_endpoint()[0], 100_000)));
-    }
-
-    #[test]
-    fn several_floods_at_a_time_are_shed_and_the_fifth_by_the_rows() {
-        // Each has more than the least, and the heaviest moves from one to the next.
-        let mut model = Model::new(400_000);
-        model.drops_for_one = 20;
-        let aim = |n: u32| Aim { address: 2000 + n, protocol: 17, port: 443 };
-        let floods = (0..6).map(|n| (if n == 0 { 900_000 } else { 60_000 }, vec![aim(n)]));
-        let mix: Vec<_> = std::iter::once((30_000, others())).chain(floods).collect();
-        model.ticks(12, &mix);
-        let after = model.ticks(20, &mix);
-        assert_eq!(model.guard.endpoints.known.len(), KNOWN);
-        assert!(share(after[0]) > 0.95, "{after:?}");
-        assert!(after[1..].iter().all(|of| share(*of) < 0.8), "{after:?}");
-    }
-
-    #[test]
-    fn a_flood_of_an_address_that_turns_to_one_endpoint_leaves_the_address_in_peace() {
-        let mut model = Model::new(100_000);
-        let neighbours = (0..50).map(|port| Aim { address: 1003, protocol: 6, port }).collect();
-        let mut mix = [(40_000, others()), (1_000, neighbours), (200_000, one_address())];
-        model.ticks(15, &mix);
-        assert!(model.guard.flood().is_some_and(|flood| flood.is_address));
-        mix[2].1 = one_endpoint();
-        model.ticks(30, &mix);
-        let after = model.ticks(50, &mix);
-        assert!(model.guard.flood().is_some_and(|flood| !flood.is_address));
-        assert!(share(after[0]) > 0.95 && share(after[1]) > 0.9, "{after:?}");
-    }
-
-    #[test]
-    fn the_least_passes_whatever_happens_and_one_that_is_off_sheds_nothing() {
-        let mut model = Model::new(25_000);
-        let mix = [(8_000, others()), (400_000, one_endpoint())];
-        model.ticks(20, &mix);
-        assert_eq!(model.guard.endpoints.level, Some(LEAST));
-        let mut off = Model::new(5_000);
-        off.guard = FloodGuard::new(false, Arc::new(FloodNotices::new(1)), 0);
-        off.ticks(5, &mix);
-        assert!(!off.guard.is_active());
-    }
-}
+mod tests;

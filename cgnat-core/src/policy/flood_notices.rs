@@ -19,8 +19,11 @@ const PLACES: usize = 2 * NAMED;
 /// Destinations that one worker sheds for others at a time; of more it sheds none.
 const FOR_OTHERS: usize = 16;
 
-/// The bits of an aim's word that are its address.
-pub const ADDRESS: u64 = 0xffff_ffff << 32;
+/// The bits of an aim's word that are its address, and [`IPV6`].
+pub const ADDRESS: u64 = 0xffff_ffff << 32 | IPV6;
+
+/// The bit of an aim's word that is set if it is one of IPv6.
+pub const IPV6: u64 = 1 << 31;
 
 #[derive(Debug, Default)]
 struct Place {

@@ -8,8 +8,8 @@ use crate::endpoint::ExternalEndpoint;
 use crate::packet::ethernet::{Frame, Mac, Tags};
 use crate::packet::ipv4::protocol;
 use crate::packet::plain::Plain;
-use crate::packet::{ethernet, u16_at, u32_at};
-use crate::policy::flood_guard::Aim;
+use crate::packet::{ethernet, ipv6, u16_at, u32_at};
+use crate::policy::flood_guard::{Aim, Aim6};
 use crate::space::Location;
 use crate::verdict::DropReason;
 
@@ -25,15 +25,24 @@ impl<I: PacketIo> Worker<I> {
     pub(super) fn shed_flood(&mut self, port: usize, burst: &mut Burst<I::Packet>) {
         let info = &self.forwarding.ports()[port];
         let (mac, tags, key) = (info.mac, info.tags, self.shard.key);
+        let takes_ipv6 = info.takes_ipv6;
         let (is_active, mut shed) = (self.flood_guard.is_active(), Burst::new());
         for packet in std::mem::take(burst) {
             let aim = plain_aim_of(packet.bytes(), mac, tags.len())
                 .or_else(|| aim_of_frame(packet.bytes(), mac, tags).map(Aim::word));
-            // What has none is dropped for what it is.
-            let is_taken = aim.is_none_or(|word| {
-                !self.for_others.sheds(word)
-                    && (!is_active || self.flood_guard.takes(word, |word| key.hash(word)))
-            });
+            let is_taken = match aim {
+                Some(word) => {
+                    !self.for_others.sheds(word)
+                        && (!is_active || self.flood_guard.takes(word, |word| key.hash(word)))
+                }
+                // What has none is dropped for what it is.
+                None => aim6_of(packet.bytes(), mac, tags.len())
+                    .filter(|_| is_active && takes_ipv6)
+                    .is_none_or(|aim| {
+                        let word = aim.word(|a, b| key.hash_pair(a, b));
+                        self.flood_guard.takes6(aim, word, |word| key.hash(word))
+                    }),
+            };
             match is_taken {
                 true => burst.push(packet),
                 false => shed.push(packet),
@@ -100,6 +109,21 @@ fn plain_aim_of(frame: &[u8], mac: Mac, tags: usize) -> Option<u64> {
     let port = if is_first && has_ports { u64::from(u16_at(header, 36)) } else { 0 };
     let word = u64::from(u32_at(header, 30)) << 32 | u64::from(header[23]) << 16 | port;
     is_plain.then_some(word)
+}
+
+/// What a frame of IPv6 for this port is for, as [`plain_aim_of`]. None of groups and of what only
+/// neighbours can send: the link itself must go on.
+#[inline]
+fn aim6_of(frame: &[u8], mac: Mac, tags: usize) -> Option<Aim6> {
+    let header = frame.get(tags..)?.first_chunk::<54>()?;
+    let is_ipv6 = frame[..6] == mac && u16_at(header, 12) == ethernet::IPV6 && header[14] >> 4 == 6;
+    let (protocol, hops) = (header[20], header[21]);
+    let address = ipv6::address_at(header, 38);
+    let is_for_link = ipv6::is_multicast(address) || protocol == ipv6::next::ICMP && hops == 255;
+    let has_ports = matches!(protocol, protocol::TCP | protocol::UDP);
+    let ports = frame[tags..].get(54..58).filter(|_| has_ports);
+    let port = ports.map_or(0, |ports| u16_at(ports, 2));
+    (is_ipv6 && !is_for_link).then_some(Aim6 { address, protocol, port })
 }
 
 /// What a frame is for, wherever it stands.

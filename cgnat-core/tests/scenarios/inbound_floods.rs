@@ -3,10 +3,12 @@
 
 use cgnat_core::policy::flood_guard::{Aim, Flood, LEAST};
 use cgnat_core::testing::io::MemoryPacket;
+use cgnat_core::testing::lab::port_mac;
 use cgnat_core::verdict::DropReason::*;
 use cgnat_core::worker::io::BURST;
 
 use crate::desk::*;
+use crate::six;
 use crate::wire::{Packet, ip};
 
 /// Packets of one tick.
@@ -73,7 +75,10 @@ fn a_flood_at_one_endpoint_takes_nothing_from_others() {
         }
     }
     let aim = Aim { address: target.0, protocol: 17, port: target.1 };
-    assert_eq!(flood(&desk), Some(Flood { aim, is_address: false, arrived: PER_TICK }));
+    assert_eq!(
+        flood(&desk),
+        Some(Flood { aim, address6: None, is_address: false, arrived: PER_TICK })
+    );
     assert_eq!(desk.drops().keys().collect::<Vec<_>>(), [&Flood]);
     // It is over.
     for _ in 0..40 {
@@ -278,4 +283,50 @@ fn a_flood_that_others_receive_is_shed_by_them_and_fills_no_ring() {
     let frame = desk.arriving(EXTERNAL, &udp(("198.51.100.99", 53), ends[0]));
     (0..100).for_each(|_| assert_eq!(desk.lab.arrive(1, EXTERNAL, &frame).len(), 1));
     assert_eq!(desk.lab.drops(Flood), total);
+}
+
+#[test]
+fn a_flood_by_ipv6_takes_nothing_from_others_of_either_family_or_from_the_link() {
+    let mut desk = six::desk(&six::config(), 1);
+    let end = desk.goes_out(&udp(("100.64.0.9", 4000), server(53)));
+    let around = |packet: &[u8]| six::frame(port_mac(EXTERNAL), HOPS[EXTERNAL], packet);
+    let near = "2001:db8:100:8::5";
+    let others =
+        [around(&six::udp(six::SERVER, near, 9)), desk.arriving(EXTERNAL, &udp((SERVER, 53), end))];
+    let mut tick = |to: &str| {
+        let flood = around(&six::udp(six::SERVER, to, 9));
+        for n in 0..PER_TICK as usize {
+            desk.lab.workers[0].io_mut().arrive(EXTERNAL, MemoryPacket::new(&flood));
+            if n % 20 == 0 {
+                let other = &others[n / 20 % 2];
+                desk.lab.workers[0].io_mut().arrive(EXTERNAL, MemoryPacket::new(other));
+            }
+        }
+        desk.lab.run_workers();
+        // What a neighbour asks is answered, whatever comes for the same address.
+        let asks = six::discovery(six::NEAR[1], six::OWN[1], 135, 0, six::OWN[1], Some(HOPS[1]));
+        let sent = desk.lab.take_sent();
+        assert_eq!(desk.lab.arrive(0, EXTERNAL, &around(&asks)).len(), 1);
+        desk.lab.advance(100);
+        desk.lab.take_sent();
+        let inward = sent.iter().filter(|(port, _)| *port == INTERNAL);
+        let (flood, others): (Vec<_>, _) =
+            inward.partition(|(_, frame)| frame[12] == 0x86 && frame[38..54] == six::ip(to));
+        ((flood.len(), others.len()), desk.lab.counters[0].flood())
+    };
+    for n in 0..12 {
+        let ((of_flood, of_others), seen) = tick(six::HOST);
+        assert_eq!(of_others, PER_TICK as usize / 20, "tick {n}");
+        if n > 7 {
+            assert!(of_flood.abs_diff(LEAST as usize) < 300, "{of_flood} in tick {n}");
+            let seen = seen.unwrap();
+            let host = u128::from_be_bytes(six::ip(six::HOST));
+            assert_eq!((seen.address6, seen.aim.protocol, seen.aim.port), (Some(host), 17, 53));
+        }
+    }
+    for _ in 0..12 {
+        let ((_, of_others), _) = tick(six::OWN[1]);
+        assert_eq!(of_others, PER_TICK as usize / 20);
+    }
+    assert!(desk.drops()[&Flood] > 10 * u64::from(LEAST), "{:?}", desk.drops());
 }
