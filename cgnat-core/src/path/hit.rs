@@ -154,10 +154,16 @@ impl Shard {
 
     /// The word that says which mapping has the external port of an inbound packet; if that is
     /// another shard's, it says nothing here.
-    #[inline]
+    #[inline(always)]
     pub fn port_word(&self, plain: &Plain) -> Option<&AtomicU32> {
         let external = ExternalEndpoint::new(plain.destination, plain.destination_port());
-        self.words.at(self.space.spot(external)?, protocol_of(plain))
+        self.word_of(external, protocol_of(plain))
+    }
+
+    // By value: what is put into memory by the word and taken out by the line stalls.
+    #[inline]
+    fn word_of(&self, external: ExternalEndpoint, protocol: Protocol) -> Option<&AtomicU32> {
+        self.words.at(self.space.spot(external)?, protocol)
     }
 
     /// Whether the external port of an inbound packet has neither a mapping nor flows; of this shard.

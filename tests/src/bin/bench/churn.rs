@@ -35,9 +35,10 @@ pub struct Options {
     pub rate: u32,
 }
 
-/// Subscribers whose flows come and go, and room for so many at once.
-const HOSTS: u32 = 1 << 17;
-const ROOM: u32 = 8 << 20;
+/// Subscribers whose flows come and go, and room for so many at once: flows live a second and a
+/// half, so it is enough for eight million first packets a second.
+const HOSTS: u32 = 3 << 16;
+const ROOM: u32 = 12 << 20;
 
 /// The first of them.
 const FIRST_FRESH: u32 = 0x6460_0001;
