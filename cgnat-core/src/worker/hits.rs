@@ -82,6 +82,7 @@ fn place_of(port: u8, next_hop: u32) -> usize {
 
 impl<I: PacketIo> Worker<I> {
     /// Takes received frames to their end here, or hands them to their owners.
+    #[inline(never)]
     pub(super) fn take_burst(&mut self, port: usize, burst: &mut Burst<I::Packet>) {
         let counters = &self.counters.ports[port];
         counters.rx_packets.add(burst.len() as u64);
@@ -403,6 +404,7 @@ impl<I: PacketIo> Worker<I> {
     }
 
     /// Says whether there are packets of which no mapping was found.
+    #[inline(never)]
     fn look_outbound(&self, port: usize, burst: &Burst<I::Packet>, ahead: &mut Aheads) -> bool {
         let info = &self.forwarding.ports()[port];
         ahead.extend(burst.iter().map(|packet| self.foresee_outbound(info, packet)));
@@ -444,6 +446,7 @@ impl<I: PacketIo> Worker<I> {
         missing
     }
 
+    #[inline(never)]
     fn look_inbound(&self, port: usize, burst: &Burst<I::Packet>, ahead: &mut Aheads) {
         let info = &self.forwarding.ports()[port];
         let mut words = ArrayVec::<Option<&AtomicU32>, BURST>::new();
