@@ -22,9 +22,10 @@ const FUNCTIONS: &[&str] = &[
     "rte_eal_init",
     "rte_eal_remote_launch",
     "rte_eal_wait_lcore",
+    "rte_eth_bond_(8023ad_slave_info|active_slaves_get|create|free|primary_get|slave_add|xmit_policy_set)",
     "rte_eth_dev_(adjust_nb_rx_tx_desc|close|configure|get_name_by_port|get_port_by_name)",
     "rte_eth_dev_rss_(hash_conf_get|hash_update|reta_query|reta_update)",
-    "rte_eth_dev_(info_get|is_valid_port|socket_id|start|stop)",
+    "rte_eth_dev_(default_mac_addr_set|info_get|is_valid_port|socket_id|start|stop)",
     "rte_eth_dev_(rx|tx)_offload_name",
     "rte_eth_(allmulticast_enable|find_next|link_get_nowait|macaddr_get|promiscuous_enable|stats_get)",
     "rte_eth_(rx|tx)_(burst|queue_setup)",
@@ -57,6 +58,8 @@ fn main() {
         )),
     };
 
+    // A driver with an interface of its own; pkg-config leaves drivers out.
+    println!("cargo::rustc-link-lib=rte_net_bond");
     let mut c_args: Vec<String> =
         library.include_paths.iter().map(|path| format!("-I{}", path.display())).collect();
     c_args.push("-Ic".to_owned());
@@ -85,8 +88,9 @@ fn generate(c_args: &[String], bindings: &Path, twins: &Path) {
         .layout_tests(true)
         .wrap_static_fns(true)
         .wrap_static_fns_path(twins)
-        // Devices are only pointed at; their insides are DPDK's.
-        .opaque_type("rte_device|rte_mempool|rte_ring|_IO_FILE")
+        // Devices are only pointed at; their insides are DPDK's. Rust has no packed struct with an aligned
+        // one in it, and nobody reads what a LACP partner calls itself.
+        .opaque_type("port_params|rte_device|rte_mempool|rte_ring|_IO_FILE")
         .parse_callbacks(Box::new(bindgen::CargoCallbacks::new()));
     for pattern in FUNCTIONS {
         builder = builder.allowlist_function(pattern);

@@ -118,23 +118,26 @@ pub fn preflight_with(
     let mut interfaces = Interfaces::new(root, features);
     let mut files = Files::default();
     for (i, port) in config.ports().iter().enumerate() {
-        match port.device() {
-            // Looked at with the first port on it.
-            Device::Pci(_) if config.first_on_device(i) != i => {}
-            Device::Pci(address) => cards::pci(&mut here, port, address, root),
-            Device::Virtual { driver, arguments, .. } => {
-                for (key, value) in arguments {
-                    let is_interface = ARGUMENTS_WITH_INTERFACE.contains(&key.as_str());
-                    // A tap device makes its interface itself.
-                    if is_interface && driver != "net_tap" {
-                        interfaces.look(&mut here, port, value);
-                    }
-                    match key.as_str() {
-                        "rx_pcap" => files.receive(&mut here, i, port, Path::new(value)),
-                        "tx_pcap" => files.transmit(port, Path::new(value)),
-                        _ => {}
+        for part in port.device().parts() {
+            match part {
+                // Looked at with the first port on it.
+                Device::Pci(_) if config.first_on_device(i) != i => {}
+                Device::Pci(address) => cards::pci(&mut here, port, address, root),
+                Device::Virtual { driver, arguments, .. } => {
+                    for (key, value) in arguments {
+                        let is_interface = ARGUMENTS_WITH_INTERFACE.contains(&key.as_str());
+                        // A tap device makes its interface itself.
+                        if is_interface && driver != "net_tap" {
+                            interfaces.look(&mut here, port, value);
+                        }
+                        match key.as_str() {
+                            "rx_pcap" => files.receive(&mut here, i, port, Path::new(value)),
+                            "tx_pcap" => files.transmit(port, Path::new(value)),
+                            _ => {}
+                        }
                     }
                 }
+                Device::Bond { .. } => unreachable!("no bond is a part of another"),
             }
         }
     }

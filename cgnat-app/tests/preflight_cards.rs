@@ -41,9 +41,14 @@ fn load_vfio(root: &TempDir, nodes: &[&str]) {
 
 /// What is said of port internal0, without the beginning of each line.
 fn said(root: &TempDir) -> Vec<String> {
+    said_of(root, &format!("device: \"{CARD}\""))
+}
+
+/// Likewise, with another device.
+fn said_of(root: &TempDir, device: &str) -> Vec<String> {
     let text = format!(
         "version: 1\nsystem: {{ huge-pages: off }}\nports:\n  internal0:\n    side: internal\n    \
-         device: \"{CARD}\"\n    addresses: [10.255.0.2/30]\n    next-hop: 10.255.0.1\n  \
+         {device}\n    addresses: [10.255.0.2/30]\n    next-hop: 10.255.0.1\n  \
          external0:\n    side: external\n    device: net_null0\n    addresses: [192.0.2.2/30]\n    \
          next-hop: 192.0.2.1\npools: {{ main: {{ addresses: [203.0.113.0/28] }} }}\nsubscribers:\n  \
          - {{ name: all, match: [100.64.0.0/10], pool: main }}\n"
@@ -66,6 +71,21 @@ fn a_card_must_be_there_and_be_one() {
     let expected = "0000:3b:00.0 is no network card (PCI class 0x010802, expected 0x02....); \
                     dpdk-devbind.py -s lists them";
     assert_eq!(said(&root), [expected]);
+}
+
+#[test]
+fn every_member_of_a_bond_must_be_there() {
+    let root = tempfile::tempdir().expect("a directory");
+    card(&root, CARD, "0x020000\n", Some("7"));
+    bind(&root, CARD, "vfio-pci");
+    load_vfio(&root, &["vfio", "7"]);
+    let bond = format!("bond: {{ mode: lacp, members: [\"{CARD}\", \"{OTHER}\"] }}");
+    let expected = "there is no PCI device 0000:3b:00.1; expected a network card; \
+                    dpdk-devbind.py -s lists them";
+    assert_eq!(said_of(&root, &bond), [expected]);
+    card(&root, OTHER, "0x020000\n", Some("8"));
+    bind(&root, OTHER, "igb_uio");
+    assert_eq!(said_of(&root, &bond), [""; 0]);
 }
 
 #[test]

@@ -12,6 +12,8 @@
 #include <rte_cycles.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
+#include <rte_eth_bond.h>
+#include <rte_eth_bond_8023ad.h>
 #include <rte_ethdev.h>
 #include <rte_launch.h>
 #include <rte_lcore.h>
@@ -34,6 +36,11 @@ static const uint64_t DPDK_RSS_TRANSPORTS = RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP | 
 static const uint16_t DPDK_RETA_GROUP = RTE_ETH_RETA_GROUP_SIZE;
 static const uint64_t DPDK_RSS_L3_SRC_ONLY = RTE_ETH_RSS_L3_SRC_ONLY;
 static const uint64_t DPDK_RSS_L3_DST_ONLY = RTE_ETH_RSS_L3_DST_ONLY;
+static const uint8_t DPDK_BOND_ACTIVE_BACKUP = BONDING_MODE_ACTIVE_BACKUP;
+static const uint8_t DPDK_BOND_LACP = BONDING_MODE_8023AD;
+static const uint8_t DPDK_BOND_BY_PORTS = BALANCE_XMIT_POLICY_LAYER34;
+static const uint8_t DPDK_LACP_COLLECTING = STATE_COLLECTING;
+static const uint8_t DPDK_LACP_DISTRIBUTING = STATE_DISTRIBUTING;
 static const uint64_t DPDK_MBUF_F_RX_RSS_HASH = RTE_MBUF_F_RX_RSS_HASH;
 static const uint32_t DPDK_RING_F_SC_DEQ = RING_F_SC_DEQ;
 static const uint32_t DPDK_RING_F_EXACT_SZ = RING_F_EXACT_SZ;

@@ -55,8 +55,8 @@ pub use mempool::{Mempool, MempoolConfig, MempoolError};
 pub use names::NameError;
 pub use options::{EalOptions, IovaMode, Lcore, LogLevel, OptionsError};
 pub use port::{
-    Answers, Port, PortConfig, PortError, PortStats, Rss, RssAbilities, RssFields, RunningPort,
-    StartedPort, soft_rss,
+    Answers, BondMode, MOST_MEMBERS, MemberState, Port, PortConfig, PortError, PortStats, Rss,
+    RssAbilities, RssFields, RunningPort, StartedPort, soft_rss,
 };
 pub use queue::{RxQueue, TxQueue};
 pub use ring::{MbufRing, RingConsumer, RingError, RingProducer};

@@ -1,6 +1,7 @@
 //! Ethernet ports: found by name, configured and started in one step, stopped on drop.
 
 mod answers;
+mod bond;
 mod config;
 mod error;
 mod rss;
@@ -14,8 +15,10 @@ use std::sync::Arc;
 use dpdk_sys::rte_eth_rx_mq_mode;
 
 use self::answers::Given;
+use self::bond::Bond;
 
 pub use self::answers::Answers;
+pub use self::bond::{BondMode, MOST_MEMBERS, MemberState};
 pub use self::config::{PortConfig, PortStats, Rss, RssFields};
 pub use self::error::PortError;
 pub use self::rss::{RssAbilities, soft_rss};
@@ -34,6 +37,8 @@ pub struct Port {
     given: Given,
     /// From the first configuring call on: DPDK may hold pointers into `pools`.
     touched: bool,
+    /// The members, if it is a bond. They are closed after it, and before the pools go.
+    bond: Option<Bond>,
     pools: Vec<Mempool>,
     instance: Arc<Instance>,
 }
@@ -95,6 +100,7 @@ impl Port {
             max_tx_queues: info.max_tx_queues,
             given: Given::default(),
             touched: false,
+            bond: None,
             pools: Vec::new(),
             instance,
         })
@@ -342,8 +348,11 @@ impl Port {
         }
     }
 
-    /// Whether the link is up, as far as the driver knows now.
+    /// Whether the link is up, as far as the driver knows now; of a bond, whether a member carries packets.
     pub fn link_up(&self) -> Result<bool, PortError> {
+        if let Some(bond) = &self.bond {
+            return self.carries(bond);
+        }
         let mut link = dpdk_sys::rte_eth_link::default();
         let _serialised = self.instance.control();
         // SAFETY: a valid place to write to.

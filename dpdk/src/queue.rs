@@ -101,6 +101,15 @@ impl TxQueue {
         usize::from(sent)
     }
 
+    /// Lets a bond with LACP send what its partner is to hear; does nothing on any other port. To be
+    /// called at least ten times a second, whatever else is sent.
+    #[inline]
+    pub fn tend(&mut self) {
+        if self.port.speaks_lacp() {
+            self.transmit(&mut ArrayVec::<Mbuf, 1>::new());
+        }
+    }
+
     /// The queue's number in its port.
     pub fn queue(&self) -> u16 {
         self.queue

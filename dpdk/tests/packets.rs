@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use arrayvec::ArrayVec;
 use common::{frames, in_child, options, options_with_lcores, packet, pool, read_pcap, write_pcap};
 use dpdk::{
-    Eal, Mbuf, MbufRing, Mempool, MempoolConfig, Port, PortConfig, PortError, RingError, Rss,
-    RssFields, StartedPort,
+    BondMode, Eal, Mbuf, MbufRing, Mempool, MempoolConfig, Port, PortConfig, PortError, RingError,
+    Rss, RssFields, StartedPort,
 };
 
 type Burst = ArrayVec<Mbuf, 32>;
@@ -650,5 +650,40 @@ fn chains_grow_to_what_dpdk_can_count_and_no_further() {
         assert_eq!(pool.in_use(), 65_536);
         drop((head, refused));
         assert_eq!(pool.in_use(), 0);
+    });
+}
+
+#[test]
+fn packets_cross_a_bond_and_its_members_are_closed_after_it() {
+    in_child("packets_cross_a_bond_and_its_members_are_closed_after_it", || {
+        let members = ["net_null0", "net_null1"];
+        let eal = Eal::init(&options(&members.map(str::to_owned))).unwrap();
+        let pool = pool(&eal, "packets");
+        let bond =
+            |name: &str, members: &[&str]| Port::bond(&eal, name, BondMode::ActiveBackup, members);
+        assert!(matches!(bond("bond0", &members), Err(PortError::Bond { .. })));
+        let missing = bond("net_bonding0", &["net_null0", "net_null7"]);
+        assert!(matches!(missing, Err(PortError::NotFound { name, .. }) if name == "net_null7"));
+        let port = bond("net_bonding0", &members).unwrap();
+        let again = Port::by_name(&eal, "net_null1");
+        assert!(matches!(again, Err(PortError::Claimed { .. })), "a member is the bond's");
+        let mut port = port.start(&PortConfig::default(), std::slice::from_ref(&pool)).unwrap();
+        assert_eq!(port.port.driver_name(), "net_bonding");
+        // DPDK asks for their links every ten milliseconds.
+        let until = Instant::now() + Duration::from_secs(10);
+        while !port.port.link_up().unwrap() {
+            assert!(Instant::now() < until, "no member carries packets");
+        }
+        let states = port.port.members().unwrap();
+        assert_eq!(states.iter().filter(|member| member.carries).count(), 1, "{states:?}");
+        let mut burst = Burst::new();
+        port.tx[0].tend();
+        assert_eq!(port.rx[0].receive(&mut burst), 32);
+        assert_eq!(port.tx[0].transmit(&mut burst), 32);
+        let sent: u64 = port.port.member_stats().unwrap().iter().map(|of| of.opackets).sum();
+        assert_eq!(sent, 32);
+        drop(port);
+        assert_eq!(pool.in_use(), 0);
+        assert!(matches!(Port::by_name(&eal, "net_null0"), Err(PortError::NotFound { .. })));
     });
 }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`lab`] | three network namespaces joined by veths; the kernel's own NAT as a partner |
 //! | [`switch`] | VLANs: hosts behind a switch that puts their tags on |
+//! | [`partner`] | Open vSwitch at the other end of a bond |
 //! | [`process`] | child processes with a bound on every wait |
 //! | [`cleanup`] | what was made is removed, also on a signal |
 //! | [`appliance`] | `cgnat run` inside the laboratory |
@@ -49,6 +50,7 @@ pub mod lab;
 pub mod leases;
 pub mod live;
 pub mod ordeal;
+pub mod partner;
 pub mod pings;
 pub mod pptp;
 pub mod process;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cgnat_core::config::{Config, Device, HugePages, Idle, Workers};
+use cgnat_core::config::{Config, Device, HugePages, Idle, Port, Workers};
 
 use super::{ARGUMENTS_WITH_INTERFACE, Preflight, subject};
 use crate::machine::{Machine, status_line};
@@ -16,7 +16,9 @@ pub(super) fn capabilities(here: &mut Preflight, config: &Config, root: &Path) {
     let status = status_line(root, "CapEff:");
     let Some(held) = status.and_then(|hex| u64::from_str_radix(&hex, 16).ok()) else { return };
     for (_, port) in config.devices() {
-        let Device::Virtual { driver, arguments, .. } = port.device() else { continue };
+        let Some(Device::Virtual { driver, arguments, .. }) = port.device().parts().first() else {
+            continue;
+        };
         let uses_interface =
             arguments.iter().any(|(key, _)| ARGUMENTS_WITH_INTERFACE.contains(&key.as_str()));
         // A packet socket's MAC and flags are set too, so it needs both.
@@ -138,8 +140,9 @@ pub(super) fn nodes(here: &mut Preflight, config: &Config, machine: &Machine) {
     for lack in &plan.placement.lacks {
         here.warning("system.workers", placement::lack_message(lack, &plan.worker_cpus));
     }
-    for (_, port) in config.devices() {
-        if let Device::Pci(address) = port.device()
+    let parts = |(_, port)| Port::device(port).parts().iter().map(move |part| (port, part));
+    for (port, part) in config.devices().flat_map(parts) {
+        if let Device::Pci(address) = part
             && let Some(message) = placement::distance_message(machine, address, &plan.worker_cpus)
         {
             here.warning(&subject(port), message);

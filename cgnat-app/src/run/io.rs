@@ -172,9 +172,11 @@ impl DpdkIo {
             })
     }
 
-    /// Sends what other workers have put into the relay of a port.
+    /// Sends what other workers have put into the relay of a port, and what a bond has to say.
     fn pump(&mut self, port: usize) {
-        if let Transmit::Queue(queue, Some(relay)) = &mut self.transmit[port] {
+        let Transmit::Queue(queue, relay) = &mut self.transmit[port] else { return };
+        queue.tend();
+        if let Some(relay) = relay {
             if relay.waiting.is_empty() {
                 relay.ring.pop_burst(&mut relay.waiting);
             }

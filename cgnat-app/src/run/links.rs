@@ -6,14 +6,19 @@
 //! 2. workers are told of each change before the operator is;
 //! 3. what goes up and down without end is said no more than a few times a minute, and counted.
 
+mod members;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use cgnat_core::config::{Config, Device};
 use cgnat_core::control::links::LinkStates;
+use dpdk::MemberState;
 use serde_json::{Value, json};
 
+pub use self::members::BondCounts;
+use self::members::{BondReport, Members};
 use crate::interfaces::{Change, Interfaces};
 
 /// How often drivers are asked.
@@ -34,6 +39,9 @@ struct Interface {
 
 struct Link {
     port: String,
+    is_bond: bool,
+    /// Unless the members are those of another port's link too.
+    members: Option<Members>,
     interface: Option<Interface>,
     /// What its driver says, if anything.
     driver: Option<bool>,
@@ -60,8 +68,10 @@ impl Links {
     /// Nothing known yet, at time zero of its clock. `kernel` is there if a port stands on an
     /// interface of the kernel's.
     pub fn new(config: &Config, states: Arc<LinkStates>, kernel: Option<Interfaces>) -> Self {
-        let link = |port: &cgnat_core::config::Port| Link {
+        let link = |(number, port): (usize, &cgnat_core::config::Port)| Link {
             port: port.name().to_owned(),
+            is_bond: port.device().is_bond(),
+            members: Members::of(config, number),
             interface: interface_of(port.device())
                 .map(|name| Interface { name: name.to_owned(), runs: Some(true) }),
             driver: None,
@@ -72,12 +82,18 @@ impl Links {
             window: Duration::ZERO,
             times: 0,
         };
-        Self { links: config.ports().iter().map(link).collect(), states, kernel, asked: None }
+        let links = config.ports().iter().enumerate().map(link).collect();
+        Self { links, states, kernel, asked: None }
     }
 
     /// Looks at time `now`; what the operator should know. `driver` says whether the link of a port is
-    /// up, as far as its driver knows.
-    pub fn look(&mut self, now: Duration, driver: impl Fn(usize) -> Option<bool>) -> Vec<String> {
+    /// up, as far as its driver knows, and `members` how those of its bond are.
+    pub fn look(
+        &mut self,
+        now: Duration,
+        driver: impl Fn(usize) -> Option<bool>,
+        members: impl Fn(usize) -> Vec<MemberState>,
+    ) -> Vec<String> {
         let mut said = Vec::new();
         let changes = match self.kernel.as_mut().map(Interfaces::look) {
             Some(Ok(changes)) => changes,
@@ -97,6 +113,9 @@ impl Links {
             self.asked = Some(now);
             for (port, link) in self.links.iter_mut().enumerate() {
                 link.driver = driver(port);
+                if let Some(of) = &mut link.members {
+                    said.extend(of.look(now, &members(port)));
+                }
             }
         }
         self.take(&changes, now, &mut said);
@@ -133,14 +152,16 @@ impl Links {
         self.links.iter().map(move |link| link.is_up.filter(|_| !says_nothing(link)))
     }
 
-    /// How the links are and were.
-    pub fn report(&self, now: Duration) -> Vec<LinkReport> {
-        let report = |link: &Link| {
+    /// How the links are and were. `counts` tells what the members of a port's bond have counted.
+    pub fn report(&self, now: Duration, counts: impl Fn(usize) -> BondCounts) -> Vec<LinkReport> {
+        let report = |(port, link): (usize, &Link)| {
             let is_up = link.is_up != Some(false);
             let down = if is_up { Duration::ZERO } else { now.saturating_sub(link.since) };
-            LinkReport { port: link.port.clone(), is_up, flaps: link.flaps, down: link.down + down }
+            let bond = link.members.as_ref().map(|members| members.report(&counts(port)));
+            let (port, down) = (link.port.clone(), link.down + down);
+            LinkReport { port, is_up, flaps: link.flaps, down, bond }
         };
-        self.links.iter().map(report).collect()
+        self.links.iter().enumerate().map(report).collect()
     }
 }
 
@@ -159,11 +180,16 @@ impl Link {
             // The first look.
             was?;
             self.down += passed;
+            let again = if self.flaps > 0 { " again" } else { "" };
             return (self.times <= SAID).then(|| {
-                format!("port {}: link up again, after {} ms", self.port, passed.as_millis())
+                format!("port {}: link up{again}, after {} ms", self.port, passed.as_millis())
             });
         }
         states.set_down(port);
+        if self.is_bond && was.is_none() {
+            // Its members have not agreed with their partner yet, and say so if they do not.
+            return None;
+        }
         self.flaps += u64::from(was.is_some());
         if now.saturating_sub(self.window) >= WINDOW {
             (self.window, self.times) = (now, 0);
@@ -177,6 +203,7 @@ impl Link {
             Some(Interface { name, runs: Some(false) }) => format!(
                 "the kernel has {name} down or without a carrier (ip link show {name}). Packets"
             ),
+            _ if self.is_bond => "no member of its bond carries packets. Those".to_owned(),
             _ => "look at the cable, the optics and the partner. Packets".to_owned(),
         };
         match self.times.cmp(&(SAID + 1)) {
@@ -219,26 +246,32 @@ pub struct LinkReport {
     is_up: bool,
     flaps: u64,
     down: Duration,
+    bond: Option<BondReport>,
 }
 
 impl LinkReport {
-    /// A line for people, if there is anything to say.
-    pub fn sentence(&self) -> Option<String> {
-        let Self { port, is_up, flaps, down } = self;
+    /// Lines for people, if there is anything to say.
+    pub fn sentences(&self) -> Vec<String> {
+        let Self { port, is_up, flaps, down, bond } = self;
         let state = if *is_up { "up" } else { "DOWN" };
-        (!is_up || *flaps > 0).then(|| {
+        let link = (!is_up || *flaps > 0).then(|| {
             format!(
                 "Link of port {port}: {state}; it went down {flaps} times, for {} ms in all",
                 down.as_millis()
             )
-        })
+        });
+        link.into_iter().chain(bond.iter().flat_map(|bond| bond.sentences(port))).collect()
     }
 
     /// For the statistics file.
     pub fn json(&self) -> Value {
-        let Self { port, is_up, flaps, down } = self;
+        let Self { port, is_up, flaps, down, bond } = self;
         let down_ms = u64::try_from(down.as_millis()).unwrap_or(u64::MAX);
-        json!({ "port": port, "up": is_up, "flaps": flaps, "down_ms": down_ms })
+        let mut link = json!({ "port": port, "up": is_up, "flaps": flaps, "down_ms": down_ms });
+        if let Some(bond) = bond {
+            (link["members"], link["kept"]) = bond.json();
+        }
+        link
     }
 }
 
@@ -277,6 +310,10 @@ subscribers: [{ name: all, match: [100.64.0.0/10], pool: main }]
         (Links::new(&config, states.clone(), None), states)
     }
 
+    fn no_bond(_port: usize) -> Vec<MemberState> {
+        Vec::new()
+    }
+
     fn at(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }
@@ -290,44 +327,47 @@ subscribers: [{ name: all, match: [100.64.0.0/10], pool: main }]
         let (mut links, states) = links();
         let cable = std::cell::Cell::new(Some(true));
         let driver = |port| if port == 1 { cable.get() } else { Some(true) };
-        assert_eq!(links.look(at(0), driver), [""; 0]);
+        assert_eq!(links.look(at(0), driver, no_bond), [""; 0]);
         assert_eq!((states.ups(0), states.ups(1)), (1, 1), "neighbours hear of it at the start");
         cable.set(Some(false));
-        assert_eq!(links.look(at(49), driver), [""; 0], "it is not asked that often");
-        let said = links.look(at(50), driver);
+        assert_eq!(links.look(at(49), driver, no_bond), [""; 0], "it is not asked that often");
+        let said = links.look(at(50), driver, no_bond);
         assert!(said[0].starts_with("warning: port out: link down: look at the cable"), "{said:?}");
         assert!(states.is_down(1) && !states.is_down(0));
-        assert_eq!(links.look(at(500), driver), [""; 0]);
+        assert_eq!(links.look(at(500), driver, no_bond), [""; 0]);
         assert_eq!(links.states().collect::<Vec<_>>(), [Some(true), Some(false)]);
-        let report = links.report(at(850));
+        let report = links.report(at(850), |_| BondCounts::default());
         assert_eq!(
             report[1].json(),
             json!({ "port": "out", "up": false, "flaps": 1, "down_ms": 800 })
         );
         cable.set(Some(true));
-        assert_eq!(links.look(at(1_050), driver), ["port out: link up again, after 1000 ms"]);
+        assert_eq!(
+            links.look(at(1_050), driver, no_bond),
+            ["port out: link up again, after 1000 ms"]
+        );
         assert!(!states.is_down(1));
         assert_eq!(states.ups(1), 2);
-        let report = links.report(at(9_000));
-        assert_eq!(report[0].sentence(), None);
+        let report = links.report(at(9_000), |_| BondCounts::default());
+        assert_eq!(report[0].sentences(), [""; 0]);
         let line = "Link of port out: up; it went down 1 times, for 1000 ms in all";
-        assert_eq!(report[1].sentence().as_deref(), Some(line));
+        assert_eq!(report[1].sentences(), [line]);
         // A driver that says nothing leaves it up.
         cable.set(None);
-        assert_eq!(links.look(at(2_000), driver), [""; 0]);
+        assert_eq!(links.look(at(2_000), driver, no_bond), [""; 0]);
         assert_eq!(links.states().collect::<Vec<_>>(), [Some(true), None]);
     }
 
     #[test]
     fn changes_between_two_looks_count_and_a_link_that_flaps_is_not_said_without_end() {
         let (mut links, states) = links();
-        links.look(at(0), |_| Some(true));
+        links.look(at(0), |_| Some(true), no_bond);
         let mut said = Vec::new();
         let flap = [change(Some(false)), change(Some(true)), change(Some(true))];
         for n in 0..100 {
             links.take(&flap, at(1_000 + n * 100), &mut said);
         }
-        assert_eq!(links.report(at(20_000))[0].flaps, 100);
+        assert_eq!(links.report(at(20_000), |_| BondCounts::default())[0].flaps, 100);
         assert_eq!(states.ups(0), 101);
         assert_eq!(said.len(), 7, "{said:?}");
         assert!(said[0].contains("the kernel has eth1 down or without a carrier"), "{said:?}");
@@ -340,7 +380,7 @@ subscribers: [{ name: all, match: [100.64.0.0/10], pool: main }]
     #[test]
     fn an_interface_that_was_deleted_is_not_believed_to_be_back() {
         let (mut links, states) = links();
-        links.look(at(0), |_| Some(true));
+        links.look(at(0), |_| Some(true), no_bond);
         let mut said = Vec::new();
         links.take(&[change(None), change(Some(true))], at(10), &mut said);
         links.judge(at(60), &mut said);

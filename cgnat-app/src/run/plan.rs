@@ -30,6 +30,9 @@ const OVERHEAD: u64 = 48 << 20;
 /// Bytes of a packet buffer that DPDK takes for itself: its descriptor, and pool overhead.
 const DESCRIPTOR: u64 = 128 + 128;
 
+/// Bytes of a buffer of net_bonding's for one LACP frame, generously.
+const LACP_FRAME: u64 = 1024;
+
 /// A page where no huge ones are used, bytes.
 const PAGE: u64 = 4096;
 
@@ -80,12 +83,14 @@ impl Plan {
         let buffer = buffer_bytes(data_room, huge_pages);
         let waiting = layout.fragments.pending as usize * worker_cpus.len();
         let cost = |workers: usize| {
-            let (ports, devices) = (config.ports().len(), config.devices().count());
+            let devices = || config.devices().map(|(_, port)| port.device());
+            let parts = devices().map(|device| device.parts().len()).sum();
+            let kinds = (config.ports().len(), devices().count(), parts);
             let to_kernel = kernel::wanted(config).count() as u32 * (KERNEL_RING + RING);
-            let count =
-                buffers((ports, devices), workers, worker_cpus.len()) + to_kernel + waiting as u32;
+            let count = buffers(kinds, workers, worker_cpus.len()) + to_kernel + waiting as u32;
             let tables = layout.shard_bytes as u64 * workers as u64;
-            (count, tables + u64::from(count) * buffer + OVERHEAD)
+            let beside = OVERHEAD + lacp_bytes(config, worker_cpus.len());
+            (count, tables + u64::from(count) * buffer + beside)
         };
         // Ordinary pages are where the kernel puts them.
         let node = |cpu: &u16| machine.node_of_cpu(*cpu).filter(|_| huge_pages);
@@ -155,10 +160,10 @@ impl Plan {
             ..EalOptions::default()
         };
         for (number, port) in config.devices() {
-            match port.device() {
-                Device::Pci(address) => options.allow_pci.push(address.clone()),
-                Device::Virtual { .. } => {
-                    options.vdevs.push(device_string(config, number, self.workers()));
+            for part in port.device().parts() {
+                match part {
+                    Device::Pci(address) => options.allow_pci.push(address.clone()),
+                    _ => options.vdevs.push(device_string(config, number, part, self.workers())),
                 }
             }
         }
@@ -168,8 +173,7 @@ impl Plan {
 
 /// The device as DPDK's `--vdev` wants it. A packet socket gets a queue pair for each worker and
 /// slots for its MTU unless the configuration says otherwise.
-fn device_string(config: &Config, port: usize, workers: u16) -> String {
-    let device = config.ports()[port].device();
+fn device_string(config: &Config, port: usize, device: &Device, workers: u16) -> String {
     let Device::Virtual { name, driver, arguments } = device else {
         return device.name().to_owned();
     };
@@ -186,10 +190,6 @@ fn device_string(config: &Config, port: usize, workers: u16) -> String {
     text
 }
 
-fn is_virtual(device: &Device) -> bool {
-    matches!(device, Device::Virtual { .. })
-}
-
 /// Bytes that one packet buffer takes. Where DPDK has ordinary pages it reckons with whole ones
 /// for each buffer that could not share its page with another.
 fn buffer_bytes(data_room: u16, huge_pages: bool) -> u64 {
@@ -197,10 +197,20 @@ fn buffer_bytes(data_room: u16, huge_pages: bool) -> u64 {
     if huge_pages { bytes } else { bytes.next_multiple_of(PAGE) }
 }
 
+/// What the pools take that net_bonding makes for the LACP frames of each member, when its link comes up:
+/// it ends the process if it does not get them.
+fn lacp_bytes(config: &Config, workers: usize) -> u64 {
+    let members = config.devices().map(|(_, port)| match port.device() {
+        Device::Bond { members, .. } => members.len(),
+        _ => 0,
+    });
+    members.sum::<usize>() as u64 * (workers as u64 * u64::from(DESCRIPTORS) + 16) * LACP_FRAME
+}
+
 /// Enough for the pool of `mine` of `workers` workers that no queue, ring, parking place or cache
 /// can starve another. Packets that they receive may wait to be sent anywhere.
-fn buffers((ports, devices): (usize, usize), mine: usize, workers: usize) -> u32 {
-    let queues = devices * (mine + workers) * usize::from(DESCRIPTORS);
+fn buffers((ports, devices, parts): (usize, usize, usize), mine: usize, workers: usize) -> u32 {
+    let queues = parts * (mine + workers) * usize::from(DESCRIPTORS);
     let rings = if workers > 1 { workers * RING as usize + devices * RING as usize } else { 0 };
     let waiting = workers * (1024 + 256 + 32 * (2 * ports + workers));
     let cached = (workers + 1) * 512;
@@ -217,7 +227,7 @@ fn worker_cpus(config: &Config, usable: &[u16]) -> Vec<u16> {
         Workers::Cpus(cpus) => cpus.clone(),
         Workers::Count(count) => round_robin(*count),
         // A virtual device has one receive queue; a card has one for each CPU.
-        Workers::Auto if config.ports().iter().all(|p| is_virtual(p.device())) => round_robin(1),
+        Workers::Auto if config.ports().iter().all(|p| !p.device().is_card()) => round_robin(1),
         Workers::Auto => free,
     }
 }

@@ -437,7 +437,7 @@ impl Report {
         for interface in &self.kernel {
             writeln!(out, "{}", interface.sentence())?;
         }
-        for sentence in self.links.iter().filter_map(LinkReport::sentence) {
+        for sentence in self.links.iter().flat_map(LinkReport::sentences) {
             writeln!(out, "{sentence}")?;
         }
         if let Some(routes) = &self.routes {

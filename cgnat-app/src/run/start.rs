@@ -21,7 +21,10 @@ use cgnat_core::worker::TimeSource;
 use cgnat_core::worker::forwarding::Forwarding;
 use cgnat_core::worker::io::BURST;
 use cgnat_core::worker::steering::Steering;
-use dpdk::{Clock, Eal, LcoreHandle, MbufRing, Mempool, Port, PortConfig, RunningPort, Zone};
+use dpdk::{
+    BondMode, Clock, Eal, LcoreHandle, MbufRing, Mempool, Port, PortConfig, PortError, RunningPort,
+    Zone,
+};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 
@@ -120,6 +123,10 @@ pub fn start(
     } = assemble(config, &plan.layout, memory, &opened.macs, time, |bytes| {
         random.fill_bytes(bytes);
     })?;
+
+    // Nothing can leave by a bond until its partner has agreed.
+    let bonds = config.ports().iter().enumerate().filter(|(_, port)| port.device().is_bond());
+    bonds.for_each(|(port, _)| links.set_down(port));
 
     let stop = Arc::new(AtomicBool::new(false));
     let gate = Arc::new(AtomicBool::new(false));
@@ -235,7 +242,7 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pools: &[Mempool]) -> Res
             continue;
         }
         let context = || format!("port {}", port.name());
-        let device = Port::by_name(eal, port.device().name()).with_context(context)?;
+        let device = find(eal, port.device()).with_context(context)?;
         let workers = plan.workers();
         let rx_queues = match port.device() {
             // Each rx_pcap is a queue; the configuration gives one.
@@ -246,7 +253,7 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pools: &[Mempool]) -> Res
             Device::Virtual { driver, .. } if driver == "net_pcap" => 1,
             _ => workers.min(device.max_tx_queues()).max(1),
         };
-        let is_card = matches!(port.device(), Device::Pci(_));
+        let is_card = port.device().is_card();
         let abilities = device.rss_abilities().with_context(context)?;
         let wish = Wish::of(steering, steered, rx_queues, abilities);
         // A card that cannot hash uses its first queue only; of others who spreads is not known.
@@ -264,8 +271,9 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pools: &[Mempool]) -> Res
             mtu: (device.driver_name() != "net_af_packet").then_some(mtu),
             rss: wish.rss(is_card, rx_queues, abilities),
             nodes: nodes.clone(),
-            // Routing protocols talk to groups, and so does Neighbour Discovery.
-            all_multicast: hears_groups(config, number),
+            // Routing protocols talk to groups, and so does Neighbour Discovery. Without, a bond drops
+            // broadcasts too.
+            all_multicast: hears_groups(config, number) || port.device().is_bond(),
             ..PortConfig::default()
         };
         opened.macs.push(device.mac().with_context(context)?);
@@ -279,6 +287,15 @@ fn open_ports(eal: &Eal, config: &Config, plan: &Plan, pools: &[Mempool]) -> Res
         opened.queues.push((started.rx, started.tx));
     }
     Ok(opened)
+}
+
+/// The device of a port; bonds are made.
+fn find(eal: &Eal, device: &Device) -> Result<Port, PortError> {
+    let Device::Bond { name, members } = device else {
+        return Port::by_name(eal, device.name());
+    };
+    let members: Vec<&str> = members.iter().map(Device::name).collect();
+    Port::bond(eal, name, BondMode::Lacp, &members)
 }
 
 impl Opened {
@@ -578,7 +595,9 @@ impl Running {
         let standstills = self.watchdog.into_inner().found();
         let steering = self.steering.into_inner().0.report(&self.counters, standstills);
         let kernel = KernelReport::of(config, &self.kernel_counters);
-        let links = self.links.into_inner().report(self.started.elapsed());
+        let links = self.links.into_inner().report(self.started.elapsed(), |port| {
+            watching::bond_counts(config, port, &self.ports, &self.counters)
+        });
         let report = Report::of(config, &self.counters).with_steering(steering).with_kernel(kernel);
         let report = report.with_links(links).with_buffers(watching::buffers(&self.pools));
         let report = report.with_routes(routes);

@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use cgnat_core::config::{Config, Device, Port, Side};
+use cgnat_core::config::{Config, Port, Side};
 use cgnat_core::control::counters::WorkerCounters;
 use cgnat_core::worker::steering::Steering;
 use dpdk::{PortError, Rss, RssAbilities, RssFields, RunningPort};
@@ -505,7 +505,7 @@ pub fn sentences(config: &Config, ports: &[PortSteering]) -> Vec<String> {
         Side::External => "external",
     };
     let cards = ports.iter().zip(config.ports());
-    let cards = cards.filter(|(_, of)| matches!(of.device(), Device::Pci(_)));
+    let cards = cards.filter(|(_, of)| of.device().is_card());
     let cards =
         cards.map(|(port, _)| format!("port {}: {}", port.name, driver::sentence(&port.driver)));
     let told = ports.iter().enumerate().filter(|(_, port)| port.method != Method::OneWorker);

@@ -17,6 +17,7 @@
 //! It does not look at devices, files or memory: the program does that when it starts.
 
 mod announce;
+mod bonds;
 mod difference;
 mod frames;
 mod groups;
@@ -192,9 +193,16 @@ pub struct Port {
     pub(crate) ipv6: Option<Ipv6>,
 }
 
-/// `ports.<name>.device`.
+/// `ports.<name>.device`, or `ports.<name>.bond`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Device {
+    /// Several devices that are one port, by LACP (IEEE 802.1AX).
+    Bond {
+        /// What DPDK calls it.
+        name: String,
+        /// At least two, all cards or all of one virtual driver; no bonds.
+        members: Vec<Device>,
+    },
     /// A PCI address in full form, `0000:3b:00.0`.
     Pci(String),
     /// A DPDK virtual device.

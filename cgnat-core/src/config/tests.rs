@@ -45,7 +45,7 @@ ports:
     next-hop: 192.0.2.1
   external1:
     side: external
-    device: net_tap0
+    bond: { mode: lacp, members: [net_tap0, net_tap1] }
     kernel-interface: cgn-ext
     routes-from-kernel: true
     addresses: [192.0.2.6/30]

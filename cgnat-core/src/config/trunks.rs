@@ -30,7 +30,7 @@ impl Device {
     pub fn name(&self) -> &str {
         match self {
             Device::Pci(address) => address,
-            Device::Virtual { name, .. } => name,
+            Device::Virtual { name, .. } | Device::Bond { name, .. } => name,
         }
     }
 }

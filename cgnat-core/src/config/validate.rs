@@ -5,6 +5,7 @@
 //! error was reported.
 
 mod announce;
+mod bond;
 mod bypass;
 mod change;
 mod cross;

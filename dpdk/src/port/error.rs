@@ -114,6 +114,25 @@ pub enum PortError {
         /// What DPDK returned.
         errno: Errno,
     },
+    /// A bond takes no such name or number of members.
+    #[error(
+        "{name:?} cannot be a bond: its name begins with net_bonding, and it has 1 to 8 members"
+    )]
+    Bond {
+        /// Its name.
+        name: String,
+    },
+    /// `rte_eth_dev_default_mac_addr_set` failed.
+    #[error(
+        "rte_eth_dev_default_mac_addr_set of port {name:?}: {errno}; all members of a bond with LACP have \
+         the first one's MAC, and its driver takes no other"
+    )]
+    SetMac {
+        /// The member's name.
+        name: String,
+        /// What DPDK returned.
+        errno: Errno,
+    },
     /// `rte_eth_link_get_nowait` failed.
     #[error("rte_eth_link_get_nowait of port {name:?}: {errno}")]
     Link {

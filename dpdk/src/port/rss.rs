@@ -2,6 +2,7 @@
 
 use dpdk_sys::{rte_eth_rss_conf, rte_eth_rss_reta_entry64};
 
+use super::bond::{Bond, of_members};
 use super::{Port, PortError, RssFields, device_info, hash_functions};
 use crate::Errno;
 
@@ -28,6 +29,11 @@ pub struct RssAbilities {
 impl Port {
     /// What the driver says it can do. It may say more once the port is started.
     pub fn rss_abilities(&self) -> Result<RssAbilities, PortError> {
+        if let Some(bond) = &self.bond
+            && !are_alike(bond)?
+        {
+            return Ok(RssAbilities { key_bytes: 40, table_entries: 0, hashes_addresses: false });
+        }
         let info = device_info(self.id)
             .map_err(|errno| PortError::Info { name: self.name.clone(), errno })?;
         Ok(RssAbilities {
@@ -38,8 +44,11 @@ impl Port {
         })
     }
 
-    /// The key as the driver gives it back, as long as it says that it is.
+    /// The key as the driver gives it back, as long as it says that it is; of a bond, as its members do.
     pub fn rss_key(&self) -> Result<Vec<u8>, PortError> {
+        if let Some(bond) = &self.bond {
+            return of_members(bond, Port::rss_key);
+        }
         let length = self.rss_abilities()?.key_bytes.min(LONGEST_KEY);
         // Longer than any, whatever a driver believes it has been given.
         let mut key = vec![0u8; LONGEST_KEY];
@@ -96,8 +105,11 @@ impl Port {
         self.rss_step("rte_eth_dev_rss_reta_update", code)
     }
 
-    /// The table as the driver gives it back.
+    /// The table as the driver gives it back; of a bond, as its members do.
     pub fn rss_table(&self) -> Result<Vec<u16>, PortError> {
+        if let Some(bond) = &self.bond {
+            return of_members(bond, Port::rss_table);
+        }
         let size = self.rss_abilities()?.table_entries;
         let count = usize::from(size);
         let mut groups: Vec<_> = (0..count)
@@ -125,6 +137,15 @@ impl Port {
             }),
         }
     }
+}
+
+/// Whether all members of a bond say that they can do the same.
+fn are_alike(bond: &Bond) -> Result<bool, PortError> {
+    let mut abilities = Vec::new();
+    for member in &bond.members {
+        abilities.push((member.driver_name(), member.rss_abilities()?));
+    }
+    Ok(abilities.windows(2).all(|pair| pair[0] == pair[1]))
 }
 
 fn mask(entries: usize) -> u64 {

@@ -125,7 +125,7 @@ impl Default for Settings {
     }
 }
 
-/// The two devices of the appliance, as the configuration names them.
+/// The two devices of the appliance, as the configuration names them; in braces what stands behind `bond`.
 #[derive(Debug, Clone)]
 pub struct Devices {
     /// Towards the subscribers.
@@ -218,6 +218,11 @@ impl Settings {
             huge_pages,
         } = self;
         let Devices { internal, external, silent } = devices;
+        let device = |text: &str| match text.starts_with('{') {
+            true => format!("bond: {text}"),
+            false => format!("device: \"{text}\""),
+        };
+        let (internal, external) = (device(internal), device(external));
         let pool = pool.join(", ");
         let drain = match drain.is_empty() {
             true => String::new(),
@@ -251,9 +256,9 @@ impl Settings {
              system:\n  name: {name}\n  workers: {workers}\n  max-mappings: {max_mappings}\n\
              \x20 memory: 512MiB\n  huge-pages: {huge_pages}\n{socket}{idle}\
              ports:\n\
-             \x20 {INTERNAL_PORT}:\n    side: internal\n    device: \"{internal}\"\n\
+             \x20 {INTERNAL_PORT}:\n    side: internal\n    {internal}\n\
              \x20   addresses: [{BOX_INTERNAL}/30]\n    next-hop: {ROUTER}\n{router}{inner}{tags_in}{kernel_in}\
-             \x20 {EXTERNAL_PORT}:\n    side: external\n    device: \"{external}\"\n\
+             \x20 {EXTERNAL_PORT}:\n    side: external\n    {external}\n\
              \x20   addresses: [{BOX_EXTERNAL}/30]\n    next-hop: {WORLD}\n{world}{outer}{tags_out}{kernel_out}\
              pools:\n  laboratory:\n    addresses: [{pool}]\n{drain}{lent}    allocation:\n\
              \x20     block-size: {block_size}\n      max-blocks: {max_blocks}\n\

@@ -6,12 +6,12 @@ use std::time::Duration;
 use cgnat_core::config::Config;
 use cgnat_core::control::counters::WorkerCounters;
 use cgnat_core::control::neighbours::Neighbour;
-use dpdk::Mempool;
+use dpdk::{Mempool, RunningPort};
 
 use super::Running;
 use crate::run::conflicts;
 use crate::run::kernel::{KernelCounters, KernelReport};
-use crate::run::links::Buffers;
+use crate::run::links::{BondCounts, Buffers};
 use crate::run::readiness::{Facts, Readiness};
 use crate::run::report::Report;
 use crate::run::steering::{Counted, PortSteering, SteeringReport};
@@ -29,13 +29,30 @@ pub(super) fn buffers(pools: &[Mempool]) -> Vec<Buffers> {
     pools.iter().map(one).collect()
 }
 
+/// What the members of a port's bond have counted, and what workers got of it.
+pub(super) fn bond_counts(
+    config: &Config,
+    port: usize,
+    ports: &[RunningPort],
+    counters: &[Arc<WorkerCounters>],
+) -> BondCounts {
+    let members = ports[port].member_stats().unwrap_or_default();
+    let of = |(port, _): (usize, _)| counters.iter().map(move |c| c.ports[port].rx_packets.value());
+    BondCounts {
+        members: members.iter().map(|member| (member.ipackets, member.opackets)).collect(),
+        delivered: config.on_device(port).flat_map(of).sum(),
+    }
+}
+
 impl Running {
     /// What has happened so far.
     pub fn report(&self, config: &Config) -> Report {
         Report::of(config, &self.counters)
             .with_steering(self.steering_report())
             .with_kernel(KernelReport::of(config, &self.kernel_counters))
-            .with_links(self.links.borrow().report(self.started.elapsed()))
+            .with_links(self.links.borrow().report(self.started.elapsed(), |port| {
+                bond_counts(config, port, &self.ports, &self.counters)
+            }))
             .with_routes(self.route_figures())
             .with_buffers(buffers(&self.pools))
             .with_ipv6(config, &self.forwarding, &self.neighbours6)
@@ -141,7 +158,8 @@ impl Running {
             return Vec::new();
         }
         let driver = |port: usize| self.ports[port].link_up().ok();
-        self.links.borrow_mut().look(self.started.elapsed(), driver)
+        let members = |port: usize| self.ports[port].members().unwrap_or_default();
+        self.links.borrow_mut().look(self.started.elapsed(), driver, members)
     }
 
     /// What neighbours did that the operator should know.

@@ -64,10 +64,22 @@ fn same_interface(report: &mut Report<'_>, earlier: &ports::Draft, port: &ports:
 
 fn same_device(report: &mut Report<'_>, earlier: &ports::Draft, port: &ports::Draft) {
     let (Some(a), Some(b)) = (&earlier.device, &port.device) else { return };
+    let other = shown(&earlier.name.value);
+    if (a.value.is_bond() || b.value.is_bond()) && a.value != b.value {
+        let has = |name: &str| a.value.parts().iter().any(|part| part.name() == name);
+        if let Some(part) = b.value.parts().iter().find(|part| has(part.name())) {
+            let device = part.name();
+            let message = format!(
+                "`{device}` is of port {other} too; expected it once, or the same `bond` at both with \
+                 another `vlan` or `outer-vlan`"
+            );
+            report.error(&b.at, message);
+        }
+        return;
+    }
     if a.value.name() != b.value.name() {
         return;
     }
-    let other = shown(&earlier.name.value);
     let is_capture = matches!(&b.value, Device::Virtual { driver, .. } if driver == "net_pcap");
     let expected = if is_capture {
         "a capture for each port"

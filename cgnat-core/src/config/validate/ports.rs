@@ -9,7 +9,7 @@ use super::super::problem::{At, Report};
 use super::super::read::{Cursor, Fields, Located};
 use super::super::scalar::{self, shown};
 use super::super::{Device, Ipv6Route, MOST_MTU, Port, Route, Side, frames};
-use super::{device, ipv6, refuse_repeated, unknown_name};
+use super::{bond, device, ipv6, refuse_repeated, unknown_name};
 use crate::packet::ethernet::{self, Tags};
 
 const MAX_PORTS: usize = 32;
@@ -99,9 +99,17 @@ fn port(report: &mut Report<'_>, name: Located<String>, cursor: &Cursor<'_>) -> 
     let side = fields.required(report, "side");
     let side = side.and_then(|c| c.choice(report, &["internal", "external"], &[]));
     let side = side.map(|word| if word == "internal" { Side::Internal } else { Side::External });
-    let device = fields
-        .required(report, "device")
-        .and_then(|c| c.located(report, "a PCI address or a virtual device", device::device));
+    let device = match (fields.get("device"), fields.get("bond")) {
+        (Some(_), Some(cursor)) => {
+            let message = "the port has a `device` already; expected one of them";
+            report.error(&cursor.head(), message);
+            None
+        }
+        (None, Some(cursor)) => bond::read(report, cursor),
+        _ => fields
+            .required(report, "device")
+            .and_then(|c| c.located(report, "a PCI address or a virtual device", device::device)),
+    };
     let is_tpid_hidden = device.as_ref().is_some_and(|d| frames::is_packet_socket(&d.value));
     let tags = tags(report, &fields, is_tpid_hidden);
     let mtu = fields.get("mtu").and_then(|c| c.whole(report, 576, MOST_MTU.into()));
