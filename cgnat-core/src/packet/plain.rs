@@ -13,8 +13,8 @@ use super::{put_u16, put_u32, u16_at, u32_at};
 /// Bytes of the IPv4 header.
 const IP: usize = 20;
 
-/// Bytes of IPv4 and UDP header.
-const IP_UDP: usize = IP + 8;
+/// Bytes of IPv4 and UDP header: no plain packet has less.
+pub const IP_UDP: usize = IP + 8;
 
 /// Bytes of IPv4 and TCP header without options.
 const IP_TCP: usize = IP + 20;

@@ -104,7 +104,7 @@ impl Shard {
             }
             self.mappings[slot].outbound_rewrite()
         } else {
-            if record.has_sessions() || record.first_expired(now) {
+            if record.has_sessions() || record.is_past_deadline(now) {
                 return false;
             }
             record.prolong(now.plus_seconds(self.timeouts.udp_s(remote.port)));
@@ -197,7 +197,7 @@ impl Shard {
             }
             self.mappings[slot].inbound_rewrite()
         } else {
-            if record.has_sessions() || record.first_expired(now) {
+            if record.has_sessions() || record.is_past_deadline(now) {
                 return false;
             }
             if self.inbound_refresh {
@@ -239,7 +239,7 @@ impl Shard {
         now: Tick,
     ) -> bool {
         let record = &mut self.mappings[slot];
-        if !record.first.is_with(remote) || record.first_expired(now) {
+        if !record.first.is_with(remote) || record.is_past_deadline(now) {
             return false;
         }
         let Some(segment) = packet.get(20..plain.total_len()).and_then(tcp::segment) else {

@@ -33,7 +33,7 @@ impl Shard {
         now: Tick,
     ) -> Option<Place> {
         let record = &self.mappings[mapping];
-        if !record.first.is_none() && record.first_expired(now) {
+        if !record.first.is_none() && record.is_past_deadline(now) {
             self.end_first(mapping);
         }
         let record = &self.mappings[mapping];
@@ -60,7 +60,7 @@ impl Shard {
     pub(super) fn is_live_with(&self, mapping: u32, remote: RemoteEndpoint, now: Tick) -> bool {
         let record = &self.mappings[mapping];
         if record.first.is_with(remote) {
-            return !record.first_expired(now);
+            return !record.is_past_deadline(now);
         }
         let slot = self.session_with(mapping, remote);
         slot.is_some_and(|slot| !now.reached(Tick(self.sessions[slot].deadline)))

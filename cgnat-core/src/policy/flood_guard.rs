@@ -384,7 +384,7 @@ impl FloodGuard {
                 self.twice += u64::from(of_endpoint.is_some());
                 false
             }
-            (None, of_address) => self.takes_unknown(word, hash, of_address),
+            (None, of_address) => self.takes_unknown(word, hash, of_address.map(|(_, of)| of)),
             (Some(_), None) => self.addresses.takes(hash(word & ADDRESS), word, 1),
             (Some(_), Some(_)) => {
                 self.twice += 1;
@@ -429,7 +429,7 @@ impl FloodGuard {
                 true
             }
             (Some(_), None) => self.addresses.takes(hash(word & ADDRESS), word, 1),
-            (None, of_address) => self.takes_unknown(word, hash, of_address.map(|of| (true, of))),
+            (None, of_address) => self.takes_unknown(word, hash, of_address),
         }
     }
 
@@ -439,17 +439,17 @@ impl FloodGuard {
         addresses.name(|nth, named| notices.name(*worker, true, nth, named));
     }
 
-    /// Of an endpoint that is not known; of its address this one passes, if it is.
+    /// Of an endpoint that is not known; if its address is, this is one that passes, of how many.
     #[inline(never)]
     fn takes_unknown(
         &mut self,
         word: u64,
         hash: impl Fn(u64) -> u64,
-        of_address: Option<(bool, u32)>,
+        of_address: Option<u32>,
     ) -> bool {
         match of_address {
             // It stands for those that did not pass.
-            Some((_, of)) => self.endpoints.takes(hash(word), word, of),
+            Some(of) => self.endpoints.takes(hash(word), word, of),
             None => {
                 self.total += 1;
                 self.endpoints.takes(hash(word), word, 1)

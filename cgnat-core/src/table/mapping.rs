@@ -220,15 +220,15 @@ impl Mapping {
     #[inline]
     pub fn is_expired(&self, now: Tick) -> bool {
         if self.has_sessions() {
-            self.holders == 0 && (self.first.is_none() || self.first_expired(now))
+            self.holders == 0 && (self.first.is_none() || self.is_past_deadline(now))
         } else {
-            now.reached(Tick(self.deadline))
+            self.is_past_deadline(now)
         }
     }
 
     /// Whether the session inside, if any, or a mapping without sessions has ended by `now`.
     #[inline]
-    pub fn first_expired(&self, now: Tick) -> bool {
+    pub fn is_past_deadline(&self, now: Tick) -> bool {
         now.reached(Tick(self.deadline))
     }
 }

@@ -29,8 +29,8 @@ impl<I: PacketIo> Worker<I> {
         let (is_active, mut shed) = (self.flood_guard.is_active(), Burst::new());
         for packet in std::mem::take(burst) {
             let aim = plain_aim_of(packet.bytes(), mac, tags.len())
-                .or_else(|| aim_of_frame(packet.bytes(), mac, tags).map(Aim::word));
-            let is_taken = match aim {
+                .or_else(|| aim_of_frame(packet.bytes(), mac, tags));
+            let is_taken = match aim.map(Aim::word) {
                 Some(word) => {
                     !self.for_others.sheds(word)
                         && (!is_active || self.flood_guard.takes(word, |word| key.hash(word)))
@@ -98,17 +98,16 @@ impl<I: PacketIo> Worker<I> {
     }
 }
 
-/// The word of what a frame for this port is for, if that stands where it mostly does: IPv4
-/// without options, behind as many bytes of tags as the port has.
+/// What a frame for this port is for, if that stands where it mostly does: IPv4 without options,
+/// behind as many bytes of tags as the port has.
 #[inline(always)]
-fn plain_aim_of(frame: &[u8], mac: Mac, tags: usize) -> Option<u64> {
+fn plain_aim_of(frame: &[u8], mac: Mac, tags: usize) -> Option<Aim> {
     let header = frame.get(tags..)?.first_chunk::<38>()?;
     let is_plain = frame[..6] == mac && u16_at(header, 12) == ethernet::IPV4 && header[14] == 0x45;
     let has_ports = matches!(header[23], protocol::TCP | protocol::UDP);
     let is_first = u16_at(header, 20) & 0x1fff == 0;
-    let port = if is_first && has_ports { u64::from(u16_at(header, 36)) } else { 0 };
-    let word = u64::from(u32_at(header, 30)) << 32 | u64::from(header[23]) << 16 | port;
-    is_plain.then_some(word)
+    let port = if is_first && has_ports { u16_at(header, 36) } else { 0 };
+    is_plain.then_some(Aim { address: u32_at(header, 30), protocol: header[23], port })
 }
 
 /// What a frame of IPv6 for this port is for, as [`plain_aim_of`]. None of groups and of what only

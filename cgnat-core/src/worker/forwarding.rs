@@ -264,9 +264,10 @@ impl Forwarding {
         self.ways[side as usize].far.has(destination)
     }
 
-    /// Port and next hop of the default route of a side.
+    /// Port and next hop of the default route of a side: of several the one that
+    /// [`Forwarding::next_hop`] takes.
     pub fn default_hop(&self, side: Side) -> Option<(u8, u32)> {
-        let default = self.ways[side as usize].routes.last().filter(|route| route.mask == 0)?;
+        let default = self.ways[side as usize].routes.iter().find(|route| route.mask == 0)?;
         Some((default.port, default.via?))
     }
 
@@ -287,5 +288,48 @@ impl Forwarding {
     /// Next hops that are used for certain and so are resolved before a packet needs them.
     pub fn next_hops(&self) -> &[(u8, u32)] {
         &self.next_hops
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const YAML: &str = "version: 1
+ports:
+  internal0:
+    side: internal
+    device: net_null0
+    addresses: [10.255.0.2/30]
+    next-hop: 10.255.0.1
+  external0:
+    side: external
+    device: net_null1
+    addresses: [192.0.2.2/30]
+    next-hop: 192.0.2.1
+  external1:
+    side: external
+    device: net_null2
+    addresses: [192.0.2.6/30]
+routes:
+  - { to: 198.51.0.0/16, via: 192.0.2.5, port: external1 }
+  - { to: 0.0.0.0/0, via: 192.0.2.5, port: external1 }
+pools:
+  main: { addresses: [203.0.113.0/28] }
+subscribers:
+  - { name: everyone, match: [100.64.0.0/10], pool: main }
+";
+
+    #[test]
+    fn what_is_far_goes_by_the_default_route_that_a_look_up_finds() {
+        let config = Config::from_yaml("t.yaml", YAML).unwrap_or_else(|e| panic!("{e}"));
+        let forwarding = Forwarding::new(&config, &[[2, 0, 0, 0, 0, 1]; 3]);
+        let (far, near) = (0x0808_0808, 0xc633_6401);
+        let (first, second) = ((1, 0xc000_0201), (2, 0xc000_0205));
+        assert!(forwarding.is_surely_far(Side::External, far));
+        assert_eq!(forwarding.next_hop(Side::External, far), Some(first));
+        assert_eq!(forwarding.default_hop(Side::External), Some(first));
+        assert!(!forwarding.is_surely_far(Side::External, near));
+        assert_eq!(forwarding.next_hop(Side::External, near), Some(second));
     }
 }

@@ -33,9 +33,8 @@ use crate::path::protocol_of;
 /// Offset of the IPv4 header of a frame without a tag.
 const OFFSET: usize = 14;
 
-/// Bytes of link and IPv4 header, and of the part that UDP and TCP have in common with what
-/// the checks of either need.
-const HEADERS_LEN: usize = OFFSET + 28;
+/// Bytes of the headers of the shortest frame with a plain packet.
+const HEADERS_LEN: usize = OFFSET + plain::IP_UDP;
 
 /// What is known of a packet before its turn.
 #[derive(Clone, Copy)]
@@ -332,7 +331,6 @@ impl<I: PacketIo> Worker<I> {
     #[inline(always)]
     fn send_translated(&mut self, side: Side, mut packet: I::Packet, plain: &Plain) {
         let lately = &self.lately[side as usize];
-        let mut subscriber = plain.source;
         if let Some(headers) = packet.bytes_mut().first_chunk_mut::<HEADERS_LEN>() {
             let source = u32_at(headers, OFFSET + 12);
             let destination = u32_at(headers, OFFSET + 16);
@@ -348,19 +346,17 @@ impl<I: PacketIo> Worker<I> {
                 headers[..12].copy_from_slice(&lately.header);
                 return self.queue(usize::from(lately.port), packet);
             }
-            if side == Side::Internal {
-                subscriber = destination;
-            }
         }
-        self.send_anew(side, packet, subscriber);
+        self.send_anew(side, packet, plain);
     }
 
     /// The same to another next hop than lately. Where routes are learned there are many next
     /// hops, and all packets come here.
     #[inline(never)]
-    fn send_anew(&mut self, side: Side, mut packet: I::Packet, subscriber: u32) {
+    fn send_anew(&mut self, side: Side, mut packet: I::Packet, plain: &Plain) {
         let bytes = &packet.bytes()[OFFSET..];
         let (source, destination) = (u32_at(bytes, 12), u32_at(bytes, 16));
+        let subscriber = if side == Side::External { plain.source } else { destination };
         let leaks = side == Side::External && !self.shard.space.contains(source);
         if !leaks && let Ok((port, next_hop)) = self.way(side, destination, subscriber) {
             let place = place_of(port, next_hop);

@@ -44,7 +44,7 @@ pub(super) struct Bond {
 }
 
 impl Port {
-    /// Makes one port of several devices, at least two, found as [`Port::by_name`] does. Its name has to
+    /// Makes one port of 1 to 8 devices, found as [`Port::by_name`] does. Its name has to
     /// begin with `net_bonding`.
     ///
     /// # Errors
