@@ -144,9 +144,11 @@ impl Switch {
 /// A tap in a namespace, up.
 fn tap(namespace: &Namespace, name: &str, mac: &str, mtu: u16) -> Result<SyncDevice> {
     static SERIAL: AtomicU32 = AtomicU32::new(0);
-    // It is made where this process is, under a name of its own, and moved.
+    // It is made where this process is, under a name of its own, and moved. Not up before: else the
+    // kernel there looks for duplicates of an IPv6 address, and the switch takes that for a stray.
     let made = format!("sw{}x{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed));
-    let device = DeviceBuilder::new().name(&made).layer(Layer::L2).offload(false).build_sync();
+    let builder = DeviceBuilder::new().name(&made).layer(Layer::L2).offload(false).enable(false);
+    let device = builder.build_sync();
     let device = device.with_context(|| format!("cannot make a tap for {name}"))?;
     let mut command = std::process::Command::new("ip");
     command.args(["link", "set", "dev", &made, "netns", namespace.name(), "name", name]);
